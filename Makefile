@@ -1,0 +1,67 @@
+# Every target sets up what it needs in .venv first.
+
+PYTHON ?= python3
+JOBS ?= 2
+VENV := .venv
+DEMO_DIR := build/demo
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+BENCHMARKS = $(shell grep -l '^if __name__ == "__main__"' benchmarks/*.py)
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help demo test bench lint format build-file lock clean
+
+help:
+	@echo "make demo    train, merge, fine-tune and export two networks; results in $(DEMO_DIR)"
+	@echo "make test    lint and the regular tests"
+	@echo "make bench   the slow tests and the benchmarks"
+	@echo "make lint    ruff check and ruff format --check"
+	@echo "make clean   remove everything that make wrote"
+	@echo "For work on the code: make format, make build-file, make lock"
+
+demo: $(STAMP)
+	rm -rf $(DEMO_DIR)
+	$(BIN)/python examples/spoken_digits.py --output_dir=$(DEMO_DIR)
+
+test: lint
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+	@set -e; for file in $(basename $(BENCHMARKS)); do \
+		echo "== $$file"; $(BIN)/python -m $$(echo $$file | tr / .); done
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+build-file: $(STAMP)
+	$(BIN)/python -m tools.build_file --write
+
+lock: $(STAMP)
+	$(BIN)/python -m tools.lock_file --write
+
+clean:
+	rm -rf $(VENV) build dist bazel-* *.egg-info .hypothesis .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The lock file pins one Python version; on the others pip picks what setup.py allows.
+$(STAMP): requirements.lock setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 13) or sys.exit( \
+		"Python 3.10 to 3.13 is needed, this is %d.%d. Run: make PYTHON=python3.11 ..." % v)'
+	$(PYTHON) -m venv --clear $(VENV)
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \
+		echo "Installing requirements.lock"; \
+		$(BIN)/python -m pip install --quiet --requirement requirements.lock && \
+		$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .; \
+	else \
+		echo "requirements.lock is for Python 3.11: installing what setup.py allows instead"; \
+		$(BIN)/python -m pip install --quiet --editable '.[plot,test]'; \
+	fi
+	@touch $@

@@ -1,0 +1,40 @@
+"""Writes what a benchmark measured: JSON for machines, a Markdown table for people."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "ai-edge-litert")
+
+
+def environment() -> dict[str, Any]:
+    """What the figures depend on besides the code."""
+    return {
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of records that have the same keys."""
+    keys = list(rows[0])
+    lines = [keys, ["---"] * len(keys), *[[str(row[key]) for key in keys] for row in rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write(directory: str, name: str, text: str, data: Mapping[str, Any]) -> None:
+    """Writes `name`.json and `name`.md, and prints the Markdown."""
+    folder = pathlib.Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"environment": environment(), **data}
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+    print(text)

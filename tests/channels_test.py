@@ -1,0 +1,503 @@
+"""The channel graph: per kind of layer, which channels are tied, passed on, mixed or frozen."""
+
+from __future__ import annotations
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import tfmot_pam
+from tfmot_pam.graph import registry
+from tfmot_pam.graph.channels import build_channel_graph
+from tfmot_pam.graph.network import iterate_tensors
+from tfmot_pam.graph.reader import read
+
+IMAGE, SEQUENCE, VOLUME, VECTOR, STEPS = (8, 8, 3), (8, 3), (4, 4, 4, 3), (6,), (5, 6)
+
+
+def graph_of(shape, build):
+    x = keras.Input(shape, name="image")
+    return build_channel_graph(read(keras.Model(x, build(x))))
+
+
+def output(graph):
+    return next(iterate_tensors(graph.network.outputs))
+
+
+def after_conv(build, filters=4, shape=IMAGE):
+    """The graph of a convolution `conv` followed by what `build` adds."""
+    rank = len(shape) - 1
+    conv = (
+        layers.Dense(filters, name="conv")
+        if rank == 0
+        else getattr(layers, f"Conv{rank}D")(filters, 3, padding="same", name="conv")
+    )
+    return graph_of(shape, lambda x: build(conv(x)))
+
+
+def space(graph, name):
+    (found,) = [space for space in graph.spaces if space.name == name]
+    return found
+
+
+def positions(graph):
+    """For each position of the output, which channel of its space it carries."""
+    labels = graph.labels[output(graph)]
+    (index,) = graph.spaces_of(output(graph))
+    return np.searchsorted(graph.spaces[index].channels, labels).tolist()
+
+
+# --- layers that mix --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "layer"),
+    [
+        (SEQUENCE, layers.Conv1D(5, 3, strides=2)),
+        (SEQUENCE, layers.Conv1D(5, 3, padding="causal", dilation_rate=2)),
+        (IMAGE, layers.Conv2D(5, (3, 1), dilation_rate=(2, 1), activation="relu")),
+        (IMAGE, layers.Conv2D(5, 3, strides=(2, 1))),
+        (VOLUME, layers.Conv3D(5, 2)),
+        (SEQUENCE, layers.Conv1DTranspose(5, 2, strides=2)),
+        (IMAGE, layers.Conv2DTranspose(5, 3, strides=2)),
+        (SEQUENCE, layers.SeparableConv1D(5, 3, depth_multiplier=2)),
+        (IMAGE, layers.SeparableConv2D(5, 3)),
+        (VECTOR, layers.Dense(5, activation="gelu")),
+        (STEPS, layers.Dense(5)),
+        (IMAGE, layers.Dense(5)),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_mixing_layers_read_one_space_and_write_another(shape, layer):
+    graph = graph_of(shape, lambda x: layers.ReLU(name="relu")(layer(x)))
+    first, second = graph.spaces
+    assert (first.name, first.width, first.given) == ("image", shape[-1], True)
+    assert first.readers == (layer.name,)
+    assert (second.name, second.width, second.frozen) == (layer.name, 5, None)
+    assert (second.writers, second.members) == ((layer.name,), ("relu",))
+    assert graph.roles[layer.name] == "mixing"
+
+
+@pytest.mark.parametrize("activation", ["softmax", "log_softmax", layers.PReLU(), "glu"])
+def test_mixing_layers_whose_activation_reads_all_channels(activation):
+    graph = graph_of(IMAGE, lambda x: layers.Conv2D(4, 3, activation=activation, name="conv")(x))
+    written = graph.spaces[1]
+    assert re.search("Conv2D 'conv': its activation .* may read other channels", written.frozen)
+
+
+def test_activation_functions_of_the_user_are_not_trusted():
+    def relu(x):
+        return ops.softmax(x)
+
+    graph = graph_of(VECTOR, lambda x: layers.Dense(4, activation=relu)(x))
+    assert "activation function relu may read other channels" in graph.spaces[1].frozen
+
+
+def test_recurrent_layers_are_frozen():
+    graph = graph_of(STEPS, lambda x: layers.GRU(4, name="gru")(layers.Dense(3, name="below")(x)))
+    assert "its state reads all channels" in space(graph, "gru").frozen
+    assert space(graph, "below").frozen is None
+
+
+# --- layers that keep channels ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "layer"),
+    [
+        *[(IMAGE, layers.Activation(name)) for name in ("relu", "gelu", "tanh", "hard_silu")],
+        (IMAGE, layers.BatchNormalization()),
+        (IMAGE, layers.Normalization()),
+        (VECTOR, layers.BatchNormalization()),
+        (IMAGE, layers.ReLU(6.0)),
+        (IMAGE, layers.LeakyReLU()),
+        (IMAGE, layers.ELU()),
+        (IMAGE, layers.PReLU()),
+        (IMAGE, layers.PReLU(shared_axes=[1, 2])),
+        (IMAGE, layers.MaxPooling2D()),
+        (SEQUENCE, layers.AveragePooling1D(2)),
+        (VOLUME, layers.MaxPooling3D()),
+        (IMAGE, layers.GlobalAveragePooling2D()),
+        (IMAGE, layers.GlobalMaxPooling2D(keepdims=True)),
+        (SEQUENCE, layers.GlobalMaxPooling1D()),
+        (VOLUME, layers.GlobalAveragePooling3D(keepdims=True)),
+        (IMAGE, layers.ZeroPadding2D(1)),
+        (SEQUENCE, layers.ZeroPadding1D(1)),
+        (IMAGE, layers.Cropping2D(1)),
+        (IMAGE, layers.UpSampling2D()),
+        (SEQUENCE, layers.UpSampling1D()),
+        (IMAGE, layers.Dropout(0.2)),
+        (IMAGE, layers.Dropout(0.2, noise_shape=(None, 1, 1, 1))),
+        (IMAGE, layers.SpatialDropout2D(0.2)),
+        (VECTOR, layers.AlphaDropout(0.2)),
+        (IMAGE, layers.GaussianDropout(0.2)),
+        (IMAGE, layers.GaussianNoise(0.2)),
+        (IMAGE, layers.Rescaling(0.5, offset=1.0)),
+        (IMAGE, layers.Reshape((64, 4))),
+        (IMAGE, layers.DepthwiseConv2D(3)),
+        (SEQUENCE, layers.DepthwiseConv1D(3, activation="relu")),
+        (IMAGE, layers.Softmax(axis=1)),
+        (IMAGE, layers.Identity()),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_channelwise_layers_keep_the_space(shape, layer):
+    graph = after_conv(layer, shape=shape)
+    written = space(graph, "conv")
+    assert (written.width, written.frozen, written.members) == (4, None, (layer.name,))
+    assert graph.roles[layer.name] == "channelwise"
+    assert positions(graph) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: 2.0 * x,
+        lambda x: 1.0 - x,
+        lambda x: ops.relu6(x + 3.0) / 6.0,
+        lambda x: x**2,
+        lambda x: ops.mean(x, axis=[1, 2]),
+        lambda x: ops.max(x, axis=(1, 2), keepdims=True),
+        lambda x: ops.silu(x),
+        lambda x: ops.clip(x, 0.0, 1.0),
+        lambda x: ops.reshape(x, (-1, 64, 4)),
+        lambda x: ops.maximum(x, 0.1),
+    ],
+)
+def test_free_operations_keep_the_space(operation):
+    graph = after_conv(operation)
+    assert len(graph.spaces) == 2
+    assert space(graph, "conv").frozen is None
+    assert positions(graph) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (layers.DepthwiseConv2D(3, depth_multiplier=2), [0, 0, 1, 1, 2, 2, 3, 3]),
+        (lambda h: layers.Flatten()(layers.MaxPooling2D(4)(h)), [0, 1, 2, 3] * 4),
+        (lambda h: layers.Reshape((-1,))(layers.MaxPooling2D(4)(h)), [0, 1, 2, 3] * 4),
+        (lambda h: layers.Concatenate()([h, layers.ReLU()(h)]), [0, 1, 2, 3] * 2),
+        (lambda h: layers.Reshape((8, 8, 4))(layers.Flatten()(h)), [0, 1, 2, 3]),
+    ],
+)
+def test_positions_that_carry_a_channel_several_times(build, expected):
+    graph = after_conv(build)
+    assert positions(graph) == expected
+    assert space(graph, "conv").width == 4
+
+
+def test_grouped_convolutions_keep_blocks_together():
+    conv = layers.Conv2D(9, 3, groups=3, name="grouped")
+    graph = after_conv(lambda h: conv(h), filters=6)
+    assert graph.roles["grouped"] == "channelwise"
+    written = space(graph, "conv")
+    assert written.width == 3
+    assert graph.labels[graph.network.node("grouped").inputs[0]].tolist() == [
+        written.channels[block] for block in (0, 0, 1, 1, 2, 2)
+    ]
+    assert positions(graph) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_unflattening_ties_the_positions_of_a_channel():
+    graph = after_conv(layers.Reshape((2, 2, 3)), filters=12, shape=VECTOR)
+    assert space(graph, "conv").width == 3
+    assert positions(graph) == [0, 1, 2]
+
+
+# --- layers that combine ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        layers.Add(),
+        layers.Subtract(),
+        layers.Maximum(),
+        layers.Minimum(),
+        layers.Average(),
+        layers.Multiply(),
+        lambda pair: pair[0] + pair[1],
+        lambda pair: ops.maximum(*pair),
+        lambda pair: pair[0] / pair[1],
+        layers.Concatenate(axis=1),
+    ],
+)
+def test_layers_that_combine_tie_their_inputs(join):
+    def build(h):
+        return join([h, layers.Conv2D(4, 1, name="other")(h)])
+
+    graph = after_conv(build)
+    tied = space(graph, "conv")
+    assert (tied.width, tied.writers, tied.readers) == (4, ("conv", "other"), ("other",))
+    assert tied.frozen is None
+    assert len(graph.spaces) == 2
+
+
+def test_gates_are_tied_to_what_they_multiply():
+    def build(h):
+        gate = layers.GlobalAveragePooling2D()(h)
+        gate = layers.Dense(2, activation="relu", name="squeeze")(gate)
+        gate = layers.Dense(4, activation="sigmoid", name="excite")(gate)
+        return layers.Multiply()([h, layers.Reshape((1, 1, 4))(gate)])
+
+    graph = after_conv(build)
+    assert space(graph, "conv").writers == ("conv", "excite")
+    assert space(graph, "squeeze").width == 2
+    assert [found.frozen for found in graph.spaces] == [None] * 3
+
+
+def test_concatenated_channels_keep_their_spaces():
+    def build(h):
+        other = layers.Conv2D(2, 1, name="other")(h)
+        return layers.Conv2D(5, 1, name="last")(layers.Concatenate(name="both")([h, other]))
+
+    graph = after_conv(build)
+    assert [found.width for found in graph.spaces] == [3, 4, 2, 5]
+    assert space(graph, "conv").members == ("both",)
+    assert space(graph, "conv").readers == ("other", "last")
+    assert space(graph, "other").readers == ("last",)
+
+
+def test_a_concatenation_that_is_added_to_has_parts():
+    def build(h):
+        both = layers.Concatenate()([h, layers.Conv2D(2, 1, name="other")(h)])
+        return layers.Add()([both, layers.Conv2D(6, 1, name="whole")(h)])
+
+    graph = after_conv(build)
+    tied = space(graph, "conv")
+    assert tied.writers == ("conv", "other", "whole")
+    assert tied.segments.tolist() == [0, 0, 0, 0, 1, 1]
+
+
+def test_residual_streams_are_one_space():
+    def build(h):
+        for index in range(3):
+            inner = layers.Conv2D(6, 1, name=f"inner_{index}", activation="relu")(h)
+            h = layers.Add()([h, layers.Conv2D(4, 1, name=f"outer_{index}")(inner)])
+        return h
+
+    graph = after_conv(build)
+    assert space(graph, "conv").writers == ("conv", "outer_0", "outer_1", "outer_2")
+    assert [found.width for found in graph.spaces] == [3, 4, 6, 6, 6]
+
+
+# --- frozen spaces ----------------------------------------------------------------------------
+
+
+class Unknown(layers.Layer):
+    def call(self, inputs, other=None):
+        return inputs if other is None else inputs + other
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (Unknown(), "Unknown '.*': there is no rule for this kind of layer"),
+        (layers.LayerNormalization(), "no rule"),
+        (layers.Permute((3, 1, 2)), "no rule"),
+        (layers.Softmax(), "it normalises over the channels"),
+        (layers.Activation("softmax"), "its activation softmax may read other channels"),
+        (layers.Reshape((8, 16, 2)), r"it reshapes the channel axis from \(8, 8, 4\)"),
+        (layers.BatchNormalization(axis=1), "it normalises along axis 1"),
+        (layers.PReLU(shared_axes=[1, 2, 3]), "its slope is shared by the channels"),
+        (layers.Rescaling([1.0, 2.0, 3.0, 4.0]), "by a value of its own"),
+        (layers.Normalization(mean=[0.0] * 4, variance=[1.0] * 4), "constants"),
+        (layers.Dropout(0.1, noise_shape=(None, 1, 1, 4)), "noise shape"),
+        (lambda h: ops.mean(h, axis=-1), "it reduces over the channels"),
+        (lambda h: ops.sum(h), "it reduces over the channels"),
+        (lambda h: h * np.ones(4, "float32"), "an array of constants"),
+        (lambda h: h + ops.mean(h, axis=(1, 2)), "different ranks"),
+        (lambda h: h * layers.Conv2D(1, 1)(h), r"tensors of \[1, 4\] channels"),
+        (lambda h: h[..., :2], "no rule"),
+        (lambda h: layers.LSTM(3)(layers.Reshape((64, 4))(h), initial_state=None), None),
+        (lambda h: Unknown()(h, other=h), "no rule"),
+    ],
+)
+def test_frozen_with_a_reason(build, reason):
+    graph = after_conv(build)
+    found = space(graph, "conv")
+    if reason is None:
+        assert found.frozen is None
+        return
+    assert re.search(reason, found.frozen), found.frozen
+    assert any(re.search(reason, text) for text in graph.reasons.values())
+    assert "copied" in graph.roles.values()
+
+
+def test_layers_with_several_tensor_arguments():
+    def build(h):
+        steps = layers.Reshape((64, 4))(h)
+        state = layers.Dense(3, name="state")(layers.GlobalAveragePooling2D()(h))
+        return layers.GRU(3, name="gru")(steps, initial_state=state)
+
+    graph = after_conv(build)
+    assert "it has several inputs" in space(graph, "conv").frozen
+    assert "it has several inputs" in space(graph, "state").frozen
+
+
+def test_layers_with_several_outputs():
+    graph = graph_of(STEPS, lambda x: layers.LSTM(4, return_state=True, name="lstm")(x)[1])
+    assert "it has several outputs" in graph.reasons["lstm"]
+
+
+def test_channels_first_is_frozen():
+    graph = after_conv(layers.GlobalAveragePooling2D(data_format="channels_first"))
+    assert "channels_first" in space(graph, "conv").frozen
+
+
+@pytest.mark.parametrize(
+    ("layer", "frozen"),
+    [
+        (layers.Conv2D(4, 1, name="shared"), True),
+        (layers.BatchNormalization(name="shared"), True),
+        (layers.DepthwiseConv2D(3, padding="same", name="shared"), True),
+        (layers.ReLU(name="shared"), False),
+        (layers.Activation("relu", name="shared"), False),
+    ],
+)
+def test_layers_called_twice(layer, frozen):
+    graph = after_conv(lambda h: layer(layers.Conv2D(4, 1)(layer(h))))
+    reason = space(graph, "conv").frozen
+    assert ("the layer is called 2 times" in reason) if frozen else reason is None
+
+
+def test_a_frozen_layer_leaves_other_spaces_alone():
+    def build(h):
+        frozen = layers.LayerNormalization()(layers.Conv2D(3, 1, name="below")(h))
+        return layers.Conv2D(5, 1, name="above")(frozen)
+
+    graph = after_conv(build)
+    assert space(graph, "conv").frozen is None
+    assert space(graph, "below").frozen is not None
+    assert space(graph, "above").frozen is None
+
+
+def test_preprocessing_of_the_input_is_given_whatever_it_is():
+    graph = graph_of(IMAGE, lambda x: layers.Conv2D(2, 1, name="conv")(Unknown(name="odd")(x)))
+    assert [(found.name, found.given) for found in graph.spaces] == [
+        ("image", True),
+        ("odd", True),
+        ("conv", False),
+    ]
+    assert space(graph, "conv").frozen is None
+
+
+def test_what_is_added_to_the_input_is_frozen():
+    graph = graph_of(IMAGE, lambda x: layers.Add()([x, layers.Conv2D(3, 1, name="conv")(x)]))
+    assert "it is combined with the network's input" in graph.spaces[0].frozen
+
+
+# --- users' rules -----------------------------------------------------------------------------
+
+
+class Gain(layers.Layer):
+    def build(self, shape):
+        self.gain = self.add_weight(shape=(shape[-1],), name="gain")
+
+    def call(self, inputs):
+        return inputs * self.gain
+
+
+@pytest.fixture
+def own_rules():
+    """Forgets the rules that a test registers."""
+    before = dict(registry._USER_RULES)
+    yield
+    registry._USER_RULES.clear()
+    registry._USER_RULES.update(before)
+
+
+RULE = tfmot_pam.LayerRule("channelwise", weights={"gain": tfmot_pam.Axes(outputs=0)})
+
+
+@pytest.mark.usefixtures("own_rules")
+@pytest.mark.parametrize("key", [Gain, "Gain"])
+def test_a_registered_rule_is_used(key):
+    before = after_conv(Gain(name="gain"))
+    assert space(before, "conv").frozen is not None
+    tfmot_pam.register_layer_rule(key, RULE)
+    after = after_conv(Gain(name="gain"))
+    assert space(after, "conv").frozen is None
+    assert space(after, "conv").members == ("gain",)
+
+
+@pytest.mark.usefixtures("own_rules")
+def test_merging_with_and_without_a_rule():
+    """An unknown layer never stops a merge; a rule lets its channels be shared."""
+
+    def model(seed, width):
+        x = keras.Input((6, 6, 2))
+        h = layers.Conv2D(width, 3, activation="relu", name="conv")(x)
+        h = layers.Flatten()(layers.Conv2D(4, 3, name="second")(Gain(name="gain")(h)))
+        return keras.Model(x, layers.Dense(2, name="head")(h))
+
+    models = {"a": model(0, 4), "b": model(1, 6)}
+    x = np.random.default_rng(0).normal(size=(8, 6, 6, 2)).astype("float32")
+    frozen = tfmot_pam.merge(models, x, method="shared", verbose=0)
+    reason = "Gain 'gain': there is no rule for this kind of layer (network of 'a')"
+    assert frozen.merge_plan.frozen == {"conv": reason, "gain": reason}
+    tfmot_pam.register_layer_rule(Gain, RULE)
+    shared = tfmot_pam.merge(models, x, method="shared", compensation=False, verbose=0)
+    assert shared.merge_plan.frozen == {}
+    assert shared.merge_plan.shared == 1.0
+    for merged in (frozen, shared):
+        for task, value in merged(x, training=False).items():
+            np.testing.assert_allclose(value, models[task](x, training=False), atol=1e-5)
+
+
+@pytest.mark.usefixtures("own_rules")
+def test_replacing_a_rule():
+    with pytest.raises(ValueError, match="There is a rule for 'Dense' already.*overwrite=True"):
+        tfmot_pam.register_layer_rule("Dense", RULE)
+    tfmot_pam.register_layer_rule("Dense", RULE, overwrite=True)
+    assert registry.find_rule(layers.Dense) is RULE
+
+
+@pytest.mark.parametrize(
+    ("layer", "rule", "match"),
+    [
+        (layers.ReLU(), RULE, "must be a layer class or its name. Received.*Pass the class"),
+        (Gain, "channelwise", "must be a tfmot_pam.LayerRule. Received: 'channelwise'"),
+    ],
+)
+def test_bad_rules(layer, rule, match):
+    with pytest.raises(TypeError, match=match):
+        tfmot_pam.register_layer_rule(layer, rule)
+
+
+def test_a_users_class_with_a_known_name_has_no_rule():
+    class Dense(layers.Layer):
+        def call(self, inputs):
+            return inputs
+
+    assert registry.find_rule(Dense) is None
+
+
+# --- printing ---------------------------------------------------------------------------------
+
+
+def test_the_graph_prints_itself():
+    def build(h):
+        h = layers.Add(name="add")([h, layers.Conv2D(4, 1, name="second")(h)])
+        return layers.Dense(2, name="last")(layers.LayerNormalization(name="norm")(h))
+
+    assert str(after_conv(build)).splitlines() == [
+        "image: 3 channels (input)",
+        "  written by image",
+        "  read by conv",
+        "conv: 4 channels (frozen: LayerNormalization 'norm': there is no rule for this kind of "
+        "layer)",
+        "  written by conv, second",
+        "  kept by add",
+        "  read by second, norm",
+        "norm: 4 channels (frozen: LayerNormalization 'norm': there is no rule for this kind of "
+        "layer)",
+        "  written by norm",
+        "  read by last",
+        "last: 2 channels",
+        "  written by last",
+    ]

@@ -1,0 +1,107 @@
+"""Tests of the export program: flags, exit codes, and one run as users run it."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from keras import layers
+
+import tfmot_pam
+from tflite_export import export_main, verify
+
+
+@pytest.fixture(scope="module")
+def saved_model(tmp_path_factory):
+    signal = keras.Input((6,), name="signal")
+    tasks = ("digit", "speaker")
+    hidden = tfmot_pam.TaskGroup(layers.Dense(5, activation="relu"), tasks)(signal)
+    heads = {task: tfmot_pam.TaskGroup(layers.Dense(3), (task,))(hidden) for task in tasks}
+    path = tmp_path_factory.mktemp("model") / "m.keras"
+    keras.Model(signal, heads).save(path)
+    return path
+
+
+def _main(*arguments, left_over=()):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["export_main", *arguments])
+        return export_main.main(["export_main", *left_over])
+
+
+def _process(*arguments):
+    command = [sys.executable, "-m", "tflite_export.export_main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_program_exports_and_prints_a_table(saved_model, tmp_path):
+    output, samples = tmp_path / "out", tmp_path / "x.npz"
+    np.savez(samples, x=np.random.default_rng(0).normal(size=(4, 6)))
+    result = _process(
+        f"--model={saved_model}",
+        f"--output_dir={output}",
+        "--combinations=speaker,digit+speaker",
+        "--quantization=dynamic",
+        f"--samples={samples}",
+    )
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in output.iterdir()} == {
+        "speaker.tflite",
+        "digit+speaker.tflite",
+        "manifest.json",
+    }
+    assert "speaker.tflite" in result.stdout
+    assert result.stderr == ""
+    x = {"signal": np.ones((1, 6), "float32")}
+    assert set(verify.run_file(output / "digit+speaker.tflite", x)) == {"digit", "speaker"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output_dir=out"], "--model must have a value"),
+        (["--model=m.keras"], "--output_dir must have a value"),
+        (["--model=m.keras", "--output_dir=out", "--quantization=int3"], "<dynamic|none>"),
+        (["--model=m.keras", "--output_dir=out", "--nonsense=1"], "nonsense"),
+    ],
+)
+def test_bad_flags_end_the_program(arguments, message):
+    result = _process(*arguments)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_bad_values_are_explained(saved_model, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("not an array")
+    np.savez(tmp_path / "two.npz", a=np.zeros(1), b=np.zeros(1))
+    model, output = f"--model={saved_model}", f"--output_dir={tmp_path / 'out'}"
+    cases = [
+        ([f"--model={tmp_path / 'none.keras'}", output], "There is no file"),
+        ([f"--model={tmp_path / 'notes.txt'}", output], "notes.txt"),
+        ([model, output, "--combinations=digit,singer"], "['singer'] are unknown"),
+        ([model, output, f"--samples={tmp_path / 'none.npz'}"], "Cannot read"),
+        ([model, output, f"--samples={tmp_path / 'notes.txt'}"], "Cannot read"),
+        ([model, output, f"--samples={tmp_path / 'two.npz'}"], "one array or one named 'x'"),
+        ([model, f"--output_dir={tmp_path}"], "exists and is not empty"),
+    ]
+    for arguments, message in cases:
+        assert _main(*arguments) == 1
+        assert message in capsys.readouterr().err
+    assert _main(model, output, left_over=["stray"]) == 1
+    assert "Unexpected arguments. Received: ['stray']" in capsys.readouterr().err
+
+
+def test_all_combinations_and_overwrite_from_npy(saved_model, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.ones((2, 6)))
+    arguments = [
+        f"--model={saved_model}",
+        f"--output_dir={tmp_path / 'out'}",
+        f"--samples={tmp_path / 'x.npy'}",
+    ]
+    assert _main(*arguments, "--combinations=digit") == 0
+    assert _main(*arguments, "--overwrite") == 0
+    assert len(list((tmp_path / "out").glob("*.tflite"))) == 3
+    assert "digit+speaker.tflite" in capsys.readouterr().out

@@ -1,0 +1,396 @@
+"""Random small networks of one common structure, for tests that must hold for every network.
+
+A seed decides the structure; the widths, weights, preprocessing and heads are drawn per network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import layers
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Mixer(layers.Layer):
+    """A custom layer without a rule: every channel is added to its left neighbour."""
+
+    def call(self, inputs):
+        return inputs + keras.ops.roll(inputs, 1, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Networks of one structure.
+
+    Args:
+        models: The networks, by task name.
+        x: Inputs to compare outputs on.
+    """
+
+    models: dict[str, keras.Model]
+    x: np.ndarray
+
+
+def family(seed: int, tasks: int | None = None, unknown: bool = True) -> Family:
+    """Two to five (or `tasks`) networks of the structure that `seed` decides.
+
+    Args:
+        seed: The same seed gives the same networks.
+        tasks: The number of networks; None lets the seed decide.
+        unknown: Whether layers without a rule may occur.
+    """
+    rng = np.random.default_rng(seed)
+    count = tasks or int(rng.choice([2, 2, 2, 3, 3, 4, 5]))
+    shape = ((8, 8, 2), (8, 8, 3), (12, 2), (4, 4, 4, 1), (7,))[rng.choice(5, p=_SHAPE_ODDS)]
+    models = {f"t{k}": _Builder(seed, k, shape, unknown).model() for k in range(count)}
+    for k, model in enumerate(models.values()):
+        randomise(model, seed + k)
+    return Family(models, rng.normal(size=(3, *shape)).astype("float32"))
+
+
+_SHAPE_ODDS = (0.45, 0.2, 0.2, 0.05, 0.1)
+
+
+def randomise(model: keras.Model, seed: int) -> keras.Model:
+    """Draws all weights, so that biases, slopes and statistics tell channels apart too."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        name, size = weight.path.split("/")[-1], tuple(weight.shape)
+        if name in ("gamma", "moving_variance", "variance"):
+            weight.assign(rng.uniform(0.5, 1.5, size))
+        elif name in ("bias", "beta", "moving_mean", "mean", "alpha"):
+            weight.assign(rng.normal(0.0, 0.3, size))
+        elif name.endswith("kernel"):
+            weight.assign(rng.normal(0.0, 1.4 * np.prod(size[:-1]) ** -0.5, size))
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.Normalization):
+            layer.finalize_state()
+    return model
+
+
+class _Builder:
+    """Builds one network: `self.same` decides what all have in common, `self.own` the rest."""
+
+    def __init__(self, seed: int, index: int, shape: tuple[int, ...], unknown: bool):
+        self.same = np.random.default_rng([seed, 1])
+        self.own = np.random.default_rng([seed, 2, index])
+        self.shape = shape
+        self.unknown = unknown
+
+    # --- choices -----------------------------------------------------------------------------
+
+    def chance(self, probability: float) -> bool:
+        return bool(self.same.random() < probability)
+
+    def pick(self, *options):
+        return options[self.same.integers(len(options))]
+
+    def width(self, low: int = 2, high: int = 6) -> int:
+        return int(self.own.integers(low, high + 1))
+
+    # --- the network -------------------------------------------------------------------------
+
+    def model(self) -> keras.Model:
+        inputs = keras.Input(self.shape, name="image")
+        h = self.preprocess(inputs)
+        if len(self.shape) == 1:
+            h = self.dense_blocks(h)
+        else:
+            first = h
+            h = self.conv(h, kernel=3)
+            for _ in range(self.same.integers(1, 5)):
+                h = self.block(h)
+            if self.chance(0.1):
+                h = self.with_input(first, h)
+            h = self.bridge(h)
+        if self.chance(0.5):
+            h = self.norm(layers.Dense(self.width())(h))
+            h = self.activation(h)
+        return keras.Model(inputs, self.head(h))
+
+    def preprocess(self, x):
+        kind = self.pick(*"none none rescaling normalization operation norm sum custom".split())
+        own = float(self.own.uniform(0.5, 2.0))
+        if kind == "rescaling":
+            return layers.Rescaling(own, offset=0.1)(x)
+        if kind == "normalization":
+            return layers.Normalization()(x)
+        if kind == "operation":
+            return x / own - 0.25
+        if kind == "norm":
+            return layers.BatchNormalization()(x)
+        if kind == "sum":
+            return layers.Add()([x, layers.Rescaling(own)(x)])
+        if kind == "custom" and self.unknown:
+            return layers.Lambda(lambda v: v * own)(Mixer()(x))
+        return x
+
+    def dense_blocks(self, h):
+        h = layers.Dense(self.width(), activation="relu")(h)
+        for _ in range(self.same.integers(1, 4)):
+            h = self.pick(self.dense, self.dense_residual, self.dense_concat)(h)
+        return h
+
+    def dense(self, h):
+        return self.activation(self.norm(layers.Dense(self.width())(h)))
+
+    def dense_residual(self, h):
+        return layers.Add()([h, layers.Dense(h.shape[-1], activation="tanh")(h)])
+
+    def dense_concat(self, h):
+        return layers.Concatenate()([h, layers.Dense(self.width(), activation="tanh")(h)])
+
+    def head(self, h):
+        """Heads differ in everything."""
+        for index in range(self.own.integers(0, 2)):
+            h = layers.Dense(self.width(3, 5), activation="relu", name=f"head_{index}")(h)
+        activation = ("softmax", "sigmoid", None)[self.own.integers(3)]
+        return layers.Dense(self.width(2, 5), activation=activation, name="head")(h)
+
+    def bridge(self, h):
+        """From the last feature map to the heads."""
+        kind = self.pick("gap", "gmp", "flatten", "reshape", "pixels", "mean", "keepdims")
+        if kind == "gap":
+            return self.layer("GlobalAveragePooling")(h)
+        if kind == "gmp":
+            return self.layer("GlobalMaxPooling")(h)
+        if kind == "reshape":
+            return layers.Reshape((-1,))(h)
+        if kind == "mean":
+            return keras.ops.mean(h, axis=tuple(range(1, len(h.shape) - 1)))
+        if kind == "keepdims":
+            return layers.Flatten()(self.layer("GlobalAveragePooling")(h, keepdims=True))
+        if kind == "pixels":
+            return h
+        h = layers.Flatten()(h)
+        return layers.BatchNormalization()(h) if self.chance(0.3) else h
+
+    # --- blocks ------------------------------------------------------------------------------
+
+    def block(self, h):
+        names = [
+            "plain plain residual residual projected concat dense_net depthwise inverted grouped",
+            "separable squeeze squeeze_flat sizes operations nested reused branches gate",
+            "transposed",
+            "straddled generated unflattened",
+        ]
+        if self.unknown and self.chance(0.15):
+            return self.pick(self.mixer, self.layer_norm, self.softmax, self.twice)(h)
+        return getattr(self, self.pick(*" ".join(names).split()))(h)
+
+    def plain(self, h):
+        h = self.activation(self.norm(self.conv(h)))
+        return layers.Dropout(0.3)(h) if self.chance(0.3) else h
+
+    def residual(self, h):
+        inner = self.activation(self.norm(self.conv(h)))
+        inner = self.norm(self.conv(inner, filters=h.shape[-1]))
+        if self.chance(0.3):
+            inner = self.squeeze(inner)
+        join = self.pick(layers.Add, layers.Add, layers.Subtract, layers.Maximum, layers.Average)
+        operands = [h, inner]
+        if self.chance(0.2) and join is not layers.Subtract:
+            operands.append(self.conv(inner, filters=h.shape[-1], kernel=1))
+        return self.activation(join()(operands))
+
+    def projected(self, h):
+        width = self.width()
+        inner = self.norm(self.conv(self.activation(self.conv(h)), filters=width))
+        h = layers.Add()([self.conv(h, filters=width, kernel=1), inner])
+        inner = self.conv(self.activation(h), filters=width)
+        return h + inner if self.chance(0.5) else layers.Add()([inner, h])
+
+    def concat(self, h):
+        branches = [self.activation(self.conv(h)) for _ in range(self.same.integers(2, 4))]
+        h = layers.Concatenate()(branches)
+        return self.norm(h)
+
+    def dense_net(self, h):
+        for _ in range(2):
+            grown = self.conv(self.activation(self.norm(h)))
+            h = layers.Concatenate()([h, grown])
+        if self.chance(0.3):
+            # A tensor of two parts that is added to as a whole.
+            h = layers.Add()([h, self.conv(h, filters=h.shape[-1])])
+        return h
+
+    def depthwise(self, h):
+        multiplier = self.pick(1, 1, 2, 3)
+        h = self.depthwise_conv(h, multiplier)
+        return self.activation(self.norm(h))
+
+    def depthwise_conv(self, h, multiplier=1):
+        if len(self.shape) == 4:
+            return h
+        bias = self.chance(0.5)
+        return self.layer("DepthwiseConv")(
+            h, 3, depth_multiplier=multiplier, padding="same", use_bias=bias
+        )
+
+    def inverted(self, h):
+        inner = self.activation(self.norm(self.conv(h, kernel=1, filters=self.width(4, 8))))
+        inner = self.activation(self.norm(self.depthwise_conv(inner)))
+        if self.chance(0.5):
+            inner = self.squeeze(inner)
+        inner = self.norm(self.conv(inner, kernel=1, filters=h.shape[-1]))
+        return layers.Add()([h, inner])
+
+    def grouped(self, h):
+        block_in, block_out = self.pick((2, 2), (1, 2), (2, 1), (2, 3))
+        groups = self.width(2, 4)
+        h = self.activation(self.conv(h, filters=groups * block_in))
+        h = self.layer("Conv")(h, groups * block_out, 3, groups=groups, padding="same")
+        return self.activation(self.norm(h))
+
+    def straddled(self, h):
+        """Blocks of a grouped convolution that cross the seam of a concatenation."""
+        h = layers.Concatenate()([self.conv(h, filters=3), self.conv(h, filters=3)])
+        return self.layer("Conv")(h, 3 * self.pick(1, 2), 1, groups=3)
+
+    def generated(self, h):
+        """Dense features that become a small image."""
+        places = (2,) * (len(self.shape) - 1)
+        h = self.layer("GlobalAveragePooling")(h)
+        width = self.width(2, 4)
+        h = layers.Dense(width * int(np.prod(places)), activation="relu")(h)
+        return layers.Reshape((*places, width))(h)
+
+    def unflattened(self, h):
+        h = self.conv(h)
+        flat = layers.BatchNormalization()(layers.Flatten()(h))
+        return layers.Reshape(h.shape[1:])(flat)
+
+    def separable(self, h):
+        if len(self.shape) == 4:
+            return self.plain(h)
+        multiplier = self.pick(1, 2)
+        h = self.layer("SeparableConv")(
+            h, self.width(), 3, depth_multiplier=multiplier, padding="same"
+        )
+        return self.activation(self.norm(h))
+
+    def squeeze(self, h):
+        gate = self.layer("GlobalAveragePooling")(h, keepdims=True)
+        gate = self.conv(gate, kernel=1, activation="relu", filters=self.width(2, 3))
+        gate = self.conv(gate, kernel=1, activation="sigmoid", filters=h.shape[-1])
+        return layers.Multiply()([h, gate])
+
+    def squeeze_flat(self, h):
+        gate = self.layer("GlobalAveragePooling")(h)
+        gate = layers.Dense(self.width(2, 3), activation="relu")(gate)
+        gate = layers.Dense(h.shape[-1], activation="hard_sigmoid")(gate)
+        gate = layers.Reshape((1,) * (len(h.shape) - 2) + (h.shape[-1],))(gate)
+        return layers.Multiply()([h, gate]) if self.chance(0.5) else gate * h
+
+    def gate(self, h):
+        width = self.width()
+        left = self.conv(h, filters=width)
+        return left * self.conv(h, filters=width, activation="sigmoid")
+
+    def sizes(self, h):
+        rank = len(h.shape) - 2
+        kind = self.pick("max", "average", "up", "pad", "crop")
+        if kind == "up" and h.shape[1] <= 4:
+            return self.layer("UpSampling")(h, 2)
+        if kind == "pad":
+            return self.layer("ZeroPadding")(h, 1)
+        if min(h.shape[1:-1]) < 4:
+            return h
+        if kind == "crop":
+            return self.layer("Cropping")(h, 1 if rank == 1 else ((1, 0),) * rank)
+        return self.layer("AveragePooling" if kind == "average" else "MaxPooling")(h, 2)
+
+    def operations(self, h):
+        h = self.conv(h)
+        kind = self.pick("scale", "hard_swish", "silu", "flip", "abs")
+        if kind == "scale":
+            return 0.5 * h + 1.0
+        if kind == "hard_swish":
+            return h * keras.ops.relu6(h + 3.0) / 6.0
+        if kind == "silu":
+            return keras.ops.silu(h)
+        if kind == "flip":
+            return keras.ops.maximum(1.0 - h, h)
+        return keras.ops.abs(h)
+
+    def transposed(self, h):
+        if h.shape[1] > 4:
+            return self.plain(h)
+        return self.layer("ConvTranspose")(h, self.width(), 2, strides=2)
+
+    def nested(self, h):
+        """A model used as a layer, sometimes called twice."""
+        x = keras.Input(h.shape[1:])
+        y = self.activation(self.conv(x, filters=h.shape[-1]))
+        inner = keras.Model(x, self.norm(y))
+        h = inner(h)
+        return inner(h) if self.unknown and self.chance(0.3) else h
+
+    def reused(self, h):
+        """One activation object at two places."""
+        relu = self.pick(layers.ReLU(), layers.Activation("relu"))
+        return relu(self.conv(relu(self.conv(h))))
+
+    def branches(self, h):
+        """A tensor read at several places and several depths."""
+        left = self.activation(self.conv(h))
+        right = self.conv(left, filters=left.shape[-1])
+        joined = layers.Concatenate()([left, right, h])
+        return layers.Concatenate()([self.conv(joined), layers.Add()([left, right])])
+
+    def with_input(self, first, h):
+        """The network's input beside the last feature map, where the sizes still agree."""
+        if first.shape[1:-1] != h.shape[1:-1]:
+            return h
+        return self.norm(layers.Concatenate()([first, h]))
+
+    # --- blocks that no rule covers ----------------------------------------------------------
+
+    def mixer(self, h):
+        return self.activation(self.conv(Mixer()(h)))
+
+    def layer_norm(self, h):
+        return self.plain(layers.LayerNormalization()(h))
+
+    def softmax(self, h):
+        return self.plain(layers.Activation("softmax")(self.conv(h)))
+
+    def twice(self, h):
+        layer = self.layer_class("Conv")(h.shape[-1], 3, padding="same", activation="tanh")
+        return layers.Add()([layer(layer(h)), h])
+
+    # --- layers ------------------------------------------------------------------------------
+
+    def layer_class(self, name: str):
+        rank = f"{len(self.shape) - 1}D"
+        found = name.replace("Conv", f"Conv{rank}") if name == "ConvTranspose" else name + rank
+        return getattr(layers, found)
+
+    def layer(self, name: str):
+        """Calls a layer of the inputs' rank: `layer("MaxPooling")(h, 2)`."""
+        return lambda h, *args, **kwargs: self.layer_class(name)(*args, **kwargs)(h)
+
+    def conv(self, h, filters=None, kernel=None, activation=None):
+        kernel = kernel or self.pick(1, 3)
+        options = {"padding": "same", "activation": activation, "use_bias": self.chance(0.6)}
+        if kernel == 3 and self.chance(0.1):
+            options["dilation_rate"] = 2
+        return self.layer("Conv")(h, filters or self.width(), kernel, **options)
+
+    def norm(self, h):
+        if not self.chance(0.5):
+            return h
+        return layers.BatchNormalization(scale=self.chance(0.8))(h)
+
+    def activation(self, h):
+        kind = self.pick("relu", "relu", "layer", "leaky", "prelu", "swish", "elu", "none")
+        if kind == "layer":
+            return layers.ReLU(6.0)(h)
+        if kind == "leaky":
+            return layers.LeakyReLU()(h)
+        if kind == "prelu":
+            shared = list(range(1, len(h.shape) - 1)) if self.chance(0.5) else None
+            return layers.PReLU(shared_axes=shared)(h)
+        return h if kind == "none" else layers.Activation(kind)(h)

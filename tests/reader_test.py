@@ -1,0 +1,369 @@
+"""Models that are read into networks and written again compute the same."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from tests import random_models
+from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.network import prune_to
+from tfmot_pam.graph.reader import read
+
+FACTOR = 3.0
+
+
+class Scale(layers.Layer):
+    """A custom layer that is registered nowhere."""
+
+    def __init__(self, start: float, **kwargs):
+        super().__init__(**kwargs)
+        self.start = start
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones", name="scale")
+
+    def call(self, inputs):
+        return inputs * self.scale + self.start
+
+    def get_config(self):
+        return {**super().get_config(), "start": self.start}
+
+
+class TwoInputs(layers.Layer):
+    """A custom layer that is called with two arguments and has two outputs."""
+
+    def call(self, first, second=None):
+        return first + second, first - second
+
+
+def half_positive(x):
+    """An activation function that is registered nowhere."""
+    return ops.maximum(x, 0.0) * 0.5
+
+
+def data_for(model, samples=3, seed=0):
+    rng = np.random.default_rng(seed)
+    data = [
+        rng.integers(0, 5, size=(samples, *tensor.shape[1:]))
+        if tensor.dtype.startswith("int")
+        else rng.normal(size=(samples, *tensor.shape[1:])).astype("float32")
+        for tensor in model.inputs
+    ]
+    return data[0] if len(data) == 1 else data
+
+
+def values(model, data):
+    return [np.array(value) for value in keras.tree.flatten(model(data, training=False))]
+
+
+def assert_round_trip(model):
+    """Read and emitted, the model computes the same; the model itself is left as it was."""
+    random_models.randomise(model, 0)
+    data = data_for(model)
+    weights = [np.array(weight) for weight in model.weights]
+    config = model.get_config()
+    before = values(model, data)
+    network = read(model)
+    emitted = emit(network)
+    for found, expected in zip(values(emitted, data), before, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    outputs = keras.tree.flatten(network.outputs)
+    for tensor, expected in zip(outputs, model.outputs, strict=True):
+        assert network.shape(tensor) == tuple(expected.shape)
+    again = emit(read(emitted))
+    for found, expected in zip(values(again, data), before, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    for weight in emitted.weights:
+        weight.assign(ops.zeros_like(weight))
+    for weight, value in zip(model.weights, weights, strict=True):
+        np.testing.assert_array_equal(weight, value)
+    assert model.get_config() == config
+    return network
+
+
+# --- models -----------------------------------------------------------------------------------
+
+
+def test_sequential():
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            layers.Conv2D(3, 3, activation="relu"),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    network = assert_round_trip(model)
+    kinds = ["InputLayer", "Conv2D", "BatchNormalization", "Flatten", "Dense"]
+    assert [network.layer_of(node).kind for node in network.nodes] == kinds
+
+
+def test_sequential_built_later():
+    model = keras.Sequential([layers.Dense(3), layers.Dense(2)])
+    model.build((None, 4))
+    assert_round_trip(model)
+
+
+def test_functional_with_branches():
+    x = keras.Input((6, 6, 2), name="image")
+    left = layers.Conv2D(3, 3, padding="same", name="left")(x)
+    right = layers.Conv2D(3, 1, name="right")(x)
+    model = keras.Model(x, layers.Add(name="sum")([left, right]))
+    network = assert_round_trip(model)
+    assert [tensor.node for tensor in network.node("sum").inputs] == ["left", "right"]
+    assert emit(network).input.name == "image"
+
+
+def test_part_of_a_model():
+    """Calls of a layer outside the model do not count."""
+    x = keras.Input((4,))
+    dense = layers.Dense(4, activation="tanh")
+    keras.Model(x, dense(dense(dense(x))))
+    other = keras.Input((4,))
+    model = keras.Model(other, dense(layers.ReLU()(other)))
+    network = assert_round_trip(model)
+    assert sum(node.layer == dense.name for node in network.nodes) == 1
+
+
+def test_shared_layer():
+    x = keras.Input((4,))
+    dense = layers.Dense(4, activation="tanh", name="twice")
+    network = assert_round_trip(keras.Model(x, dense(layers.ReLU()(dense(x)))))
+    assert network.calls()["twice"] == 2
+    assert sum(layer.kind == "Dense" for layer in network.layers.values()) == 1
+
+
+def test_nested_models_are_looked_into():
+    inner = keras.Sequential(
+        [keras.Input((6, 6, 3)), layers.Conv2D(4, 3, name="conv"), layers.ReLU()], name="inner"
+    )
+    y = keras.Input((6, 6, 2))
+    middle = keras.Model(y, inner(layers.Conv2D(3, 1, name="conv")(y)), name="middle")
+    x = keras.Input((6, 6, 2))
+    model = keras.Model(x, layers.Flatten()(middle(x)))
+    network = assert_round_trip(model)
+    kinds = [network.layer_of(node).kind for node in network.nodes]
+    assert kinds == ["InputLayer", "Conv2D", "Conv2D", "ReLU", "Flatten"]
+    assert len(network.layers) == 5
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_nested_model_whose_output_is_the_output(sequential):
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(4, activation="tanh")])
+    if not sequential:
+        inner = keras.Model(inner.inputs, inner.outputs[0])
+    x = keras.Input((4,))
+    first = inner(x)
+    assert_round_trip(keras.Model(x, {"second": inner(layers.ReLU()(first)), "first": first}))
+    assert_round_trip(keras.Model(x, inner(x)))
+
+
+def test_nested_model_called_twice():
+    y = keras.Input((4,))
+    inner = keras.Model(y, layers.Dense(4, activation="tanh", name="dense")(y))
+    x = keras.Input((4,))
+    network = assert_round_trip(keras.Model(x, layers.Add()([inner(x), inner(inner(x))])))
+    assert network.calls()["dense"] == 3
+
+
+@pytest.mark.parametrize("names", [("b", "a"), ("a", "b")])
+def test_nested_model_with_dicts(names):
+    """Keras sorts the keys of dicts; the model's own order must not matter."""
+    first, second = names
+    y = {first: keras.Input((3,), name=first), second: keras.Input((3,), name=second)}
+    inner = keras.Model(
+        y, {first: layers.Dense(2)(y[first]), second: layers.Dense(4)(y[second] * 2.0)}
+    )
+    x = keras.Input((3,))
+    found = inner({first: x, second: layers.ReLU()(x)})
+    assert_round_trip(keras.Model(x, [found[second], layers.Dense(3)(found[first])]))
+
+
+def test_several_inputs_of_several_types():
+    image, tokens = keras.Input((4, 4, 2), name="image"), keras.Input((5,), dtype="int32")
+    embedded = layers.GlobalAveragePooling1D()(layers.Embedding(5, 3)(tokens))
+    pooled = layers.GlobalMaxPooling2D()(image)
+    model = keras.Model([image, tokens], layers.Concatenate()([pooled, embedded]))
+    network = assert_round_trip(model)
+    assert len(network.inputs) == 2
+
+
+def test_output_structures():
+    x = keras.Input((4,))
+    heads = {name: layers.Dense(size, name=name)(x) for name, size in (("zebra", 2), ("ant", 3))}
+    network = assert_round_trip(keras.Model(x, heads))
+    assert list(network.outputs) == ["zebra", "ant"]
+    assert list(emit(network).output) == ["zebra", "ant"]
+    network = assert_round_trip(keras.Model(x, list(heads.values())))
+    assert isinstance(network.outputs, list)
+    assert len(network.outputs) == 2
+
+
+def test_an_input_that_is_an_output():
+    x = keras.Input((4,))
+    assert_round_trip(keras.Model(x, {"same": x, "double": x * 2.0}))
+
+
+# --- layers and operations --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: 2.0 * x - 1.0,
+        lambda x: 1.0 - x,
+        lambda x: x / np.array([1.0, 2.0, 3.0], "float32"),
+        lambda x: ops.concatenate([x, x * x], axis=-1),
+        lambda x: x[:, 1:, ..., 0],
+        lambda x: ops.mean(x, axis=[1, 2], keepdims=True),
+        lambda x: ops.reshape(x, (-1, 48)),
+        lambda x: ops.transpose(x, (0, 2, 1, 3)),
+        lambda x: ops.where(x > 0, x, 0.1),
+        lambda x: ops.stack(ops.split(x, 3, axis=-1)[::-1], axis=1),
+        lambda x: ops.relu6(x + 3.0) / 6.0,
+        lambda x: x @ np.ones((3, 2), "float32"),
+    ],
+)
+def test_free_operations(operation):
+    x = keras.Input((4, 4, 3))
+    assert_round_trip(keras.Model(x, operation(x)))
+
+
+def test_lambda_that_refers_to_a_global_and_a_closure():
+    offset = 2.0
+    x = keras.Input((3,))
+    y = layers.Lambda(lambda v: v * FACTOR + offset)(x)
+    y = layers.Lambda(lambda v, power: v**power, arguments={"power": 2})(y)
+    assert_round_trip(keras.Model(x, y))
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+@pytest.mark.parametrize("function", [half_positive, lambda v: v * 0.1], ids=["named", "lambda"])
+def test_unregistered_activation_functions(function):
+    x = keras.Input((5, 3))
+    y = layers.Dense(4, activation=function)(x)
+    y = layers.Activation(function)(y)
+    y = layers.LSTM(3, activation=function)(y)
+    assert_round_trip(keras.Model(x, y))
+
+
+def test_activation_functions_with_a_name_that_keras_has():
+    def relu(v):
+        return ops.tanh(v) * 0.5
+
+    x = keras.Input((3,))
+    assert_round_trip(keras.Model(x, layers.Dense(4, activation=relu)(x)))
+
+
+def test_activation_layers_as_activations():
+    x = keras.Input((3,))
+    assert_round_trip(keras.Model(x, layers.Dense(4, activation=layers.LeakyReLU(0.3))(x)))
+
+
+def test_unregistered_custom_layers():
+    x = keras.Input((4, 3))
+    y = Scale(0.5)(layers.Dense(3)(x))
+    first, second = TwoInputs()(y, second=layers.ReLU()(y))
+    assert_round_trip(keras.Model(x, layers.Add()([first, second])))
+
+
+def test_custom_layer_whose_config_is_incomplete():
+    class Odd(layers.Layer):
+        def __init__(self, bias=False, **kwargs):
+            super().__init__(**kwargs)
+            self.bias = bias
+
+        def build(self, shape):
+            if self.bias:
+                self.shift = self.add_weight(shape=(shape[-1],), name="shift")
+
+        def call(self, inputs):
+            return inputs + self.shift if self.bias else inputs
+
+        def get_config(self):
+            return {"name": self.name}
+
+    x = keras.Input((3,))
+    network = read(keras.Model(x, Odd(bias=True, name="odd")(x)))
+    with pytest.raises(ValueError, match=r"'odd'.*\['shift'\].*return every argument"):
+        emit(network)
+
+
+def test_adapted_normalization():
+    layer = layers.Normalization()
+    layer.adapt(np.random.default_rng(0).normal(3.0, 2.0, size=(32, 4)).astype("float32"))
+    x = keras.Input((4,))
+    model = keras.Model(x, layer(x))
+    emitted = emit(read(model))
+    data = data_for(model)
+    np.testing.assert_allclose(emitted(data), model(data), atol=1e-6)
+    assert abs(float(np.mean(emitted(data)))) > 0.5
+
+
+def test_composite_layers():
+    x = keras.Input((5, 4))
+    y = layers.Bidirectional(layers.GRU(3, return_sequences=True))(x)
+    y = layers.MultiHeadAttention(2, 3)(y, y)
+    y = layers.TimeDistributed(layers.Dense(2))(y)
+    assert_round_trip(keras.Model(x, layers.LayerNormalization()(y)))
+
+
+def test_recurrent_layer_with_an_initial_state():
+    x = keras.Input((5, 4))
+    found, *state = layers.LSTM(3, return_sequences=True, return_state=True)(x)
+    assert_round_trip(keras.Model(x, layers.LSTM(3)(found, initial_state=state)))
+
+
+def test_mixed_precision():
+    x = keras.Input((6,))
+    y = layers.Dense(4, dtype="mixed_float16")(x)
+    network = read(keras.Model(x, layers.Dense(2, dtype="float32")(y)))
+    emitted = emit(network)
+    assert [layer.compute_dtype for layer in emitted.layers[1:]] == ["float16", "float32"]
+
+
+def test_frozen_layers_stay_frozen():
+    x = keras.Input((3,))
+    frozen = layers.Dense(2, trainable=False, name="frozen")
+    emitted = emit(read(keras.Model(x, layers.Dense(2)(frozen(x)))))
+    assert not emitted.get_layer("frozen").trainable
+    assert len(emitted.trainable_weights) == 2
+
+
+def test_pruned_networks_keep_what_their_outputs_need():
+    x = keras.Input((4,))
+    h = layers.Dense(3, name="trunk")(x)
+    heads = {"a": layers.Dense(2, name="a")(h), "b": layers.Dense(2, name="b")(h)}
+    model = keras.Model(x, heads)
+    network = read(model)
+    part = prune_to(network, {"b": network.outputs["b"]})
+    assert set(part.layers) == {network.inputs[0].node, "trunk", "b"}
+    data = data_for(model)
+    np.testing.assert_allclose(emit(part)(data)["b"], model(data)["b"])
+
+
+# --- what cannot be read ----------------------------------------------------------------------
+
+
+def test_subclassed_model():
+    class Subclassed(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    with pytest.raises(TypeError, match="subclassed model 'mine'.*functional API"):
+        read(Subclassed(name="mine"))
+
+
+def test_unbuilt_sequential_model():
+    with pytest.raises(ValueError, match="unbuilt sequential model 'late'.*keras.Input"):
+        read(keras.Sequential([layers.Dense(2)], name="late"))
+
+
+@pytest.mark.parametrize("thing", [None, "model.keras", layers.Dense(2)])
+def test_no_model_at_all(thing):
+    with pytest.raises(TypeError, match="must be a keras.Model of Keras 3. Received"):
+        read(thing)

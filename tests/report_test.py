@@ -1,0 +1,425 @@
+"""Reports: values counted by hand, every form of the arguments, every form of the output."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+import rich.console
+
+import tfmot_pam
+from tests import hand_built
+from tfmot_pam.reporting.report import report
+from tfmot_pam.reporting.table import human
+from tfmot_pam.task_group import TaskGroup
+
+A, B, AB = ("a",), ("b",), ("a", "b")
+# The two-task model, by hand: multiply-accumulates of each group.
+FC1 = {AB: 6 * 4, A: 6 * 2, B: 6 * 3}
+FC2 = {AB: 4 * 2, A: (4 + 2) * 3, B: (4 + 3) * 1}
+HEAD = {A: (2 + 3) * 2, B: (2 + 1) * 4}
+MACS = {
+    A: FC1[AB] + FC1[A] + FC2[AB] + FC2[A] + HEAD[A],
+    B: FC1[AB] + FC1[B] + FC2[AB] + FC2[B] + HEAD[B],
+    AB: sum(FC1.values()) + sum(FC2.values()) + sum(HEAD.values()),
+}
+UNITS = {A: 4 + 2 + 2 + 3 + 2, B: 4 + 3 + 2 + 1 + 4, AB: 9 + 6 + 6}
+ORIGINAL_MACS = {A: 6 * 5 + 5 * 3 + 3 * 2, B: 6 * 6 + 6 * 4 + 4 * 4}
+
+
+def single(*widths) -> keras.Model:
+    return keras.Sequential([keras.Input((6,)), *(keras.layers.Dense(n) for n in widths)])
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    return hand_built.two_task_model()
+
+
+@pytest.fixture(scope="module")
+def originals() -> dict[str, keras.Model]:
+    return {"b": single(6, 4, 4), "a": single(5, 3, 2)}
+
+
+@pytest.fixture(scope="module")
+def full(model, originals):
+    """A report with everything in it."""
+    return report(
+        model,
+        originals=originals,
+        accuracy={"a": 0.9, "b": 0.8},
+        original_accuracy={"a": 0.95, "b": 0.85},
+        latency={"a": 0.5, ("b",): 0.25, ("b", "a"): 0.625},
+        file_bytes={"a": 1000, "b": 2000, ("a", "b"): 3_400_000},
+        usage={"a": 0.5, ("b", "a"): 0.5},
+    )
+
+
+# --- values -------------------------------------------------------------------------------------
+
+
+def test_costs_of_every_combination(model):
+    found = report(model)
+    assert [row.tasks for row in found.rows] == [A, B, AB]
+    for row in found.rows:
+        assert row.macs == MACS[row.tasks]
+        assert row.parameters == MACS[row.tasks] + UNITS[row.tasks]
+        assert row.flops == 2 * MACS[row.tasks] - UNITS[row.tasks]
+        assert row.probability == pytest.approx(1 / 3)
+        assert (row.original_macs, row.ratio, row.latency_ms, row.file_bytes) == (None,) * 4
+        assert (row.accuracy, row.original_accuracy) == ({}, {})
+    assert [row.groups for row in found.rows] == [4, 4, 6]
+    assert found.expected_macs == pytest.approx(sum(MACS.values()) / 3)
+    assert found.expected_original_macs is None
+    assert (found.tasks, found.unsupported, found.frozen) == (AB, {}, {})
+
+
+def test_groups_by_layer_largest_task_set_first(model):
+    found = report(model).groups
+    assert found == {"fc1": {AB: 4, A: 2, B: 3}, "fc2": {AB: 2, A: 3, B: 1}}
+    assert list(found["fc1"]) == [AB, A, B]
+
+
+def test_groups_of_task_sets_between_one_and_all():
+    found = report(hand_built.three_task_model())
+    abc, ab, bc = ("a", "b", "c"), ("a", "b"), ("b", "c")
+    assert list(found.groups) == ["conv1", "conv2"]
+    assert list(found.groups["conv1"]) == [abc, ab, bc, ("a",), ("b",), ("c",)]
+    assert found.groups["conv2"][bc] == 2
+    # Task a runs the groups of all, of a and b, and its own, in two layers.
+    assert [row.groups for row in found.rows] == [6, 8, 6, 10, 10, 10, 12]
+
+
+def test_originals_are_run_one_by_one(full):
+    a, b, both = full.rows
+    assert (a.original_macs, b.original_macs) == (ORIGINAL_MACS[A], ORIGINAL_MACS[B])
+    assert both.original_macs == ORIGINAL_MACS[A] + ORIGINAL_MACS[B]
+    assert both.original_parameters == both.original_macs + (5 + 3 + 2) + (6 + 4 + 4)
+    assert both.original_flops == 2 * both.original_macs - (5 + 3 + 2) - (6 + 4 + 4)
+    assert a.ratio == MACS[A] / ORIGINAL_MACS[A]
+
+
+def test_originals_as_a_list_in_task_order(model, originals, full):
+    found = report(model, originals=[originals["a"], originals["b"]])
+    assert [row.original_macs for row in found.rows] == [row.original_macs for row in full.rows]
+
+
+def test_expected_costs_under_usage(full):
+    assert full.expected_macs == pytest.approx((MACS[A] + MACS[AB]) / 2)
+    expected = (2 * ORIGINAL_MACS[A] + ORIGINAL_MACS[B]) / 2
+    assert full.expected_original_macs == pytest.approx(expected)
+    assert [row.probability for row in full.rows] == [0.5, 0.0, 0.5]
+
+
+def test_measured_values_belong_to_their_combination(full):
+    a, b, both = full.rows
+    assert (a.latency_ms, b.latency_ms, both.latency_ms) == (0.5, 0.25, 0.625)
+    assert (a.file_bytes, b.file_bytes, both.file_bytes) == (1000, 2000, 3_400_000)
+    assert (a.accuracy, both.accuracy) == ({"a": 0.9}, {"a": 0.9, "b": 0.8})
+    assert both.original_accuracy == {"a": 0.95, "b": 0.85}
+
+
+def test_accuracy_by_combination(model):
+    measured = {"a": {"a": 0.7}, ("b", "a"): {"a": np.float32(0.5), "b": 1}}
+    a, b, both = report(model, accuracy=measured).rows
+    assert (a.accuracy, b.accuracy, both.accuracy) == ({"a": 0.7}, {}, {"a": 0.5, "b": 1.0})
+
+
+def test_chosen_combinations_do_not_change_the_expected_cost(model):
+    found = report(model, combinations=[("b", "a"), "a"])
+    assert [row.tasks for row in found.rows] == [AB, A]
+    assert found.expected_macs == report(model).expected_macs
+
+
+def test_model_without_task_groups():
+    x = keras.Input((4,))
+    hidden = keras.layers.Dense(3)(x)
+    found = report(keras.Model(x, keras.layers.Dense(2, name="age")(hidden)))
+    assert [(row.tasks, row.macs, row.groups) for row in found.rows] == [(("age",), 18, 0)]
+    assert (found.groups, found.expected_macs) == ({}, 18)
+    assert "groups" not in str(found)
+
+
+def test_selection_keeps_its_groups(model):
+    found = report(tfmot_pam.select_tasks(model, "b"))
+    assert [(row.tasks, row.macs, row.groups) for row in found.rows] == [(B, MACS[B], 4)]
+    assert found.groups == {"fc1": {AB: 4, B: 3}, "fc2": {AB: 2, B: 1}}
+
+
+def test_heads_are_no_groups():
+    x = keras.Input((4,))
+    shared = TaskGroup(keras.layers.Dense(3, name="trunk"), AB)(x)
+    hidden = TaskGroup(keras.layers.Dense(5, name="own"), A)(shared)
+    softmax = TaskGroup(keras.layers.Dense(2, name="out_a"), A)(hidden)
+    heads = {"a": keras.layers.Softmax()(softmax), "b": keras.layers.Dense(1)(shared)}
+    assert report(keras.Model(x, heads)).groups == {"trunk": {AB: 3}}
+
+
+def test_heads_of_one_name_are_no_groups():
+    assert "head" not in report(hand_built.two_task_model()).groups
+
+
+def test_outputs_read_off_the_trunk_leave_its_groups_whole():
+    x = keras.Input((4,))
+    h = hand_built.mix(x, "trunk", {AB: 3, A: 1, B: 2}, keras.layers.Dense, AB)
+    heads = {task: keras.layers.ReLU()(hand_built.side_by_side(h, (task,))) for task in AB}
+    assert report(keras.Model(x, heads)).groups == {"trunk": {AB: 3, A: 1, B: 2}}
+
+
+def test_what_cannot_be_counted_is_named_with_its_model(originals):
+    class Odd(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs + 1
+
+    x = keras.Input((6,))
+    heads = {"a": keras.layers.Dense(2)(Odd(name="odd")(x)), "b": keras.layers.Dense(2)(x)}
+    model = keras.Model(x, heads)
+    own = keras.Sequential([keras.Input((6,)), Odd(name="strange"), keras.layers.Dense(2)])
+    found = report(model, originals={"a": own, "b": originals["b"]})
+    reason = "there is no rule for Odd"
+    assert found.unsupported == {"odd": reason, "strange (original of a)": reason}
+    assert f"Not counted: odd: {reason}" in str(found)
+    assert any("could not be counted" in note for note in found.notes)
+
+
+def test_frozen_spaces_come_from_the_merge_plan():
+    model = hand_built.two_task_model()
+    model.merge_plan = types.SimpleNamespace(frozen={"lstm": "its state reads all channels"})
+    found = report(model)
+    assert found.frozen == {"lstm": "its state reads all channels"}
+    assert "Not regrouped: lstm: its state reads all channels" in str(found)
+
+
+# --- notes --------------------------------------------------------------------------------------
+
+
+def test_dense_sharing_that_costs_more_is_said(full):
+    (note,) = full.notes
+    assert note.startswith("1 of 3 combinations cost more")
+    assert "(a: 1.41 times as much)" in note
+    assert "pays after pruning and fine-tuning" in note
+    assert "pays after pruning" in str(full).replace("\n", " ")
+
+
+def test_sharing_without_originals_asks_for_them(model):
+    (note,) = report(model).notes
+    assert "Pass originals= to compare" in note
+
+
+def test_nothing_to_say_where_sharing_pays(model):
+    wide = {task: single(50, 50, 2) for task in AB}
+    assert report(model, originals=wide).notes == ()
+
+
+# --- forms of output ----------------------------------------------------------------------------
+
+
+def test_table_is_what_printing_shows(full):
+    text = str(full)
+    assert text == repr(full)
+    lines = text.splitlines()
+    both = next(line for line in lines if line.strip().startswith("a + b"))
+    for cell in ("109", "127", "0.86", "90.0 (95.0)", "80.0 (85.0)", "0.625 ms", "3.40 MB", "50.0"):
+        assert cell in both
+    assert "Expected MACs per run: 90 (originals: 89, ratio 1.02)." in lines
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_rich_console_shows_the_same_table(full):
+    console = rich.console.Console(file=io.StringIO(), width=200)
+    console.print(full)
+    assert "0.625 ms" in console.file.getvalue()
+
+
+def test_task_names_are_not_markup():
+    x = keras.Input((2,))
+    heads = {"a[bold]": keras.layers.Dense(1)(x), "[/red]": keras.layers.Dense(1)(x)}
+    assert "a[bold] + [/red]" in str(report(keras.Model(x, heads), accuracy={"[/red]": 0.5}))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (7, "7"),
+        (999, "999"),
+        (999.6, "1.00 k"),
+        (1234, "1.23 k"),
+        (99_960, "100 k"),
+        (12_345_678, "12.3 M"),
+        (999_500, "1.00 M"),
+        (3_112_200_684, "3.11 G"),
+    ],
+)
+def test_human_numbers(value, text):
+    assert human(value) == text
+
+
+def test_json_is_exact(full, tmp_path):
+    text = full.to_json(tmp_path / "report.json")
+    assert (tmp_path / "report.json").read_text(encoding="utf-8") == text
+    data = json.loads(text)
+    assert data["tasks"] == ["a", "b"]
+    assert data["expected_macs"] == full.expected_macs
+    assert data["groups"]["fc1"][0] == {"tasks": ["a", "b"], "channels": 4}
+    assert data["notes"] == list(full.notes)
+    for record, row in zip(data["rows"], full.rows, strict=True):
+        assert record["ratio"] == row.ratio
+        for name, value in record.items():
+            expected = getattr(row, name)
+            assert value == (list(expected) if name == "tasks" else expected)
+
+
+def test_csv_round_trip(full, tmp_path):
+    text = full.to_csv(tmp_path / "report.csv")
+    assert (tmp_path / "report.csv").read_text(encoding="utf-8") == text
+    records = list(csv.DictReader(io.StringIO(text)))
+    assert [record["tasks"] for record in records] == ["a", "b", "a+b"]
+    for record, row in zip(records, full.rows, strict=True):
+        for name in ("macs", "flops", "parameters", "groups", "original_macs", "file_bytes"):
+            assert int(record[name]) == getattr(row, name)
+        for name in ("probability", "latency_ms", "ratio"):
+            assert float(record[name]) == getattr(row, name)
+    assert (records[0]["accuracy_a"], records[0]["accuracy_b"]) == ("0.9", "")
+    assert records[2]["original_accuracy_b"] == "0.85"
+
+
+def test_csv_columns_do_not_depend_on_what_was_given(model, full):
+    bare, rich_ = (text.splitlines()[0] for text in (report(model).to_csv(), full.to_csv()))
+    assert bare == rich_
+
+
+@pytest.mark.parametrize("form", ["to_json", "to_csv", "plot"])
+def test_files_are_not_replaced_silently(full, tmp_path, form):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "report.png"
+    path.write_text("mine")
+    with pytest.raises(ValueError, match="exists.*Pass overwrite=True"):
+        getattr(full, form)(path)
+    assert path.read_text() == "mine"
+    getattr(full, form)(path, overwrite=True)
+    assert path.read_bytes() != b"mine"
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+def panels(found):
+    pytest.importorskip("matplotlib")
+    from tfmot_pam.reporting.plot import build_figure
+
+    return build_figure(found)
+
+
+def test_bars_are_the_shares_of_the_groups(full):
+    figure = panels(full)
+    groups, _ = figure.axes
+    assert [label.get_text() for label in groups.get_yticklabels()] == ["fc1", "fc2"]
+    widths = [bar.get_width() for bar in groups.patches]
+    np.testing.assert_allclose(widths, [4 / 9, 2 / 9, 3 / 9, 2 / 6, 3 / 6, 1 / 6])
+    colours = [bar.get_facecolor() for bar in groups.patches]
+    assert colours[:3] == colours[3:]
+    assert len(set(colours)) == 3
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["shared by a and b", "only a", "only b"]
+    assert [patch.get_facecolor() for patch in legend.get_patches()] == colours[:3]
+
+
+def test_cost_panel_compares_with_the_originals(full):
+    _, costs = panels(full).axes
+    widths = [bar.get_width() for bar in costs.patches]
+    assert widths[:3] == [MACS[A], MACS[B], MACS[AB]]
+    assert widths[3:] == [ORIGINAL_MACS[A], ORIGINAL_MACS[B], sum(ORIGINAL_MACS.values())]
+
+
+def test_model_without_groups_has_the_cost_panel_only():
+    (costs,) = panels(report(single(3, 2))).axes
+    assert [bar.get_width() for bar in costs.patches] == [6 * 3 + 3 * 2]
+
+
+def test_many_task_sets_are_told_apart_by_size():
+    everyone = tuple("abcd")
+    sets = [everyone, *((x, y) for x in "abcd" for y in "abcd" if x < y), tuple("abc")]
+    sets += [("a", "b", "d"), ("b", "c", "d")]
+    x = keras.Input((3,))
+    h = hand_built.mix(x, "fc", dict.fromkeys(sets, 2), keras.layers.Dense, everyone)
+    heads = {t: keras.layers.Dense(1)(hand_built.side_by_side(h, (t,))) for t in everyone}
+    figure = panels(report(keras.Model(x, heads)))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["shared by all", "shared by 3 of 4", "shared by 2 of 4"]
+    np.testing.assert_allclose([bar.get_width() for bar in figure.axes[0].patches], [0.1, 0.3, 0.6])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_picture_files(full, tmp_path, suffix):
+    pytest.importorskip("matplotlib")
+    full.plot(tmp_path / f"groups{suffix}")
+    start = (tmp_path / f"groups{suffix}").read_bytes()[:5]
+    assert start in (b"\x89PNG\r", b"<?xml", b"%PDF-")
+
+
+def test_unknown_picture_format(full, tmp_path):
+    pytest.importorskip("matplotlib")
+    with pytest.raises(ValueError, match=r"groups.docx'.*Expected a suffix among.*png"):
+        full.plot(tmp_path / "groups.docx")
+
+
+def test_missing_matplotlib_names_the_extra(full, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install tfmot-pam\[plot\]"):
+        full.plot(tmp_path / "groups.png")
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"originals": [1]}, ValueError, "one model a task.*1 models"),
+        ({"originals": {"a": 1}}, ValueError, r"has the tasks \['a'\].*\['a', 'b'\].*missing"),
+        ({"originals": {"a": 1, "b": 2}}, TypeError, "must be a keras.Model.*Received: 1"),
+        ({"originals": 3}, TypeError, "`originals` must be a dict.*Received: 3"),
+        ({"accuracy": 0.9}, TypeError, "`accuracy` must be a dict.*Received: 0.9"),
+        ({"accuracy": {"z": 0.9}}, ValueError, "`accuracy` has the unknown task 'z'"),
+        ({"accuracy": {"a": 97.1}}, ValueError, "97.1 for 'a'.*divide percentages by 100"),
+        ({"accuracy": {"a": float("nan")}}, ValueError, "nan for 'a'"),
+        ({"accuracy": {"a": "good"}}, TypeError, "must hold numbers.*'good'"),
+        ({"accuracy": {"a": {"b": 0.5}}}, ValueError, r"unknown task 'b'.*\['a'\]"),
+        ({"accuracy": {"a": {"a": 1}, ("a",): {"a": 0}}}, ValueError, "twice"),
+        ({"original_accuracy": {"z": 0.9}}, ValueError, "`original_accuracy`.*'z'"),
+        ({"latency": {"z": 1}}, ValueError, r"In `latency`: Unknown tasks: \['z'\]"),
+        ({"latency": {"a": -1}}, ValueError, "`latency` has the value -1.*at least 0"),
+        ({"latency": {"a": float("inf")}}, ValueError, "`latency` has the value inf"),
+        ({"latency": {"a": True}}, TypeError, "must hold numbers.*True"),
+        ({"latency": {("a", "b"): 1, ("b", "a"): 2}}, ValueError, "twice"),
+        ({"latency": {3: 1}}, TypeError, "`latency` must name combinations.*Received: 3"),
+        ({"file_bytes": [10]}, TypeError, "`file_bytes` must be a dict by combination"),
+        ({"usage": {"z": 1.0}}, ValueError, "`usage` names the combination 'z'"),
+        ({"usage": {"a": 0.4}}, ValueError, "sum to 0.4.*must sum to 1"),
+        ({"usage": {"a": 1.5, "b": -0.5}}, ValueError, "-0.5.*must be 0 or more"),
+        ({"combinations": "a"}, TypeError, "list of combinations.*Received: 'a'"),
+        ({"combinations": [("a", "z")]}, ValueError, "In `combinations`: Unknown tasks"),
+        ({"combinations": [("a", "b"), ("b", "a")]}, ValueError, "each of them once"),
+        ({"combinations": []}, ValueError, "at least one combination"),
+    ],
+)
+def test_bad_arguments(model, arguments, error, match):
+    with pytest.raises(error, match=match):
+        report(model, **arguments)
+
+
+def test_bad_models():
+    with pytest.raises(TypeError, match="must be a keras.Model"):
+        report("merged.keras")
+    x = keras.Input((2,))
+    with pytest.raises(ValueError, match="without task names"):
+        report(keras.Model(x, [keras.layers.Dense(1)(x), keras.layers.Dense(1)(x)]))

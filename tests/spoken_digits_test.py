@@ -1,0 +1,63 @@
+"""The demo runs from training to files, on few epochs."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import pytest
+
+import tfmot_pam
+from examples import spoken_digits
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    program = [sys.executable, "-m", "examples.spoken_digits"]
+    options = [f"--output_dir={folder}", "--epochs=5", "--fine_tune_epochs=1"]
+    subprocess.run([*program, *options], check=True, cwd=ROOT, capture_output=True, text=True)
+    return folder
+
+
+def test_every_combination_is_reported_and_exported(output):
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    combinations = [tuple(row["tasks"]) for row in report["rows"]]
+    assert combinations == [("digit",), ("speaker",), ("digit", "speaker")]
+    for row in report["rows"]:
+        assert (output / "tflite" / f"{'+'.join(row['tasks'])}.tflite").stat().st_size > 10_000
+        for task, reached in row["accuracy"].items():
+            assert reached >= row["original_accuracy"][task] - 0.03
+    assert (output / "groups.png").stat().st_size > 10_000
+
+
+def test_model_and_plan_can_be_read_again(output):
+    model = keras.models.load_model(output / "merged.keras")
+    plan = tfmot_pam.MergePlan.load(output / "plan.json")
+    assert tuple(model.output) == plan.tasks == tuple(spoken_digits.CLASSES)
+    assert plan.shared == pytest.approx(0.5, abs=0.02)
+
+
+def test_merging_keeps_the_accuracy_before_any_training():
+    train = spoken_digits.load_data(str(spoken_digits.ARCHIVE), "train")
+    x, labels = spoken_digits.load_data(str(spoken_digits.ARCHIVE), "test")
+    keras.utils.set_random_seed(0)
+    models, alone = {}, {}
+    for task in spoken_digits.CLASSES:
+        models[task] = spoken_digits.train_network(task, train[0], train[1][task], 5)
+        alone[task] = spoken_digits.accuracy(models[task].predict(x, verbose=0), labels[task])
+    lost = {}
+    for compensation in (True, False):
+        merged = tfmot_pam.merge(models, train, share=0.5, compensation=compensation, verbose=0)
+        outputs = merged.predict(x, verbose=0)
+        lost[compensation] = max(
+            alone[task] - spoken_digits.accuracy(outputs[task], labels[task]) for task in models
+        )
+    assert min(alone.values()) > 0.9
+    assert lost[True] <= 0.02
+    assert lost[False] > 0.2

@@ -1,0 +1,344 @@
+"""Tests of the export: the files equal Keras, keep their names, and appear whole or not at all."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tflite_export
+from tflite_export import subnetworks, verify
+
+COMBINATIONS = [
+    ("speaker",),
+    ("digit",),
+    ("edge/map",),
+    ("speaker", "digit"),
+    ("speaker", "edge/map"),
+    ("digit", "edge/map"),
+    ("speaker", "digit", "edge/map"),
+]
+
+
+def _multi_head_model():
+    """Convolutions, batch norm and depthwise; softmax, sigmoid and dense per-pixel heads."""
+    keras.utils.set_random_seed(7)
+    image = keras.Input((8, 8, 3), name="image-in")
+    trunk = layers.Conv2D(6, 3, padding="same", use_bias=False)(image)
+    trunk = layers.BatchNormalization()(trunk)
+    trunk = layers.ReLU()(trunk)
+    trunk = layers.DepthwiseConv2D(3, padding="same", activation="relu")(trunk)
+    pooled = layers.GlobalAveragePooling2D()(trunk)
+    outputs = {
+        "speaker": layers.Dense(5, activation="softmax")(pooled),
+        "digit": layers.Dense(4, activation="sigmoid")(layers.Flatten()(trunk)),
+        "edge/map": layers.Conv2D(2, 1)(trunk),
+    }
+    model = keras.Model(image, outputs)
+    random = np.random.default_rng(7)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.set_weights([random.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+    return model
+
+
+def _small_model():
+    signal = keras.Input((6,), name="signal")
+    hidden = layers.Dense(5, activation="relu")(signal)
+    return keras.Model(signal, {task: layers.Dense(3)(hidden) for task in ("digit", "speaker")})
+
+
+class _Forgetful(layers.Layer):
+    """Multiplies by the number of its calls: no file can agree with it."""
+
+    calls = 0
+
+    def call(self, inputs):
+        self.calls += 1
+        return inputs * self.calls
+
+
+class _Unsupported(layers.Layer):
+    """Uses an operation that TFLite lacks."""
+
+    def call(self, inputs):
+        import tensorflow as tf
+
+        return tf.math.betainc(inputs, inputs, inputs)
+
+
+def _plain_model(layer):
+    signal = keras.Input((6,), name="signal")
+    return keras.Model(signal, layer(signal))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return _multi_head_model()
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return np.random.default_rng(3).uniform(-2, 2, (20, 8, 8, 3))
+
+
+@pytest.fixture(scope="module")
+def exported(model, samples, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("export") / "new" / "out"
+    return tflite_export.export(model, directory, samples=samples, verbose=0)
+
+
+def test_one_file_per_combination(exported):
+    assert [file.tasks for file in exported] == COMBINATIONS
+    assert [file.path.name for file in exported][3:5] == [
+        "speaker+digit.tflite",
+        "speaker+edge%2Fmap.tflite",
+    ]
+    for file in exported:
+        assert file.bytes == file.path.stat().st_size
+        assert (file.signature, file.quantization) == ("serving_default", "none")
+    sizes = {file.tasks: file.bytes for file in exported}
+    assert sizes[("edge/map",)] < sizes[("digit", "edge/map")] < sizes[COMBINATIONS[-1]]
+
+
+def test_files_equal_keras_and_keep_the_names(model, exported):
+    fresh = np.random.default_rng(11).normal(size=(5, 8, 8, 3)).astype("float32")
+    expected = {task: np.asarray(values) for task, values in model(fresh, training=False).items()}
+    for file in exported:
+        outputs = verify.run_file(file.path, {"image-in": fresh})
+        assert set(outputs) == set(file.tasks)
+        for task in file.tasks:
+            np.testing.assert_allclose(outputs[task], expected[task], rtol=1e-4, atol=1e-4)
+        assert 0 <= file.max_abs_error < 1e-4
+
+
+def test_manifest_describes_the_folder(exported):
+    directory = exported[0].path.parent
+    manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    assert {entry["file"] for entry in manifest["files"]} == {
+        path.name for path in directory.glob("*.tflite")
+    }
+    for entry, file in zip(manifest["files"], exported, strict=True):
+        assert tuple(entry["tasks"]) == tuple(entry["outputs"]) == file.tasks
+        assert entry["bytes"] == file.bytes
+        assert entry["sha256"] == hashlib.sha256(file.path.read_bytes()).hexdigest()
+        assert max(entry["max_abs_error"].values()) == file.max_abs_error
+        assert entry["inputs"] == {"image-in": {"shape": [1, 8, 8, 3], "dtype": "float32"}}
+    assert manifest["files"][2]["outputs"]["edge/map"]["shape"] == [1, 8, 8, 2]
+    assert manifest["quantization"] == "none"
+    assert manifest["checked_on"] == {"inputs": "given", "number": 20}
+    assert {"tensorflow", "keras", "ai-edge-litert"} <= set(manifest["versions"])
+
+
+def test_running_files_needs_neither_tensorflow_nor_keras(exported):
+    program = (
+        "import sys, numpy as np, tflite_export\n"
+        "from absl import flags\n"
+        "from tflite_export import verify\n"
+        "x = {'image-in': np.zeros((2, 8, 8, 3), 'float32')}\n"
+        "print(verify.run_file(sys.argv[1], x)['digit'].shape)\n"
+        "print([name for name in ('keras', 'tensorflow', 'tfmot_pam') if name in sys.modules])\n"
+        "print('quantization' in flags.FLAGS)\n"
+    )
+    command = [sys.executable, "-c", program, str(exported[1].path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == ["(2, 4)", "[]", "False"]
+
+
+def test_chosen_combinations_and_dynamic_quantization(tmp_path):
+    keras.utils.set_random_seed(5)
+    signal = keras.Input((128,), name="signal")
+    hidden = layers.Dense(256, activation="relu")(layers.Dense(256, activation="relu")(signal))
+    heads = {task: layers.Dense(10)(hidden) for task in ("digit", "speaker", "mood")}
+    model = keras.Model(signal, heads)
+    chosen = ["digit+speaker", ("speaker", "digit")]
+    plain = tflite_export.export(model, tmp_path / "a", combinations=chosen, verbose=0)
+    small = tflite_export.export(
+        model, tmp_path / "b", combinations=chosen, quantization="dynamic", verbose=0
+    )
+    assert [file.tasks for file in plain + small] == [("digit", "speaker")] * 2
+    assert small[0].bytes < plain[0].bytes / 3
+    assert small[0].quantization == "dynamic"
+    assert plain[0].max_abs_error < 1e-4 < small[0].max_abs_error
+    assert {path.name for path in small[0].path.parent.iterdir()} == {
+        "digit+speaker.tflite",
+        "manifest.json",
+    }
+
+
+def test_single_task_model_and_integer_input(tmp_path, capfd):
+    token = keras.Input((4,), dtype="int32", name="token")
+    embedded = layers.GlobalMaxPooling1D()(layers.Embedding(9, 6)(token))
+    model = keras.Model(token, layers.Dense(2, name="mood")(embedded))
+    (file,) = tflite_export.export(model, str(tmp_path / "out"), verbose=0)
+    assert (file.tasks, file.path.name) == (("mood",), "mood.tflite")
+    x = np.array([[1, 8, 3, 0]], "int32")
+    outputs = verify.run_file(file.path, {"token": x})
+    np.testing.assert_allclose(outputs["mood"], model(x), atol=1e-5)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
+
+
+def test_sequential_model_and_replaced_folder(tmp_path):
+    directory = tmp_path / "out"
+    directory.mkdir()
+    model = keras.Sequential([keras.Input((6,), name="signal"), layers.Dense(3, name="digit")])
+    (first,) = tflite_export.export(model, directory, verbose=0)
+    model.layers[0].set_weights([np.ones((6, 3)), np.zeros(3)])
+    with pytest.raises(ValueError, match=r"exists and is not empty.*overwrite=True"):
+        tflite_export.export(model, directory, verbose=0)
+    (second,) = tflite_export.export(
+        model, directory, combinations=["digit"], overwrite=True, verbose=0
+    )
+    assert (first.tasks, first.path) == (second.tasks, second.path)
+    outputs = verify.run_file(second.path, {"signal": np.ones((1, 6), "float32")})
+    np.testing.assert_allclose(outputs["digit"], np.full((1, 3), 6.0), rtol=1e-6)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_failed_export_leaves_the_old_folder(tmp_path):
+    directory = tmp_path / "out"
+    directory.mkdir()
+    (directory / "manifest.json").write_text('{"files": [{"file": "old.tflite"}]}')
+    (directory / "old.tflite").write_text("old")
+    model = _plain_model(_Forgetful(name="digit"))
+    message = r"digit\.tflite disagrees .* 'digit': its largest error over 16 inputs is \d.*0\.0001"
+    with pytest.raises(ValueError, match=message):
+        tflite_export.export(model, directory, overwrite=True, verbose=0)
+    assert (directory / "old.tflite").read_text() == "old"
+    with pytest.raises(ValueError, match=message):
+        tflite_export.export(model, tmp_path / "new" / "out", verbose=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_foreign_files_are_never_deleted(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds \['notes.txt'\], which no export wrote"):
+        tflite_export.export(_small_model(), tmp_path, overwrite=True, verbose=0)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_refuses_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file; expected a directory"):
+        tflite_export.export(_small_model(), tmp_path / "file", verbose=0)
+    with pytest.raises(ValueError, match=r"Cannot write into .*Choose a directory"):
+        tflite_export.export(_small_model(), tmp_path / "file" / "out", verbose=0)
+
+
+def test_missing_operation_is_named_with_its_layer(tmp_path):
+    model = _plain_model(_Unsupported(name="odd_one"))
+    samples = np.full((1, 6), 0.5)
+    with pytest.raises(ValueError, match=r"odd_one\.tflite .* no operation for Betainc.*odd_one"):
+        tflite_export.export(model, tmp_path / "out", samples=samples, verbose=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"quantization": "int3"}, ValueError, r"'int3'\. Expected one of: \['dynamic', 'none'\]"),
+        ({"combinations": ["mood"]}, ValueError, r"\['mood'\] are unknown.*'digit', 'speaker'"),
+        ({"combinations": [("digit", "mood")]}, ValueError, r"\['mood'\] are unknown"),
+        ({"combinations": [[]]}, ValueError, "must name tasks.*Received: \\[\\]"),
+        ({"combinations": []}, ValueError, "`combinations` is empty"),
+        ({"combinations": "digit"}, TypeError, r"must be 'all' or a list.*\['digit'\]"),
+        ({"combinations": [3]}, TypeError, "A combination must be a sequence.*Received: 3"),
+        ({"samples": np.zeros((4, 5))}, ValueError, r"\(n, 6\).*Received: shape \(4, 5\)"),
+        ({"samples": np.zeros((0, 6))}, ValueError, r"n >= 1. Received: shape \(0, 6\)"),
+        ({"samples": np.full((2, 6), np.nan)}, ValueError, "`samples` must be finite"),
+        ({"samples": np.zeros((2, 6), complex)}, TypeError, "float32. Received: complex128"),
+    ],
+)
+def test_bad_arguments(tmp_path, arguments, error, message):
+    with pytest.raises(error, match=message):
+        tflite_export.export(_small_model(), tmp_path / "out", verbose=0, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _diverged_model():
+    model = _small_model()
+    kernel, bias = model.layers[1].get_weights()
+    kernel[2, 1] = np.nan
+    model.layers[1].set_weights([kernel, bias])
+    return model
+
+
+def _named_input(name):
+    signal = keras.Input((6,), name=name)
+    return keras.Model(signal, layers.Dense(3)(signal))
+
+
+def _two_outputs():
+    signal = keras.Input((6,))
+    return keras.Model(signal, [layers.Dense(3)(signal), layers.Dense(2)(signal)])
+
+
+def _two_inputs():
+    inputs = [keras.Input((6,)), keras.Input((6,))]
+    return keras.Model(inputs, layers.Add()(inputs))
+
+
+def _unknown_size():
+    signal = keras.Input((None, 6))
+    return keras.Model(signal, layers.Conv1D(3, 1)(signal))
+
+
+class _Subclassed(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (_diverged_model, ValueError, r"NaN or infinity in 'dense\w*/kernel'"),
+        (lambda: _named_input("my signal"), ValueError, "Received: 'my signal'. Use letters"),
+        (_two_outputs, ValueError, "one tensor or a dict.*Received: 2 outputs in a list"),
+        (_two_inputs, ValueError, "one input. Received: 2 inputs"),
+        (_unknown_size, ValueError, r"fixed but for the batch. Received: \(None, None, 6\)"),
+        (lambda: keras.Sequential([layers.Dense(2)]), ValueError, "must be built"),
+        (_Subclassed, TypeError, "functional or sequential"),
+        (lambda: "model.keras", TypeError, "must be a keras.Model.*'model.keras'"),
+    ],
+)
+def test_models_that_cannot_be_exported(tmp_path, build, error, message):
+    with pytest.raises(error, match=message):
+        tflite_export.export(build(), tmp_path / "out", verbose=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_model_whose_own_output_is_not_finite(tmp_path):
+    model = _plain_model(layers.Lambda(lambda x: keras.ops.log(x) * 0, name="digit"))
+    samples = -np.ones((2, 6))
+    with pytest.raises(ValueError, match="own output for 'digit' holds NaN"):
+        tflite_export.export(model, tmp_path / "out", samples=samples, verbose=0)
+
+
+def test_at_most_256_samples_evenly_spaced():
+    given = np.repeat(np.arange(1000.0)[:, np.newaxis], 6, axis=1)
+    used = subnetworks.trial_inputs(_small_model(), given, seed=0)
+    assert used.shape == (256, 6)
+    assert (used[0, 0], used[-1, 0]) == (0, 999)
+    assert set(np.diff(used[:, 0])) == {3, 4}
+
+
+def test_random_inputs_follow_the_seed():
+    first, again, other = (
+        subnetworks.trial_inputs(_small_model(), None, seed) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_running_a_file_checks_names(exported):
+    path = exported[0].path
+    with pytest.raises(ValueError, match=r"takes the inputs \['image-in'\]. Received: \['image'\]"):
+        verify.run_file(path, {"image": np.zeros((1, 8, 8, 3), "float32")})
+    with pytest.raises(ValueError, match=r"signatures \['serving_default'\]. Received: 'digit'"):
+        verify.describe_file(path, "digit")

@@ -1,0 +1,14 @@
+"""Pruning-aware merging of trained Keras models into one multitask network."""
+
+from tfmot_pam.graph.cost import cost as cost
+from tfmot_pam.graph.registry import register_layer_rule as register_layer_rule
+from tfmot_pam.graph.rules import Axes as Axes
+from tfmot_pam.graph.rules import LayerRule as LayerRule
+from tfmot_pam.graph.selection import combinations as combinations
+from tfmot_pam.graph.selection import select_tasks as select_tasks
+from tfmot_pam.merging.compensate import Compensation as Compensation
+from tfmot_pam.merging.merge import merge as merge
+from tfmot_pam.merging.plan import MergePlan as MergePlan
+from tfmot_pam.reporting.report import report as report
+from tfmot_pam.task_group import TaskGroup as TaskGroup
+from tfmot_pam.training.fine_tune import fine_tune as fine_tune

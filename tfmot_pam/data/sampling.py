@@ -1,0 +1,164 @@
+"""Draws the sample that calibration works on: in memory, stratified by the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfmot_pam.data.forms import Samples, Source, TaskSamples, open_sources
+
+_READ_FACTOR = 4
+_MEMBERS = 16
+_MAP_CLASSES = 256
+
+
+def take_samples(
+    data: Any,
+    tasks: Sequence[str],
+    input_shape: Sequence[int | None],
+    *,
+    samples: int = 1024,
+    seed: int = 0,
+) -> Samples:
+    """Draws a subsample in which every label has both values and every class occurs if it can.
+
+    Use it wherever something is measured on data (relevance, compensation, loss scales). Strata
+    are filled from the rarest on, up to 16 members each, and the rest is drawn at random; labels
+    with real values are drawn at random altogether. Of a stream the first `4 * samples` rows (or
+    `samples` rows without labels) are read and drawn from.
+
+    Args:
+        data: The user's data in one of the forms of `tfmot_pam.data.forms`.
+        tasks: Names of the tasks, in model order.
+        input_shape: Shape of one input without the batch dimension; None matches any size.
+        samples: Number of samples per task; all are taken if there are fewer.
+        seed: Seed of the draw.
+
+    Returns:
+        The subsample. With one data set for all tasks they share one array of inputs.
+
+    Raises:
+        TypeError: `data` has none of the forms.
+        ValueError: The data is empty, not finite, of another shape, or of other tasks.
+
+    Source: stratified calibration data, section 3 of the project's algorithms page.
+
+    Example:
+    >>> import numpy as np
+    >>> x, y = np.zeros((100, 3), "float32"), np.arange(100) % 4
+    >>> take_samples((x, {"a": y}), ["a"], (3,), samples=10).by_task["a"].x.shape
+    (10, 3)
+    """
+    if samples < 1:
+        raise ValueError(f"`samples` must be at least 1. Received: {samples}.")
+    by_task: dict[str, TaskSamples] = {}
+    shared = True
+    for index, source in enumerate(open_sources(data, tasks, input_shape)):
+        rng = np.random.default_rng([seed, index])
+        pool = source.arrays or _read(source, samples)
+        shared = pool.shared and index == 0
+        by_task.update(_draw(pool, samples, rng))
+    return Samples({task: by_task[task] for task in tasks}, shared)
+
+
+def stratified_rows(labels: Sequence[np.ndarray], samples: int, rng) -> np.ndarray:
+    """Draws up to `samples` row numbers, ascending, so that the rarest strata are represented.
+
+    Args:
+        labels: Label arrays with the same number of rows, at least one.
+        samples: Rows to draw.
+        rng: NumPy random generator.
+
+    Returns:
+        Row numbers in ascending order.
+    """
+    length = len(labels[0])
+    if length <= samples:
+        return np.arange(length)
+    strata = [stratum for y in labels for stratum in _strata(y)]
+    strata.sort(key=len)
+    members = int(np.clip(samples // (2 * max(1, len(strata))), 1, _MEMBERS))
+    taken = np.zeros(length, bool)
+    left = samples
+    for stratum in strata:
+        free = stratum[~taken[stratum]]
+        need = min(left, members - (len(stratum) - len(free)))
+        if need > 0:
+            chosen = rng.permutation(free)[:need]
+            taken[chosen] = True
+            left -= len(chosen)
+    taken[rng.permutation(np.flatnonzero(~taken))[:left]] = True
+    return np.flatnonzero(taken)
+
+
+def _strata(y: np.ndarray) -> list[np.ndarray]:
+    """Returns the rows of every value that should occur; nothing for real-valued targets."""
+    if y.dtype.kind == "f" and not (y == np.round(y)).all():
+        return []
+    values = np.unique(y)
+    maps = y.reshape(len(y), -1, y.shape[-1] if y.ndim > 1 else 1)
+    if len(values) <= 2:
+        # A matrix of 0/1 or -1/+1: each column, anywhere in a row's map, needs both values.
+        rows = [np.flatnonzero(mask) for v in values for mask in (maps == v).any(axis=1).T]
+        return [stratum for stratum in rows if len(stratum)]
+    if maps[0].size == 1:
+        # Classes by one sort: a mask per class would be too large for many classes.
+        order = np.argsort(y.reshape(-1), kind="stable")
+        return np.split(order, np.searchsorted(y.reshape(-1)[order], values[1:]))
+    if y.ndim == 2 or len(values) > _MAP_CLASSES:
+        return []
+    return [np.flatnonzero((maps == value).any(axis=(1, 2))) for value in values]
+
+
+def _draw(pool: Samples, samples: int, rng) -> dict[str, TaskSamples]:
+    if not pool.shared:
+        drawn = {}
+        for task, own in pool.by_task.items():
+            drawn.update(_draw(Samples({task: own}, True), samples, rng))
+        return drawn
+    x = next(iter(pool.by_task.values())).x
+    labels = [own.y for own in pool.by_task.values() if own.y is not None]
+    # Without labels there are no strata; zeros stand for "all rows are alike".
+    rows = stratified_rows(labels or [np.zeros(len(x), bool)], samples, rng)
+    chosen = x[rows]
+    return {
+        task: TaskSamples(chosen, None if own.y is None else own.y[rows])
+        for task, own in pool.by_task.items()
+    }
+
+
+def _read(source: Source, samples: int) -> Samples:
+    """Reads the head of a stream into memory."""
+    batches: list[Samples] = []
+    rows = 0
+    for batch in source.read():
+        batches.append(batch)
+        # The task with the fewest rows decides; without labels there is nothing to stratify.
+        rows += min(len(own.x) for own in batch.by_task.values())
+        labelled = any(own.y is not None for own in batch.by_task.values())
+        if rows >= samples * (_READ_FACTOR if labelled else 1):
+            break
+    shared = all(batch.shared for batch in batches)
+    inputs: np.ndarray | None = None
+    by_task = {}
+    for task in source.tasks:
+        if inputs is None or not shared:
+            inputs = np.concatenate([batch.by_task[task].x for batch in batches])
+        labels = [batch.by_task[task].y for batch in batches]
+        by_task[task] = TaskSamples(inputs, join_labels(labels, source.where, task))
+    return Samples(by_task, shared)
+
+
+def join_labels(labels: list, where: str, task: str) -> np.ndarray | None:
+    """Joins the labels of successive batches; all of them have labels or none has."""
+    have = [y is not None for y in labels]
+    if not any(have):
+        return None
+    if not all(have):
+        raise ValueError(
+            f"Some batches of `{where}` have labels for the task {task!r} and batch "
+            f"{have.index(False)} has none. Give labels in every batch or in none."
+        )
+    return np.concatenate(labels)

@@ -1,0 +1,1 @@
+"""Networks as data: reading, channel graph, selection, cost, emission."""

@@ -1,0 +1,85 @@
+"""The Keras 3 door out: from a `Network` to a functional model."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmot_pam.graph import network as net
+from tfmot_pam.graph.reader import weight_names
+from tfmot_pam.task_group import TaskGroup
+
+
+def emit(network: net.Network, *, wrap: bool = True) -> keras.Model:
+    """Builds the functional Keras 3 model of a network, weights included.
+
+    Args:
+        network: The network.
+        wrap: Whether layers that carry a task set are wrapped in `TaskGroup`.
+
+    Returns:
+        A new functional model with the network's input names and output structure.
+    """
+    # TaskGroup takes layers of one argument; others are written as they are.
+    several = {
+        node.layer
+        for node in network.nodes
+        if len(node.args) != 1 or not node.kwargs.keys() <= {"training"}
+    }
+    built = {
+        name: instantiate(layer, wrap and name not in several)
+        for name, layer in network.layers.items()
+    }
+    tensors: dict[net.Tensor, Any] = {}
+    for node in network.nodes:
+        operation = built[node.layer]
+        if isinstance(operation, keras.layers.InputLayer):
+            results = [operation.output]
+        else:
+            args = net.map_tensors(node.args, tensors.__getitem__)
+            kwargs = net.map_tensors(node.kwargs, tensors.__getitem__)
+            results = keras.tree.flatten(operation(*args, **kwargs))
+        tensors.update((net.Tensor(node.name, i), result) for i, result in enumerate(results))
+    for name, layer in network.layers.items():
+        load_weights(built[name], layer)
+    inputs = [tensors[tensor] for tensor in network.inputs]
+    return keras.Model(
+        inputs[0] if len(inputs) == 1 else inputs,
+        net.map_tensors(network.outputs, tensors.__getitem__),
+        name=network.name,
+    )
+
+
+def instantiate(layer: net.Layer, wrap: bool) -> Any:
+    """The Keras layer or operation of a `Layer`, not built yet."""
+    config = {**copy.deepcopy(dict(layer.config)), "name": layer.name}
+    if issubclass(layer.cls, keras.layers.Lambda):
+        # The function is the user's live one: written out, it would lose what it refers to.
+        operation = layer.cls(**config)
+    else:
+        operation = layer.cls.from_config(config)
+    if wrap and layer.tasks is not None and isinstance(operation, keras.layers.Layer):
+        return TaskGroup(operation, layer.tasks)
+    return operation
+
+
+def load_weights(operation: Any, layer: net.Layer) -> None:
+    """Copies a `Layer`'s weights, by name, into its built Keras layer."""
+    target = operation.layer if isinstance(operation, TaskGroup) else operation
+    if not layer.weights:
+        return
+    names = weight_names(target)
+    if set(names) != set(layer.weights):
+        raise ValueError(
+            f"Layer '{layer.name}' of class {layer.kind} has the weights {sorted(names)} when it "
+            f"is built anew, but its network holds {sorted(layer.weights)}. Its get_config() does "
+            "not describe it fully; let it return every argument of the constructor."
+        )
+    for name, weight in zip(names, target.weights, strict=True):
+        weight.assign(np.asarray(layer.weights[name]))
+    if isinstance(target, keras.layers.Normalization):
+        # The adapted statistics are derived from the weights, not recomputed on assignment.
+        target.finalize_state()

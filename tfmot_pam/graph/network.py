@@ -1,0 +1,164 @@
+"""Networks as data: layers, the calls between them, and the tensors that flow."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+Shape = tuple[int | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One output of one node."""
+
+    node: str
+    index: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layer:
+    """A Keras layer or free operation without its graph: class, configuration, weights.
+
+    Args:
+        name: Unique in its network.
+        cls: The Keras class that computes it.
+        config: What `cls.from_config` takes; the entry `name` is replaced on emission.
+        weights: Arrays by leaf name (`kernel`, `gamma`, ...).
+        tasks: The tasks that need its channels, or None where nobody has said.
+    """
+
+    name: str
+    cls: type
+    config: Mapping[str, Any]
+    weights: Mapping[str, np.ndarray]
+    tasks: tuple[str, ...] | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.cls.__name__
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Node:
+    """One call of a layer. `args` and `kwargs` hold `Tensor` leaves; `shapes` one shape a result.
+
+    The shape of a result that nobody reads may be missing (None).
+    """
+
+    name: str
+    layer: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    shapes: tuple[Shape | None, ...]
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return tuple(iterate_tensors((self.args, dict(self.kwargs))))
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return tuple(Tensor(self.name, index) for index in range(len(self.shapes)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A functional model as immutable data: nodes in topological order, inputs and outputs.
+
+    Every transformation of this package takes networks and returns new ones. `outputs` keeps the
+    model's structure: a `Tensor`, or a list or dict of them (a merged network: a dict by task).
+    """
+
+    name: str
+    layers: Mapping[str, Layer]
+    nodes: tuple[Node, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: Any
+
+    def node(self, name: str) -> Node:
+        return self.nodes_by_name[name]
+
+    @property
+    def nodes_by_name(self) -> Mapping[str, Node]:
+        cached = self.__dict__.get("_nodes_by_name")
+        if cached is None:
+            cached = {node.name: node for node in self.nodes}
+            object.__setattr__(self, "_nodes_by_name", cached)
+        return cached
+
+    def layer_of(self, node: Node) -> Layer:
+        return self.layers[node.layer]
+
+    def shape(self, tensor: Tensor) -> Shape:
+        return self.node(tensor.node).shapes[tensor.index]
+
+    def readers(self) -> dict[Tensor, tuple[str, ...]]:
+        """The names of the nodes that read each tensor, in topological order."""
+        found: dict[Tensor, list[str]] = {}
+        for node in self.nodes:
+            for tensor in dict.fromkeys(node.inputs):
+                found.setdefault(tensor, []).append(node.name)
+        return {tensor: tuple(names) for tensor, names in found.items()}
+
+    def calls(self) -> dict[str, int]:
+        """How often each layer is called."""
+        counts = dict.fromkeys(self.layers, 0)
+        for node in self.nodes:
+            counts[node.layer] += 1
+        return counts
+
+    def replace(self, **changes: Any) -> Network:
+        return dataclasses.replace(self, **changes)
+
+
+def iterate_tensors(structure: Any) -> Iterator[Tensor]:
+    """The tensors of nested tuples, lists and dicts, in order."""
+    if isinstance(structure, Tensor):
+        yield structure
+    elif isinstance(structure, Mapping):
+        for value in structure.values():
+            yield from iterate_tensors(value)
+    elif isinstance(structure, (tuple, list)):
+        for value in structure:
+            yield from iterate_tensors(value)
+
+
+def map_tensors(structure: Any, function: Callable[[Tensor], Any]) -> Any:
+    """The same structure with `function(tensor)` in place of every tensor."""
+    if isinstance(structure, Tensor):
+        return function(structure)
+    if isinstance(structure, Mapping):
+        return {key: map_tensors(value, function) for key, value in structure.items()}
+    if isinstance(structure, (tuple, list)):
+        return type(structure)(map_tensors(value, function) for value in structure)
+    return structure
+
+
+def unique_name(wanted: str, taken) -> str:
+    """`wanted`, or the first of `wanted_1`, `wanted_2`, ... that is not in `taken`."""
+    name, count = wanted, 0
+    while name in taken:
+        count += 1
+        name = f"{wanted}_{count}"
+    return name
+
+
+def prune_to(network: Network, outputs: Any) -> Network:
+    """The smallest sub-network that yields `outputs` (tensors of `network`).
+
+    Inputs that nothing reads any more are kept, so that every combination of a merged network is
+    called alike.
+    """
+    needed = {tensor.node for tensor in iterate_tensors(outputs)}
+    needed.update(tensor.node for tensor in network.inputs)
+    kept = []
+    for node in reversed(network.nodes):
+        if node.name in needed:
+            kept.append(node)
+            needed.update(tensor.node for tensor in node.inputs)
+    nodes = tuple(reversed(kept))
+    layers = {node.layer: network.layers[node.layer] for node in nodes}
+    return network.replace(layers=layers, nodes=nodes, outputs=outputs)

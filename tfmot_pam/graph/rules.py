@@ -1,0 +1,127 @@
+"""How one kind of layer treats channels: the form of a rule, and the registry of rules."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from tfmot_pam.graph.network import Layer, Network, Node, Shape
+
+Role = Literal["mixing", "channelwise", "join", "concatenate"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """Which axes of a weight run over the layer's input channels and over its output channels.
+
+    Args:
+        inputs: Axis over input channels, or None.
+        outputs: Axis over output channels, or None.
+        fanout: Entries of the `inputs` axis per input channel, the channel outermost.
+        fill: The value that leaves a channel without trained weights as it is.
+    """
+
+    inputs: int | None = None
+    outputs: int | None = None
+    fanout: Callable[[Mapping[str, Any]], int] = lambda config: 1
+    fill: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a layer as its rule sees it: configuration, weights and shapes."""
+
+    node: Node
+    layer: Layer
+    in_shapes: tuple[Shape, ...]
+    out_shape: Shape | None
+    calls: int
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.layer.config
+
+    @property
+    def in_shape(self) -> Shape:
+        return self.in_shapes[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Multiply-accumulates per sample, and the additions that the paper's FLOPs leave out.
+
+    A convolution of `macs` = K x outputs costs 2 macs - outputs FLOPs in the paper's convention.
+    """
+
+    macs: int
+    outputs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRule:
+    """How one kind of layer treats the channels of its inputs (their last axis).
+
+    Args:
+        role: `mixing` reads all channels and writes new ones (convolutions, dense layers);
+            `channelwise` computes every output channel from one input channel; `join` combines
+            several inputs channel by channel (Add); `concatenate` puts channels side by side.
+        weights: The channel axes of each weight, by the weight's name. Weights that are not
+            listed do not depend on channels.
+        width: The configuration entry that holds the number of output channels.
+        frozen: For mixing layers: why the channels they write cannot be regrouped, or None.
+        check: Says why this call's channels cannot be taken apart, or returns None.
+        sources: For channelwise layers: the input position that each output position comes from,
+            or a row of positions where it comes from several (those then stay together), given
+            the call and the number of input channels. None: the same position.
+        resize: Returns the configuration for other numbers of input and output channels.
+        free: Configuration entries in which the merged layers may differ.
+        macs: Multiply-accumulate operations per sample, given the call. None: none are counted.
+    """
+
+    role: Role
+    weights: Mapping[str, Axes] = dataclasses.field(default_factory=dict)
+    width: str | None = None
+    frozen: str | None = None
+    check: Callable[[Call], str | None] = lambda call: None
+    sources: Callable[[Call, int], np.ndarray] | None = None
+    resize: Callable[[Mapping[str, Any], Call, int, int], dict[str, Any]] | None = None
+    free: tuple[str, ...] = ()
+    macs: Callable[[Call], Cost] | None = None
+
+    def resized(self, call: Call, in_width: int, out_width: int) -> dict[str, Any]:
+        """The layer's configuration for `in_width` input and `out_width` output channels."""
+        config = dict(call.config)
+        if self.width is not None:
+            config[self.width] = out_width
+        if self.resize is not None:
+            config = self.resize(config, call, in_width, out_width)
+        return config
+
+    def source_positions(self, call: Call, in_width: int) -> np.ndarray:
+        """The input positions that each of the layer's output positions comes from, as rows."""
+        sources = np.arange(in_width) if self.sources is None else self.sources(call, in_width)
+        return sources.reshape(len(sources), -1)
+
+
+def is_keras_class(cls: type) -> bool:
+    """Whether a class is one of Keras itself."""
+    return cls.__module__.split(".")[0] in ("keras", "tf_keras")
+
+
+def grouped_convolution(call: Call) -> bool:
+    """Whether a call is a convolution whose blocks of channels do not mix."""
+    return call.config.get("groups", 1) > 1 and "filters" in call.config
+
+
+def call_of(network: Network, node: Node, calls: Mapping[str, int]) -> Call:
+    """The view of one node that rules are given."""
+    return Call(
+        node=node,
+        layer=network.layer_of(node),
+        in_shapes=tuple(network.shape(tensor) for tensor in node.inputs),
+        out_shape=node.shapes[0],
+        calls=calls[node.layer],
+    )

@@ -1,0 +1,126 @@
+"""Combinations of tasks, and the sub-network that yields the outputs of one."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+
+import keras
+
+from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.network import Network, iterate_tensors, prune_to
+from tfmot_pam.graph.reader import read
+
+
+def task_names(network: Network) -> tuple[str, ...]:
+    """The tasks of a network, in model order: the keys of its outputs.
+
+    A network with one bare output tensor has one task, named like the output's layer.
+
+    Raises:
+        ValueError: the outputs are a list, or dicts within dicts.
+    """
+    outputs = network.outputs
+    if isinstance(outputs, dict) and not any(isinstance(v, (dict, list)) for v in outputs.values()):
+        return tuple(outputs)
+    tensors = list(iterate_tensors(outputs))
+    if len(tensors) == 1 and not isinstance(outputs, dict):
+        return (network.node(tensors[0].node).layer,)
+    raise ValueError(
+        f"The model '{network.name}' has outputs without task names. Expected a dict of outputs by "
+        "task name, or a single output. Build it as keras.Model(inputs, {'task': output, ...})."
+    )
+
+
+def all_combinations(tasks: Sequence[str]) -> list[tuple[str, ...]]:
+    """The 2^T - 1 non-empty combinations, small ones first, in task order."""
+    sizes = range(1, len(tasks) + 1)
+    return [chosen for size in sizes for chosen in itertools.combinations(tasks, size)]
+
+
+def check_tasks(tasks: Sequence[str] | str, known: Sequence[str]) -> tuple[str, ...]:
+    """`tasks` as a tuple in model order; raises on unknown, repeated or no tasks."""
+    if isinstance(tasks, str):
+        tasks = (tasks,)
+    if not isinstance(tasks, Iterable):
+        raise TypeError(
+            f"A combination must be a task name or a sequence of them. Received: {tasks!r} of type "
+            f"{type(tasks).__name__}. Choose among {list(known)}."
+        )
+    tasks = tuple(tasks)
+    unknown = [task for task in tasks if task not in known]
+    if unknown:
+        raise ValueError(
+            f"Unknown tasks: {unknown}. The model's tasks are {list(known)}. "
+            "Choose among these names."
+        )
+    if not tasks or len(set(tasks)) != len(tasks):
+        raise ValueError(
+            f"A combination names at least one task, each of them once. Received: {tasks!r}. "
+            f"Choose among {list(known)}."
+        )
+    return tuple(task for task in known if task in tasks)
+
+
+def select(network: Network, tasks: Sequence[str]) -> Network:
+    """The smallest sub-network that yields the outputs of `tasks`; outputs are a dict."""
+    names = task_names(network)
+    chosen = check_tasks(tasks, names)
+    outputs = network.outputs
+    if not isinstance(outputs, dict):
+        outputs = {names[0]: next(iterate_tensors(outputs))}
+    return prune_to(network, {task: outputs[task] for task in chosen})
+
+
+def combinations(model: keras.Model) -> list[tuple[str, ...]]:
+    """Lists every combination of a model's tasks that may run together.
+
+    Args:
+        model: A merged model, or any functional model whose outputs are a dict by task.
+
+    Returns:
+        The 2^T - 1 tuples of task names in model order, small ones first.
+
+    Raises:
+        TypeError: `model` is no functional or sequential Keras model.
+        ValueError: its outputs have no task names.
+
+    Example:
+    >>> import keras, tfmot_pam
+    >>> x = keras.Input((4,))
+    >>> model = keras.Model(x, {name: keras.layers.Dense(2)(x) for name in ("age", "smile")})
+    >>> tfmot_pam.combinations(model)
+    [('age',), ('smile',), ('age', 'smile')]
+    """
+    return all_combinations(task_names(read(model)))
+
+
+def select_tasks(model: keras.Model, tasks: Sequence[str] | str) -> keras.Model:
+    """Builds the functional sub-network that runs one combination of tasks.
+
+    Use it to run, measure or export just what some tasks need. Source: PAM (He et al., KDD 2021,
+    section 3): what a combination needs is exactly the groups of its tasks.
+
+    Args:
+        model: A merged model, or any functional model whose outputs are a dict by task.
+        tasks: Task names of the combination, in any order; a single name works too.
+
+    Returns:
+        A new functional model with a copy of the same weights and a dict of outputs.
+
+    Raises:
+        TypeError: `model` is no functional or sequential Keras model.
+        ValueError: a task is unknown or named twice, or none is named.
+
+    Example:
+    >>> import keras, tfmot_pam
+    >>> x = keras.Input((4,))
+    >>> model = keras.Model(x, {name: keras.layers.Dense(2)(x) for name in ("age", "smile")})
+    >>> list(tfmot_pam.select_tasks(model, ["smile"]).output)
+    ['smile']
+    """
+    network = select(read(model), tasks)
+    name = "_".join([network.name, *network.outputs])
+    # Model names become scopes of TensorFlow graphs, which take few characters.
+    return emit(network.replace(name=re.sub(r"[^A-Za-z0-9_.-]", "_", name)))

@@ -1,0 +1,1 @@
+"""From aligned networks to one merged network."""

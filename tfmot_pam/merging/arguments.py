@@ -1,0 +1,127 @@
+"""The arguments of `merge`: checked, and brought into one form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from tfmot_pam.graph.network import Network, iterate_tensors
+from tfmot_pam.graph.reader import check_model, read
+from tfmot_pam.merging.regroup import METHODS, Threshold
+from tfmot_pam.merging.relevance import ESTIMATORS
+
+DEFAULT_RHO = 0.05
+
+
+def check_options(method, rho, alpha, share, min_group, samples) -> Threshold:
+    """The threshold, after all options were found to be in range."""
+    if method not in METHODS:
+        raise ValueError(
+            f"Unknown `method`: {method!r}. Expected one of {sorted(METHODS)}. Choose one."
+        )
+    given = {
+        name: value
+        for name, value in (("rho", rho), ("alpha", alpha), ("share", share))
+        if value is not None
+    }
+    if len(given) > 1:
+        raise ValueError(
+            f"Received several thresholds: {given}. Expected at most one of `rho`, `alpha` and "
+            "`share`. Drop the others."
+        )
+    if rho is not None and not 0 <= rho < 1:
+        raise ValueError(
+            f"Received rho={rho!r}. Expected 0 <= rho < 1, a share of each task's relevance. "
+            "Choose one between 0.005 and 0.2."
+        )
+    if share is not None and not 0 < share <= 1:
+        raise ValueError(
+            f"Received share={share!r}. Expected 0 < share <= 1, the share of shared channels. "
+            "To share nothing, use method='separate'."
+        )
+    if min_group < 1 or samples < 2:
+        raise ValueError(
+            f"Received min_group={min_group!r} and samples={samples!r}. Expected at least 1 "
+            "channel and 2 samples. Use the defaults, 4 and 1024."
+        )
+    return Threshold(**given) if given else Threshold(rho=DEFAULT_RHO)
+
+
+def check_estimator(estimator: Any) -> tuple[str, dict[str, Any]]:
+    """The estimator's name and its own options."""
+    options = {"name": estimator} if isinstance(estimator, str) else estimator
+    if not isinstance(options, Mapping) or "name" not in options:
+        error = ValueError if isinstance(options, Mapping) else TypeError
+        raise error(
+            f"`estimator` must be a name, or a dict with the entry 'name'. Received: {estimator!r} "
+            f"of type {type(estimator).__name__}. Pass such as {{'name': 'kde', ...}}."
+        )
+    name = options["name"]
+    if name not in ESTIMATORS:
+        raise ValueError(
+            f"Received estimator={name!r}; expected one of {sorted(ESTIMATORS)}. Choose one."
+        )
+    return name, {key: value for key, value in options.items() if key != "name"}
+
+
+def named_models(models: Any) -> dict[str, keras.Model]:
+    """The models by task name."""
+    if isinstance(models, Mapping):
+        result = dict(models)
+    elif isinstance(models, Sequence) and not isinstance(models, str):
+        result = _by_head(models)
+    else:
+        raise TypeError(
+            f"`models` must be a dict of models by task name, or a list. Received: {models!r} of "
+            f"type {type(models).__name__}. Pass such as {{'digit': digit_model, ...}}."
+        )
+    if len(result) < 2:
+        raise ValueError(
+            f"`models` must hold at least two models. Received: {len(result)}. "
+            "There is nothing to merge with one; prune a single model instead."
+        )
+    for task, model in result.items():
+        if not isinstance(task, str) or not task:
+            raise TypeError(f"Task names must be non-empty strings. Received: {task!r}. Rename it.")
+        check_model(model, f"The model of {task!r}")
+    return result
+
+
+def _by_head(models: Sequence[keras.Model]) -> dict[str, keras.Model]:
+    result: dict[str, keras.Model] = {}
+    for position, model in enumerate(models):
+        check_model(model, f"Model {position} of `models`")
+        outputs = list(iterate_tensors(read(model).outputs))
+        name = outputs[0].node.split("@")[0]
+        if name in result:
+            raise ValueError(
+                f"Two models have a head named {name!r}: '{result[name].name}' and "
+                f"'{model.name}'. Expected one name a task. Pass a dict of models by task name, "
+                "or name the output layers."
+            )
+        result[name] = model
+    return result
+
+
+def read_models(models: Mapping[str, keras.Model]) -> list[Network]:
+    """The models as networks; all have one input of one shape and one output."""
+    networks = []
+    for task, model in models.items():
+        network = read(model)
+        outputs = list(iterate_tensors(network.outputs))
+        if len(network.inputs) != 1 or len(outputs) != 1:
+            raise ValueError(
+                f"The model of {task!r} has {len(network.inputs)} inputs and {len(outputs)} "
+                "outputs. Expected one of each. Take one output out with keras.Model(inputs, "
+                "output), or with tfmot_pam.select_tasks if it is a merged model."
+            )
+        networks.append(network)
+    shapes = {task: n.shape(n.inputs[0]) for task, n in zip(models, networks, strict=True)}
+    if len({shape[1:] for shape in shapes.values()}) > 1:
+        raise ValueError(
+            f"The models have inputs of different shapes: {shapes}. Expected one shape. Train "
+            "them on inputs of one size, or resize within the models."
+        )
+    return networks

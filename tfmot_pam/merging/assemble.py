@@ -1,0 +1,431 @@
+"""Assembly: the merged network of aligned networks and the task sets of their channels.
+
+PAM (He et al., KDD 2021, section 4): one layer per group, edges from supersets to subsets only,
+trained weights on the edges within one network, zeros across networks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tfmot_pam.graph.channels import rule_of
+from tfmot_pam.graph.network import (
+    Network,
+    Tensor,
+    iterate_tensors,
+    map_tensors,
+)
+from tfmot_pam.graph.rules import Call
+from tfmot_pam.merging.alignment import Alignment, function_text
+from tfmot_pam.merging.grouping import Grouping, everything, group_order
+from tfmot_pam.merging.pieces import COMMON, Piece, copies, merge_columns
+from tfmot_pam.merging.slicing import Layout, arrange, is_regular, slice_weights
+from tfmot_pam.merging.writer import Origin, Writer
+
+
+class IrregularLayout(Exception):
+    """Tied tensors whose channels cannot be put in one order.
+
+    Args:
+        index: The network.
+        node: Its node that would combine them.
+    """
+
+    def __init__(self, index: int, node: str):
+        super().__init__(index, node)
+        self.index, self.node = index, node
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Assembly:
+    """A merged network and the origin of each of its nodes that has weights."""
+
+    network: Network
+    origins: Mapping[str, Origin]
+
+
+def assemble(alignment: Alignment, grouping: Grouping, name: str = "merged") -> Assembly:
+    """Builds the merged network, with trained weights within networks and zeros across them.
+
+    Args:
+        alignment: The aligned networks.
+        grouping: The task set of every channel.
+        name: The merged network's name.
+
+    Returns:
+        The assembly; its network's outputs are a dict by task.
+
+    Raises:
+        IrregularLayout: tensors that are added carry their channels in different orders.
+        ValueError: a group would have no input that it may read.
+    """
+    building = _Building(alignment, grouping)
+    for names in alignment.trunk:
+        building.visit(names, list(range(len(names))))
+    outputs = {}
+    for index, task in enumerate(alignment.tasks):
+        outputs[task] = building.head(index)
+    network = Network(
+        name=name,
+        layers=building.writer.layers,
+        nodes=tuple(building.writer.nodes),
+        inputs=tuple(building.inputs),
+        outputs=outputs,
+    )
+    return Assembly(network, building.writer.origins)
+
+
+class _Building:
+    """Walks the networks side by side and writes the merged nodes."""
+
+    def __init__(self, alignment: Alignment, grouping: Grouping):
+        self.alignment = alignment
+        self.grouping = grouping
+        self.everyone = everything(len(alignment.tasks))
+        self.writer = Writer(alignment)
+        self.inputs: list[Tensor] = []
+        # The pieces of each tensor, by network: the trunk's are listed under every network.
+        self.values: list[dict[Tensor, list[Piece]]] = [{} for _ in alignment.tasks]
+        self.copies: dict[tuple[int, str, int], str] = {}
+
+    # --- walking ---------------------------------------------------------------------------
+
+    def head(self, index: int) -> Tensor:
+        self.values[index] = {
+            tensor: [
+                piece
+                for piece in pieces
+                if piece.mask >> index & 1 and piece.given in (None, COMMON, index)
+            ]
+            for tensor, pieces in self.values[index].items()
+        }
+        names: list[str | None] = [None] * len(self.alignment.tasks)
+        for node in self.alignment.head(index):
+            names[index] = node
+            self.visit(tuple(names), [index])
+        output = next(iterate_tensors(self.alignment.networks[index].outputs))
+        return self.whole(index, output)
+
+    def visit(self, names: Sequence[str | None], active: list[int]) -> None:
+        """Writes the merged nodes of corresponding nodes; `active` networks take part."""
+        lead = active[0]
+        role = self.alignment.graphs[lead].roles[names[lead]]
+        calls = {k: self.call(k, names[k]) for k in active}
+        if role == "join" and (self._is_frozen(calls) or self._is_own_input(calls)):
+            role = "copied"
+        getattr(self, f"_visit_{role}")(calls)
+
+    def _is_frozen(self, calls: Mapping[int, Call]) -> bool:
+        for k, call in calls.items():
+            graph = self.alignment.graphs[k]
+            for space in graph.spaces_of(Tensor(call.node.name)):
+                if graph.spaces[space].frozen or self._trunk_frozen(k, space):
+                    return True
+        return False
+
+    def _is_own_input(self, calls: Mapping[int, Call]) -> bool:
+        """Whether the networks' own preprocessings of the input, not alike, are combined."""
+        given = {piece.given for piece in self._input_pieces(calls)}
+        return None not in given and (given != {COMMON} or not _alike(calls))
+
+    def _input_pieces(self, calls: Mapping[int, Call]) -> list[Piece]:
+        return [
+            piece
+            for k, call in calls.items()
+            for tensor in call.node.inputs
+            for piece in self.pieces(k, tensor)
+        ]
+
+    def _trunk_frozen(self, k: int, space: int) -> bool:
+        first = self.alignment.graphs[k].spaces[space].channels[0]
+        return any(
+            found.frozen is not None and first in found.channels[k]
+            for found in self.alignment.spaces
+        )
+
+    def call(self, k: int, name: str) -> Call:
+        graph = self.alignment.graphs[k]
+        return graph.call(graph.network.node(name))
+
+    def pieces(self, k: int, tensor: Tensor) -> list[Piece]:
+        return self.values[k][tensor]
+
+    def store(self, calls: Mapping[int, Call], pieces: list[Piece], output: int = 0) -> None:
+        pieces = sorted(pieces, key=lambda piece: group_order(piece.mask))
+        for k, call in calls.items():
+            self.values[k][Tensor(call.node.name, output)] = pieces
+
+    # --- roles -----------------------------------------------------------------------------
+
+    def _visit_input(self, calls):
+        call = next(iter(calls.values()))
+        tensor = self.writer.emit(
+            call.layer.name, call.layer.config, {}, None, call, (), call.out_shape
+        )
+        self.inputs.append(tensor)
+        width = len(self.labels(0, Tensor(call.node.name)))
+        layout = Layout(np.full(width, COMMON), np.arange(width))
+        self.store(calls, [Piece(tensor, self.everyone, layout, given=COMMON)])
+
+    def _visit_mixing(self, calls):
+        columns = {k: self._columns(k, call) for k, call in calls.items()}
+        found = sorted(
+            {mask for masks, _ in columns.values() for mask in masks.tolist()} - {0},
+            key=group_order,
+        )
+        result = []
+        for mask in found:
+            layout = merge_columns(columns, mask)
+            result.append(self._mix(calls, mask, layout))
+        self.store(calls, result)
+
+    def _columns(self, k, call):
+        """The task sets of the channels that a layer writes, and each one's part of its space.
+
+        Parts are numbered as they follow one another in this layer's output, which is the order
+        of the concatenation that it may be added to. Frozen spaces keep their own order.
+        """
+        labels = self.labels(k, Tensor(call.node.name))
+        graph = self.alignment.graphs[k]
+        index = int(graph.space_of[labels[0]])
+        space = graph.spaces[index]
+        segments = space.segments[np.searchsorted(space.channels, labels)]
+        if space.frozen or self._trunk_frozen(k, index):
+            segments = np.zeros_like(segments)
+        _, first, parts = np.unique(segments, return_index=True, return_inverse=True)
+        return self.grouping.masks[k][labels], np.argsort(np.argsort(first))[parts]
+
+    def _mix(self, calls, mask, layout) -> Piece:
+        lead = next(iter(calls))
+        nets = set(layout.nets.tolist())
+        readable = [
+            piece
+            for piece in self.pieces(lead, calls[lead].node.inputs[0])
+            if piece.mask & mask == mask and piece.given in {None, COMMON, *nets}
+        ]
+        call = calls[next(k for k in calls if k in nets)]
+        if not readable:
+            names = self.writer.task_names(mask)
+            raise ValueError(
+                f"The group {names} of layer '{call.layer.name}' has no input: "
+                "no group that it may read needs all of its tasks. Give some channels of the "
+                "layers before it a task set that holds these tasks."
+            )
+        rule = rule_of(call)
+        if any(axes.inputs is not None and axes.outputs is None for axes in rule.weights.values()):
+            # These weights belong to the input channel alone: each network needs its own copy.
+            readable = [own for piece in readable for own in copies(piece, sorted(nets))]
+        tensor, rows = self.side_by_side(readable)
+        shape = (*call.out_shape[:-1], len(layout))
+        config = rule.resized(call, len(rows), len(layout))
+        weights = slice_weights(rule, calls, rows, layout)
+        tensor = self.writer.emit(
+            self.writer.group_name(call, mask, len(calls) == 1),
+            config,
+            weights,
+            mask,
+            call,
+            {call.node.inputs[0]: tensor},
+            shape,
+            origin=Origin(self._origin(calls), rows, layout, "mixing"),
+        )
+        return Piece(tensor, mask, layout)
+
+    def _visit_channelwise(self, calls):
+        lead = next(iter(calls))
+        result = []
+        for piece in self.pieces(lead, calls[lead].node.inputs[0]):
+            if piece.given == COMMON and not self._keeps_common(calls):
+                # Every network has its own preprocessing of the shared input.
+                for k in calls:
+                    own = dataclasses.replace(piece, layout=piece.layout.owned_by(k), given=k)
+                    result.append(self._keep({k: calls[k]}, own, suffix=self.alignment.tasks[k]))
+            else:
+                result.append(self._keep(calls, piece))
+        self.store(calls, result)
+
+    def _keeps_common(self, calls: Mapping[int, Call]) -> bool:
+        """Whether the networks do the same with the input, channels beside it included."""
+        rearranged = rule_of(next(iter(calls.values()))).sources is not None
+        return _alike(calls) and not (
+            rearranged and len({call.in_shape[-1] for call in calls.values()}) > 1
+        )
+
+    def _keep(self, calls, piece: Piece, suffix: str | None = None) -> Piece:
+        nets = set(piece.layout.nets.tolist())
+        lead = next((k for k in calls if k in nets), next(iter(calls)))
+        call = calls[lead]
+        rule = rule_of(call)
+        layout = arrange(rule, calls, call, piece.layout)
+        if not is_regular(rule, calls, call, piece.layout, layout):
+            raise IrregularLayout(lead, call.node.name)
+        shape = (*call.out_shape[:-1], len(layout))
+        config = rule.resized(call, piece.width, len(layout))
+        weights = slice_weights(rule, calls, piece.layout, layout)
+        if piece.given == COMMON:
+            name, tasks = call.layer.name, None
+            name = f"{name}_{suffix}" if suffix else name
+        else:
+            name, tasks = self.writer.group_name(call, piece.mask, len(calls) == 1), piece.mask
+            name = f"{name}_{suffix}" if suffix else name
+        tensor = self.writer.emit(
+            name,
+            config,
+            weights,
+            tasks,
+            call,
+            {call.node.inputs[0]: piece.tensor},
+            shape,
+            origin=Origin(self._origin(calls), piece.layout, layout, "channelwise"),
+        )
+        return dataclasses.replace(piece, tensor=tensor, layout=layout)
+
+    def _visit_join(self, calls):
+        lead = next(iter(calls))
+        call = calls[lead]
+        operands = [self.pieces(lead, tensor) for tensor in call.node.inputs]
+        result = []
+        for mask in dict.fromkeys(piece.mask for piece in operands[0]):
+            parts = []
+            for pieces in operands:
+                same = [piece for piece in pieces if piece.mask == mask]
+                parts.append(self.side_by_side(same) if same else (None, None))
+            given = next(piece.given for piece in operands[0] if piece.mask == mask)
+            layouts = [layout for _, layout in parts]
+            if any(layout is None or not layouts[0].equals(layout) for layout in layouts):
+                raise IrregularLayout(lead, call.node.name)
+            tensors = [tensor for tensor, _ in parts]
+            joined = self._join(call, mask, tensors, layouts[0], len(calls) == 1)
+            result.append(dataclasses.replace(joined, given=given))
+        self.store(calls, result)
+
+    def _join(self, call, mask, tensors, layout, single) -> Piece:
+        # Equal operands may be listed twice, so they are replaced in order of appearance.
+        queue = iter(tensors)
+        args = map_tensors(call.node.args, lambda _: next(queue))
+        kwargs = map_tensors(call.node.kwargs, lambda _: next(queue))
+        shape = (*call.out_shape[:-1], len(layout))
+        name = self.writer.group_name(call, mask, single)
+        tensor = self.writer.write(name, call.layer, call.config, {}, mask, args, kwargs, (shape,))
+        return Piece(tensor, mask, layout)
+
+    def _visit_concatenate(self, calls):
+        result = []
+        shifts = dict.fromkeys(calls, 0)
+        lead = next(iter(calls))
+        for position, tensor in enumerate(calls[lead].node.inputs):
+            for piece in self.pieces(lead, tensor):
+                result.extend(self._shift(piece, shifts))
+            for k, call in calls.items():
+                shifts[k] += len(self.labels(k, call.node.inputs[position]))
+        self.store(calls, self._gathered(result))
+
+    def _gathered(self, pieces: list[Piece]) -> list[Piece]:
+        """One piece a task set, so that what follows a concatenation is written once a group."""
+        gathered = []
+        for mask, given in dict.fromkeys((piece.mask, piece.given) for piece in pieces):
+            same = [piece for piece in pieces if (piece.mask, piece.given) == (mask, given)]
+            tensor, layout = self.side_by_side(same)
+            gathered.append(Piece(tensor, mask, layout, given))
+        return gathered
+
+    def _shift(self, piece: Piece, shifts: Mapping[int, int]) -> list[Piece]:
+        if piece.given == COMMON and len(set(shifts.values())) == 1:
+            shifts = {COMMON: next(iter(shifts.values()))}
+        if piece.given != COMMON or COMMON in shifts:
+            return [dataclasses.replace(piece, layout=piece.layout.shifted(shifts))]
+        own = {k: piece.layout.owned_by(k).shifted(shifts) for k in shifts}
+        return [dataclasses.replace(piece, layout=own[k], given=k) for k in shifts]
+
+    def _visit_copied(self, calls):
+        given = {piece.given for piece in self._input_pieces(calls)}
+        if given == {COMMON} and _alike(calls):
+            lead = next(iter(calls))
+            for output, piece in enumerate(self._copy(lead, calls[lead], self.everyone, COMMON)):
+                self.store(calls, [piece], output)
+            return
+        results = [
+            # A network's own preprocessing of the input: any group may read it.
+            self._copy(k, call, 1 << k if None in given else self.everyone, k)
+            for k, call in calls.items()
+        ]
+        for output, pieces in enumerate(zip(*results, strict=True)):
+            if None not in given:
+                pieces = [
+                    dataclasses.replace(piece, given=k)
+                    for k, piece in zip(calls, pieces, strict=True)
+                ]
+            self.store(calls, list(pieces), output)
+
+    def _copy(self, k, call, mask, owner) -> list[Piece]:
+        """One network's own node on its own whole tensors."""
+        args = map_tensors(call.node.args, lambda tensor: self.whole(k, tensor))
+        kwargs = map_tensors(call.node.kwargs, lambda tensor: self.whole(k, tensor))
+        key = (k, call.layer.name, mask)
+        if key not in self.copies:
+            wanted = (
+                call.layer.name if owner == COMMON else self.writer.own_name(call.layer.name, k)
+            )
+            tasks = None if owner == COMMON else mask
+            self.copies[key] = self.writer.add_layer(
+                wanted, call.layer, call.config, call.layer.weights, tasks
+            )
+        tensor = self.writer.add_node(self.copies[key], args, kwargs, call.node.shapes)
+        pieces = []
+        for output in range(len(call.node.shapes)):
+            width = len(self.labels(k, Tensor(call.node.name, output)))
+            layout = Layout(np.full(width, owner), np.arange(width))
+            given = COMMON if owner == COMMON else None
+            pieces.append(Piece(Tensor(tensor.node, output), mask, layout, given))
+        return pieces
+
+    # --- tensors ---------------------------------------------------------------------------
+
+    def labels(self, k: int, tensor: Tensor) -> np.ndarray:
+        return self.alignment.graphs[k].labels[tensor]
+
+    def whole(self, k: int, tensor: Tensor) -> Tensor:
+        """One network's tensor with all of its channels in their original order."""
+        own = [
+            piece
+            for piece in self.pieces(k, tensor)
+            if set(piece.layout.nets.tolist()) <= {COMMON, k}
+        ]
+        own.sort(key=lambda piece: int(piece.layout.positions[0]))
+        result, layout = self.side_by_side(own)
+        if not np.array_equal(layout.positions, np.arange(len(self.labels(k, tensor)))):
+            raise IrregularLayout(k, tensor.node)
+        return result
+
+    def side_by_side(self, pieces: list[Piece]) -> tuple[Tensor, Layout]:
+        """The pieces' channels in one tensor."""
+        layout = Layout.concatenate([piece.layout for piece in pieces])
+        tensors = tuple(piece.tensor for piece in pieces)
+        if len(tensors) == 1:
+            return tensors[0], layout
+        mask = functools.reduce(operator.and_, (piece.mask for piece in pieces))
+        return self.writer.concatenate(tensors, mask), layout
+
+    def _origin(self, calls) -> tuple[str | None, ...]:
+        return tuple(
+            calls[k].node.name if k in calls else None for k in range(len(self.alignment.tasks))
+        )
+
+
+def _alike(calls: Mapping[int, Call]) -> bool:
+    """Whether the networks' layers compute the same function."""
+    first, *others = calls.values()
+    return all(
+        function_text(other) == function_text(first)
+        and other.layer.weights.keys() == first.layer.weights.keys()
+        and all(
+            np.array_equal(weight, other.layer.weights[name])
+            for name, weight in first.layer.weights.items()
+        )
+        for other in others
+    )

@@ -1,0 +1,117 @@
+"""Capture: what the channels of the trunk do on calibration data, one number an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from tfmot_pam.graph.network import Tensor, iterate_tensors
+from tfmot_pam.graph.runner import evaluate
+from tfmot_pam.merging.alignment import Alignment
+from tfmot_pam.merging.grouping import free_spaces
+from tfmot_pam.merging.observations import Observations
+
+
+def _spatial(value: np.ndarray, reduce) -> np.ndarray:
+    return reduce(value.reshape(len(value), -1, value.shape[-1]), axis=1)
+
+
+REDUCTIONS: Mapping[str, Callable[[np.ndarray], tuple[np.ndarray, ...]]] = MappingProxyType(
+    {
+        "max": lambda value: (_spatial(value, np.max),),
+        "mean": lambda value: (_spatial(value, np.mean),),
+        "max+mean": lambda value: (_spatial(value, np.max), _spatial(value, np.mean)),
+    }
+)
+
+
+def check_reduction(reduction: str) -> None:
+    """Raises ValueError unless `reduction` is a key of `REDUCTIONS`."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"Unknown `reduction`: {reduction!r}. Expected one of {sorted(REDUCTIONS)}. Choose one."
+        )
+
+
+def reading_places(alignment: Alignment, index: int) -> dict[Tensor, np.ndarray]:
+    """The tensors that one network's mixing layers read, with their channel numbers.
+
+    A channel that is read at several places (a residual stream) is listed at each of them.
+    """
+    graph = alignment.graphs[index]
+    places = {}
+    for node in graph.network.nodes:
+        if graph.roles[node.name] in ("mixing", "copied"):
+            for tensor in node.inputs:
+                places[tensor] = graph.labels[tensor]
+    return places
+
+
+def observe(
+    alignment: Alignment,
+    index: int,
+    x: np.ndarray,
+    *,
+    reduction: str = "max",
+) -> tuple[dict[int, Observations], np.ndarray]:
+    """One network's activations in the free trunk spaces, and its outputs.
+
+    PAM, section 4.2: the tensor that a mixing layer is about to read, reduced to one number per
+    image and channel.
+
+    Args:
+        alignment: The aligned networks.
+        index: Which network.
+        x: Calibration inputs, `[samples, ...]`.
+        reduction: How space is reduced: `max`, `mean` or `max+mean`.
+
+    Returns:
+        Observations by index of the trunk space (the channels in the order of its `channels`),
+        and the network's outputs.
+    """
+    network = alignment.networks[index]
+    places = reading_places(alignment, index)
+    output = next(iterate_tensors(network.outputs))
+
+    def reduce(tensor: Tensor, value: np.ndarray) -> np.ndarray:
+        if tensor == output:
+            return value
+        return np.stack(REDUCTIONS[reduction](value), axis=1)
+
+    wanted = set()
+    for space in free_spaces(alignment):
+        channels = alignment.spaces[space].channels[index]
+        wanted |= {t for t, labels in places.items() if np.isin(labels, channels).any()}
+    found = evaluate(network, x, [*wanted, output], reduce)
+    spaces = {
+        space: _space_observations(alignment.spaces[space].channels[index], places, found, wanted)
+        for space in free_spaces(alignment)
+    }
+    return spaces, found[output]
+
+
+def _space_observations(channels, places, found, wanted) -> Observations:
+    columns, owners = [], []
+    for tensor, labels in places.items():
+        if tensor not in wanted:
+            continue
+        inside = np.flatnonzero(np.isin(labels, channels))
+        if not len(inside):
+            continue
+        order = inside[np.argsort(labels[inside], kind="stable")]
+        present, starts = np.unique(labels[order], return_index=True)
+        for values in np.moveaxis(found[tensor][:, :, order], 1, 0):
+            # A flattened channel has several positions: the largest speaks for it.
+            columns.append(np.maximum.reduceat(values, starts, axis=1))
+            owners.append(np.searchsorted(channels, present))
+    samples = len(next(iter(found.values())))
+    missing = np.setdiff1d(np.arange(len(channels)), np.concatenate(owners) if owners else [])
+    if len(missing):
+        # Nobody mixes these channels: they are observed as constants, so they say nothing.
+        columns.append(np.zeros((samples, len(missing)), np.float32))
+        owners.append(missing)
+    return Observations(
+        np.concatenate(columns, axis=1).astype(np.float32), np.concatenate(owners).astype(int)
+    )

@@ -1,0 +1,241 @@
+"""Compensation: what the cuts of a merge took away is fitted back, in closed form.
+
+Layer by layer from the input on, with what the merged network really computes below, every kept
+channel's original pre-activation is fitted from all inputs that its group may read. The solution
+is sought near the trained weights: minimise |(W0 + D) x + b - z|^2 + lambda |D|^2. Where nothing
+was cut the residual is zero and so is the change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from tfmot_pam.graph.emitter import instantiate, load_weights
+from tfmot_pam.graph.network import Layer, Network, Node
+from tfmot_pam.graph.runner import Stepper, peak_floats
+from tfmot_pam.merging import linear
+from tfmot_pam.merging.alignment import Alignment
+from tfmot_pam.merging.assemble import Assembly
+from tfmot_pam.merging.writer import Origin
+
+# Residuals below this share of the target are rounding, not a cut.
+_ROUNDING = 1e-5
+
+# Kernels that no closed form fits here: transposed and grouped convolutions.
+_BIAS_ONLY = frozenset(
+    f"Conv{rank}{kind}" for rank in ("1D", "2D", "3D") for kind in ("", "Transpose")
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compensation:
+    """How compensation is computed.
+
+    Args:
+        places: Output places per layer that are fitted.
+        ridge: Strength of the pull towards the trained weights, relative to the mean squared
+            feature.
+        memory: Bytes that the activations of all networks may take.
+        seed: Seed of the choice of samples and places.
+    """
+
+    places: int = 4096
+    ridge: float = 1e-3
+    memory: int = 1 << 30
+    seed: int = 0
+
+
+def compensate(
+    alignment: Alignment,
+    assembly: Assembly,
+    x: np.ndarray,
+    options: Compensation,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> Network:
+    """Refits the weights of an assembled network to the original networks' pre-activations.
+
+    Args:
+        alignment: The aligned networks.
+        assembly: The merged network and the origins of its weights.
+        x: Calibration inputs `[samples, ...]`, from the training split.
+        options: See `Compensation`.
+        progress: Called with the share of the work done, 0 to 1.
+
+    Returns:
+        The same network with other weights; layers without a bias get one, or their batch
+        normalisation takes the intercept.
+    """
+    fitting = _Fitting(alignment, assembly, x, options)
+    for done, node in enumerate(assembly.network.nodes):
+        if node.name in assembly.origins:
+            fitting.refit(node, assembly.origins[node.name])
+        fitting.merged.step()
+        progress((done + 1) / len(assembly.network.nodes))
+    layers = {name: fitting.merged.layer(name) for name in assembly.network.layers}
+    return assembly.network.replace(layers=layers)
+
+
+def choose_samples(networks: list[Network], x: np.ndarray, options: Compensation) -> np.ndarray:
+    """As many samples as the activations' memory allows, at least 64."""
+    floats = sum(peak_floats(network) for network in networks)
+    count = max(64, options.memory // (4 * max(floats, 1)))
+    if len(x) <= count:
+        return x
+    rng = np.random.default_rng(options.seed)
+    return x[np.sort(rng.choice(len(x), size=count, replace=False))]
+
+
+class _Fitting:
+    """The merged network and the originals, run side by side."""
+
+    def __init__(self, alignment, assembly, x, options):
+        networks = [assembly.network, *alignment.networks]
+        x = choose_samples(networks, x, options)
+        self.alignment = alignment
+        self.network = assembly.network
+        self.origins = assembly.origins
+        self.options = options
+        self.rng = np.random.default_rng(options.seed)
+        self.merged = Stepper(assembly.network, x)
+        self.originals = [Stepper(network, x) for network in alignment.networks]
+        self.readers = assembly.network.readers()
+
+    def refit(self, node: Node, origin: Origin) -> None:
+        layer = self.merged.layer(node.layer)
+        owners = [k for k in np.unique(origin.columns.nets).tolist() if k >= 0]
+        if not owners or not layer.weights or any(origin.nodes[k] is None for k in owners):
+            return
+        for k in owners:
+            self.originals[k].run_until(origin.nodes[k])
+        if layer.kind in linear.LINEAR_FORMS and origin.role == "mixing":
+            self._refit_mixing(node, layer, origin, owners)
+        elif layer.kind.startswith("DepthwiseConv"):
+            self._refit_depthwise(node, layer, origin, owners)
+        elif "bias" in layer.weights and layer.kind in _BIAS_ONLY:
+            self._refit_bias(node, layer, origin, owners)
+
+    def _inputs(self, origin: Origin, k: int) -> tuple[Layer, np.ndarray]:
+        network = self.alignment.networks[k]
+        original = network.node(origin.nodes[k])
+        return network.layer_of(original), self.originals[k].value(original.inputs[0])
+
+    def _refit_mixing(self, node, layer, origin, owners):
+        form = linear.LINEAR_FORMS[layer.kind]
+        x = self.merged.value(node.inputs[0])
+        grid = form.grid(layer, x.shape)
+        places = linear.sample_places(len(x), grid, self.options.places, self.rng)
+        wanted = np.empty((len(places), len(origin.columns)), np.float32)
+        for k in owners:
+            own = origin.columns.nets == k
+            original, inputs = self._inputs(origin, k)
+            found = linear.pre_activation(form, original, inputs, places)
+            wanted[:, own] = found[:, origin.columns.positions[own]]
+        features = form.features(layer, x, places)
+        residual = wanted - features @ linear.matrix(form, layer)
+        if "bias" in layer.weights:
+            residual -= layer.weights["bias"]
+        if _negligible(residual, wanted):
+            return
+        change, intercept = linear.fit(features, residual, self.options.ridge)
+        kernel = layer.weights[form.matrix]
+        weights = dict(layer.weights)
+        weights[form.matrix] = (kernel + change.reshape(kernel.shape)).astype(kernel.dtype)
+        self._shift(node, dataclasses.replace(layer, weights=weights), intercept)
+
+    def _refit_depthwise(self, node, layer, origin, owners):
+        """Depthwise kernels are fitted channel by channel."""
+        x = self.merged.value(node.inputs[0])
+        grid = linear.LINEAR_FORMS["Conv2D"].grid(layer, x.shape)
+        places = linear.sample_places(len(x), grid, self.options.places, self.rng)
+        kernel = layer.weights["kernel"]
+        multiplier = kernel.shape[-1]
+        flat = kernel.reshape(-1, *kernel.shape[-2:])
+        features = linear.patches(layer, x, places)
+        wanted = np.empty((len(places), len(origin.columns)), np.float32)
+        for k in owners:
+            own = origin.columns.nets == k
+            original, inputs = self._inputs(origin, k)
+            trained = original.weights["kernel"]
+            trained = trained.reshape(-1, *trained.shape[-2:])
+            found = np.einsum(
+                "pkc,kcm->pcm", linear.patches(original, inputs, places), trained, optimize=True
+            ).reshape(len(places), -1)
+            found = found + original.weights.get("bias", 0.0)
+            wanted[:, own] = found[:, origin.columns.positions[own]]
+        residual = wanted - np.einsum("pkc,kcm->pcm", features, flat, optimize=True).reshape(
+            len(places), -1
+        )
+        residual -= layer.weights.get("bias", 0.0)
+        if _negligible(residual, wanted):
+            return
+        change, intercept = np.zeros_like(flat), np.zeros(residual.shape[1])
+        for channel in range(features.shape[-1]):
+            columns = slice(channel * multiplier, (channel + 1) * multiplier)
+            found, offset = linear.fit(
+                features[:, :, channel], residual[:, columns], self.options.ridge
+            )
+            change[:, channel], intercept[columns] = found, offset
+        weights = dict(layer.weights)
+        weights["kernel"] = (kernel + change.reshape(kernel.shape)).astype(kernel.dtype)
+        self._shift(node, dataclasses.replace(layer, weights=weights), intercept)
+
+    def _refit_bias(self, node, layer, origin, owners):
+        """Layers without a closed form get the right mean, channel by channel."""
+        reached = _mean_outputs(layer, self.merged.value(node.inputs[0]))
+        wanted = np.empty(len(origin.columns))
+        for k in owners:
+            own = origin.columns.nets == k
+            original, inputs = self._inputs(origin, k)
+            wanted[own] = _mean_outputs(original, inputs)[origin.columns.positions[own]]
+        if not _negligible(wanted - reached, wanted):
+            self._shift(node, layer, wanted - reached)
+
+    def _shift(self, node: Node, layer: Layer, intercept: np.ndarray) -> None:
+        """Adds an intercept to a layer: to its bias, its batch norm's mean, or a new bias."""
+        norm = self._following_norm(node)
+        if "bias" in layer.weights:
+            bias = layer.weights["bias"]
+            weights = {**layer.weights, "bias": (bias + intercept).astype(bias.dtype)}
+            self.merged.change(dataclasses.replace(layer, weights=weights))
+        elif norm is not None:
+            # The mean moves with the input, so statistics may be estimated again later on.
+            self.merged.change(layer)
+            mean = norm.weights["moving_mean"]
+            weights = {**norm.weights, "moving_mean": (mean - intercept).astype(mean.dtype)}
+            self.merged.change(dataclasses.replace(norm, weights=weights))
+        else:
+            kernel = next(iter(layer.weights.values()))
+            weights = {**layer.weights, "bias": intercept.astype(kernel.dtype)}
+            config = {**layer.config, "use_bias": True}
+            self.merged.change(dataclasses.replace(layer, config=config, weights=weights))
+
+    def _following_norm(self, node: Node) -> Layer | None:
+        readers = self.readers.get(node.outputs[0], ())
+        activation = self.merged.layer(node.layer).config.get("activation")
+        if len(readers) != 1 or activation not in (None, "linear"):
+            return None
+        layer = self.merged.layer(self.network.node(readers[0]).layer)
+        return layer if layer.kind == "BatchNormalization" else None
+
+
+def _mean_outputs(layer: Layer, x: np.ndarray, samples: int = 256) -> np.ndarray:
+    """The mean of each output channel of a layer before its activation."""
+    config = {**layer.config, "activation": "linear"}
+    operation = instantiate(dataclasses.replace(layer, config=config), wrap=False)
+    outputs = []
+    for start in range(0, min(len(x), samples), 64):
+        part = keras.ops.convert_to_tensor(x[start : start + 64])
+        if not operation.built:
+            operation(part)
+            load_weights(operation, layer)
+        outputs.append(keras.ops.convert_to_numpy(operation(part)))
+    values = np.concatenate(outputs)
+    return values.reshape(-1, values.shape[-1]).mean(axis=0, dtype=np.float64)
+
+
+def _negligible(residual: np.ndarray, wanted: np.ndarray) -> bool:
+    return float(np.abs(residual).max()) <= _ROUNDING * (float(np.abs(wanted).max()) + 1e-30)

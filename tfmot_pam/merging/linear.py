@@ -1,0 +1,187 @@
+"""Layers as linear maps on sampled places: the form in which their weights are fitted.
+
+A mixing layer's pre-activation at one output place is a product of its features there (the patch
+that a convolution reads) and a matrix of weights. Compensation fits that matrix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+
+from tfmot_pam.graph.network import Layer
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearForm:
+    """How one kind of layer is written as features times a matrix.
+
+    Args:
+        features: `(layer, x, places) -> [places, features]`, for inputs x and sampled places.
+        matrix: The name of the weight that is the matrix; its last axis runs over outputs.
+        grid: `(layer, x shape) -> ` the sizes of the output's spatial axes.
+    """
+
+    features: Callable[[Layer, np.ndarray, np.ndarray], np.ndarray]
+    matrix: str
+    grid: Callable[[Layer, tuple[int, ...]], tuple[int, ...]]
+
+
+def sample_places(
+    samples: int, grid: tuple[int, ...], count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """`count` places `[count, 1 + axes]` (sample, then grid position); all where there are fewer.
+
+    Every sample gets about the same number of places.
+    """
+    total = samples * int(np.prod(grid, dtype=np.int64))
+    if total <= count:
+        flat = np.arange(total)
+    else:
+        flat = np.sort(rng.choice(total, size=count, replace=False))
+    return np.stack(np.unravel_index(flat, (samples, *grid)), axis=1)
+
+
+def padding_before(layer: Layer, sizes: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The zeros that a convolution adds before and after each spatial axis."""
+    config = layer.config
+    result = []
+    for size, kernel, stride, dilation in zip(
+        sizes, config["kernel_size"], config["strides"], _dilation(config), strict=True
+    ):
+        span = (kernel - 1) * dilation + 1
+        if config["padding"] == "same":
+            outputs = -(-size // stride)
+            added = max((outputs - 1) * stride + span - size, 0)
+            result.append((added // 2, added - added // 2))
+        elif config["padding"] == "causal":
+            result.append((span - 1, 0))
+        else:
+            result.append((0, 0))
+    return result
+
+
+def _dilation(config: Mapping[str, Any]) -> tuple[int, ...]:
+    return config.get("dilation_rate") or (1,) * len(config["kernel_size"])
+
+
+def _conv_grid(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
+    config, sizes = layer.config, shape[1:-1]
+    padded = [
+        size + sum(added) for size, added in zip(sizes, padding_before(layer, sizes), strict=True)
+    ]
+    return tuple(
+        (size - (kernel - 1) * dilation - 1) // stride + 1
+        for size, kernel, stride, dilation in zip(
+            padded, config["kernel_size"], config["strides"], _dilation(config), strict=True
+        )
+    )
+
+
+def patches(layer: Layer, x: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """What a convolution reads at some places: `[places, kernel positions, channels]`."""
+    config = layer.config
+    added = padding_before(layer, x.shape[1:-1])
+    result = []
+    for offset in itertools.product(*(range(size) for size in config["kernel_size"])):
+        index, inside = [places[:, 0]], np.ones(len(places), bool)
+        for axis, step in enumerate(offset):
+            where = places[:, axis + 1] * config["strides"][axis]
+            where = where + step * _dilation(config)[axis] - added[axis][0]
+            inside &= (where >= 0) & (where < x.shape[axis + 1])
+            index.append(np.clip(where, 0, x.shape[axis + 1] - 1))
+        # Gathering from the unpadded tensor saves a padded copy of all samples.
+        result.append(x[tuple(index)] * inside[:, None].astype(x.dtype))
+    return np.stack(result, axis=1)
+
+
+def _conv_features(layer, x, places):
+    return patches(layer, x, places).reshape(len(places), -1)
+
+
+def _dense_features(layer, x, places):
+    return x[tuple(places.T)]
+
+
+def _separable_features(layer, x, places):
+    kernel = layer.weights["depthwise_kernel"]
+    kernel = kernel.reshape(-1, *kernel.shape[-2:])
+    middle = np.einsum("pkc,kcm->pcm", patches(layer, x, places), kernel, optimize=True)
+    return middle.reshape(len(places), -1)
+
+
+_CONV = LinearForm(_conv_features, "kernel", _conv_grid)
+_DENSE = LinearForm(_dense_features, "kernel", lambda layer, shape: tuple(shape[1:-1]))
+_SEPARABLE = LinearForm(_separable_features, "pointwise_kernel", _conv_grid)
+
+LINEAR_FORMS: Mapping[str, LinearForm] = MappingProxyType(
+    {
+        "Conv1D": _CONV,
+        "Conv2D": _CONV,
+        "Conv3D": _CONV,
+        "Dense": _DENSE,
+        "SeparableConv1D": _SEPARABLE,
+        "SeparableConv2D": _SEPARABLE,
+    }
+)
+
+
+def matrix(form: LinearForm, layer: Layer) -> np.ndarray:
+    """The layer's weights as `[features, outputs]`."""
+    kernel = layer.weights[form.matrix]
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
+def pre_activation(form: LinearForm, layer: Layer, x: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """What the layer computes at some places before its activation: `[places, outputs]`."""
+    result = form.features(layer, x, places) @ matrix(form, layer)
+    return result + layer.weights["bias"] if "bias" in layer.weights else result
+
+
+def fit(features: np.ndarray, residual: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ridge least squares of `residual` on `features` with an intercept.
+
+    Minimises |F D + b - R|^2 + lambda |D|^2, lambda = ridge x the mean squared feature x samples,
+    in the primal or the dual form, whichever is smaller.
+
+    Args:
+        features: `[n, p]`.
+        residual: `[n, outputs]`.
+        ridge: Relative strength of the penalty.
+
+    Returns:
+        `D [p, outputs]` and `b [outputs]`.
+    """
+    n, p = features.shape
+    # Single precision is enough for the large systems, whose ridge is far above its rounding.
+    precision = np.float64 if min(n, p) <= 1536 else np.float32
+    mean, offset = features.mean(axis=0, dtype=np.float64), residual.mean(axis=0, dtype=np.float64)
+    centred = (features - mean).astype(precision)
+    target = (residual - offset).astype(precision)
+    scale = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64)) / p
+    if scale == 0.0:
+        return np.zeros((p, residual.shape[1])), offset
+    if p <= n:
+        system = centred.T @ centred
+        system[np.diag_indices(p)] += ridge * scale
+        solution = _solve(system, centred.T @ target)
+    else:
+        system = centred @ centred.T
+        system[np.diag_indices(n)] += ridge * scale
+        solution = centred.T @ _solve(system, target)
+    return solution, offset - mean @ solution
+
+
+def _solve(system: np.ndarray, right: np.ndarray) -> np.ndarray:
+    try:
+        factor = scipy.linalg.cho_factor(system, lower=True, overwrite_a=False, check_finite=False)
+    except np.linalg.LinAlgError:
+        # Rounding made a nearly singular system indefinite: the least squares solution exists.
+        return scipy.linalg.lstsq(system, right, check_finite=False)[0]
+    return scipy.linalg.cho_solve(factor, right, check_finite=False)

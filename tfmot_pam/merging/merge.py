@@ -1,0 +1,319 @@
+"""`merge`: from trained single-task models to one multi-head model."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmot_pam.data import Samples, TaskSamples, input_statistics, synthetic_inputs, take_samples
+from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.network import Network, iterate_tensors
+from tfmot_pam.graph.runner import evaluate
+from tfmot_pam.merging.alignment import Alignment, align
+from tfmot_pam.merging.arguments import check_estimator, check_options, named_models, read_models
+from tfmot_pam.merging.assemble import Assembly, IrregularLayout, assemble
+from tfmot_pam.merging.capture import check_reduction, observe
+from tfmot_pam.merging.compensate import Compensation, compensate
+from tfmot_pam.merging.grouping import Grouping, free_spaces
+from tfmot_pam.merging.observations import Observations
+from tfmot_pam.merging.plan import (
+    MergePlan,
+    check_plan_belongs,
+    fingerprint,
+    grouping_of,
+    make_plan,
+)
+from tfmot_pam.merging.progress import Progress
+from tfmot_pam.merging.regroup import METHODS, Paths, Request, Threshold, regroup
+from tfmot_pam.merging.relevance import RelevancePath, relevance_path
+from tfmot_pam.merging.targets import Targets, encode_labels, targets_from_outputs
+from tfmot_pam.training.heads import output_kind
+
+
+def merge(
+    models: Mapping[str, keras.Model] | Sequence[keras.Model],
+    data: Any = None,
+    *,
+    method: str = "pam",
+    rho: float | None = None,
+    alpha: float | Mapping[str, float] | None = None,
+    share: float | None = None,
+    estimator: str | Mapping[str, Any] = "gaussian",
+    reduction: str = "max",
+    samples: int = 1024,
+    min_group: int = 4,
+    compensation: bool | Compensation = True,
+    plan: MergePlan | None = None,
+    seed: int = 0,
+    verbose: int | str = "auto",
+) -> keras.Model:
+    """Merges models that were trained for one task each into one multi-head model.
+
+    Use it first: the result runs every combination of the tasks (`select_tasks`), is ready to use
+    before any training, and is meant to be fine-tuned (`fine_tune`) and pruned. Channels that
+    only one task needs stay apart, channels that several need are shared, and a shared channel
+    never reads an exclusive one.
+
+    Source: PAM (He, Gao, Zhou, Tong, Thiele, KDD 2021), section 4; task sets between one and all
+    tasks, the Gaussian estimator and the compensation are this package's.
+
+    Args:
+        models: Trained functional or sequential models with one input of equal shape and one
+            output each, by task name. A list takes its task names from the models' output layers.
+        data: Calibration data from the *training* split: `(x, {task: y})`, `x` alone,
+            `{task: (x, y)}`, `{task: x}`, or a `tf.data.Dataset` or `keras.utils.PyDataset` that
+            yields batches of these. Labels are class indices, one-hot, 0/1 or -1/+1 matrices or
+            real values; without labels the models' own outputs are used. None draws random inputs
+            and warns.
+        method: `"pam"`; `"pam-paper"` (only exclusive channels and those of all tasks);
+            `"shared"` (everything shared); `"separate"` (nothing shared: reproduces the models);
+            `"random"` (the sizes of `"pam"`, the channels drawn at random).
+        rho: Threshold as a share of each task's measurable relevance, 0 <= rho < 1; larger values
+            share less. Default 0.05.
+        alpha: Threshold in nats instead, one for all tasks or one a task.
+        share: Threshold by the wanted share of shared channels instead, 0 < share <= 1.
+        estimator: `"gaussian"` or `"kde"` (the paper's), or a dict with the entry `name` and the
+            estimator's own options.
+        reduction: How activations are reduced over space: `"max"`, `"mean"` or `"max+mean"`.
+        samples: Calibration samples that are drawn per task.
+        min_group: Smaller groups are folded into a group with more tasks.
+        compensation: Whether what the cuts take away is fitted back in closed form, or a
+            `Compensation` with its options.
+        plan: A plan to replay instead of deciding anew.
+        seed: Seed of everything random.
+        verbose: 0 for silence, `"auto"` or 1 for a progress bar.
+
+    Returns:
+        A functional model with a dict of outputs by task, built of ordinary layers in `TaskGroup`
+        wrappers. Its attribute `merge_plan` holds the `MergePlan`.
+
+    Raises:
+        TypeError: a model is not a functional or sequential Keras 3 model, or the data has none
+            of the forms above.
+        ValueError: fewer than two models, models that cannot be merged, unusable data or options.
+
+    Example:
+    >>> import keras, numpy as np, tfmot_pam
+    >>> def model(classes):
+    ...     return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(8, 3),
+    ...                              keras.layers.Flatten(), keras.layers.Dense(classes)])
+    >>> x = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
+    >>> merged = tfmot_pam.merge({"digit": model(10), "speaker": model(6)}, x, verbose=0)
+    >>> list(merged.output)
+    ['digit', 'speaker']
+    """
+    threshold = check_options(method, rho, alpha, share, min_group, samples)
+    check_estimator(estimator)
+    check_reduction(reduction)
+    by_task = named_models(models)
+    networks = read_models(by_task)
+    alignment = align(list(by_task), networks)
+    threshold = _check_alpha_tasks(threshold, alignment.tasks)
+    calibration = _calibration(by_task, data, samples, seed)
+    _check_crossing(by_task, networks, calibration)
+    progress = Progress(verbose)
+    fingerprints = tuple(fingerprint(network) for network in networks)
+    if plan is not None:
+        check_plan_belongs(plan, alignment, fingerprints)
+        alignment = _freeze_as_planned(alignment, plan)
+        assembly = assemble(alignment, grouping_of(plan, alignment))
+    else:
+        paths = None
+        if METHODS[method].needs_relevance:
+            paths = _relevance(
+                by_task, alignment, calibration, estimator, reduction, seed, progress
+            )
+        request = Request(alignment, paths, threshold, seed)
+        request, grouping, assembly = _regroup_and_assemble(request, method, min_group)
+        alignment = request.alignment
+        options = {
+            **dataclasses.asdict(threshold),
+            "estimator": estimator,
+            "reduction": reduction,
+            "samples": samples,
+            "min_group": min_group,
+            "seed": seed,
+        }
+        plan = make_plan(alignment, grouping, paths, method, options, fingerprints)
+    network = assembly.network
+    if compensation:
+        chosen = compensation if isinstance(compensation, Compensation) else Compensation(seed=seed)
+        network = compensate(alignment, assembly, _all_inputs(calibration), chosen, progress.rest())
+    progress.rest()(1.0)
+    merged = emit(network)
+    merged.merge_plan = plan
+    return merged
+
+
+def _check_alpha_tasks(threshold: Threshold, tasks: tuple[str, ...]) -> Threshold:
+    if isinstance(threshold.alpha, Mapping) and set(threshold.alpha) != set(tasks):
+        raise ValueError(
+            f"`alpha` has the tasks {sorted(threshold.alpha)}. Expected one value for each of "
+            f"{list(tasks)}. Add the missing tasks and take out the unknown ones."
+        )
+    return threshold
+
+
+def _calibration(by_task, data, samples: int, seed: int) -> Samples:
+    first = next(iter(by_task.values()))
+    shape, dtype = first.inputs[0].shape[1:], str(first.inputs[0].dtype)
+    if data is not None:
+        found = take_samples(data, list(by_task), shape, samples=samples, seed=seed)
+        return _as_type(found, dtype)
+    warnings.warn(
+        "merge() was given no data: channels are compared on random inputs, which says little "
+        "about what the tasks need. Pass inputs of the training split, labels are optional.",
+        stacklevel=3,
+    )
+    mean, std = input_statistics(first)
+    x = synthetic_inputs(shape, samples=samples, mean=mean, std=std, dtype=dtype, seed=seed)
+    return Samples({task: TaskSamples(x, None) for task in by_task}, True)
+
+
+def _as_type(calibration: Samples, dtype: str) -> Samples:
+    """The samples as the models take them: Keras would convert them on every call."""
+    converted: dict[int, np.ndarray] = {}
+    by_task = {}
+    for task, found in calibration.by_task.items():
+        x = converted.setdefault(id(found.x), found.x.astype(dtype, copy=False))
+        by_task[task] = TaskSamples(x, found.y)
+    return Samples(by_task, calibration.shared)
+
+
+def _all_inputs(calibration: Samples) -> np.ndarray:
+    """The inputs of all tasks; each data set counts alike."""
+    if calibration.shared:
+        return next(iter(calibration.by_task.values())).x
+    return np.concatenate([found.x for found in calibration.by_task.values()])
+
+
+def _check_crossing(by_task, networks: Sequence[Network], calibration: Samples) -> None:
+    """Raises unless each network, read and written again, computes what its model computes."""
+    for (task, model), network in zip(by_task.items(), networks, strict=True):
+        x = calibration.by_task[task].x[:4]
+        output = next(iterate_tensors(network.outputs))
+        (expected,) = keras.tree.flatten(model(x, training=False))
+        expected = keras.ops.convert_to_numpy(expected)
+        if not np.isfinite(expected).all():
+            raise ValueError(
+                f"The model of {task!r} returns NaN or infinite values on the calibration data. "
+                "Expected finite outputs. Check its weights and the scale of the inputs."
+            )
+        found = evaluate(network, x, [output])[output]
+        error = float(np.abs(found - expected).max())
+        if error > 1e-4 * max(1.0, float(np.abs(expected).max())):
+            raise ValueError(
+                f"The model of {task!r} cannot be read exactly: built anew from its get_config() "
+                f"and weights it differs by {error:.3g}. A custom layer's get_config() probably "
+                "leaves out an argument; let it return every argument of the constructor."
+            )
+
+
+def _relevance(by_task, alignment, calibration, estimator, reduction, seed, progress) -> Paths:
+    name, options = check_estimator(estimator)
+    observed, outputs = _observe_all(by_task, alignment, calibration, reduction, progress)
+    targets = {
+        task: _targets(task, by_task[task], calibration.by_task[task], outputs[task], name)
+        for task in alignment.tasks
+    }
+    spaces = free_spaces(alignment)
+    done = progress.stage(20)
+    paths: dict[tuple[int, int], RelevancePath] = {}
+    for space in spaces:
+        for t, task in enumerate(alignment.tasks):
+            joined = _join([found[space] for found in observed[task]])
+            paths[space, t] = relevance_path(
+                joined, targets[task], estimator=name, seed=seed, **options
+            )
+            done(len(paths) / (len(spaces) * len(alignment.tasks)))
+    return paths
+
+
+def _observe_all(by_task, alignment, calibration, reduction, progress):
+    """For each task, every network's observations on that task's data, and its own outputs."""
+    observed, outputs = {}, {}
+    done, tasks = progress.stage(20), alignment.tasks
+    for position, task in enumerate(tasks):
+        if calibration.shared and observed:
+            observed[task] = observed[tasks[0]]
+            continue
+        found = []
+        for k, other in enumerate(tasks):
+            spaces, result = observe(alignment, k, calibration.by_task[task].x, reduction=reduction)
+            found.append(spaces)
+            if other == task or calibration.shared:
+                outputs[other] = result
+            done((position * len(tasks) + k + 1) / len(tasks) ** 2)
+        observed[task] = found
+    done(1.0)
+    return observed, outputs
+
+
+def _join(observations: Sequence[Observations]) -> Observations:
+    """All networks' channels in one space, numbered through."""
+    offsets = np.cumsum([0] + [found.channels for found in observations])
+    return Observations(
+        np.concatenate([found.columns for found in observations], axis=1),
+        np.concatenate(
+            [
+                found.channel_of + offset
+                for found, offset in zip(observations, offsets, strict=False)
+            ]
+        ),
+    )
+
+
+def _targets(task, model, found: TaskSamples, outputs, estimator: str) -> Targets:
+    if found.y is not None:
+        return encode_labels(found.y, task)
+    return targets_from_outputs(outputs, output_kind(model), task, discrete=estimator == "kde")
+
+
+def _regroup_and_assemble(
+    request: Request, method: str, min_group: int
+) -> tuple[Request, Grouping, Assembly]:
+    """Regroups; a space whose tensors cannot be put in one order is frozen and all done again."""
+    while True:
+        grouping = regroup(request, method, min_group)
+        try:
+            return request, grouping, assemble(request.alignment, grouping)
+        except IrregularLayout as error:
+            reason = f"'{error.node}' combines its channels in different orders"
+            alignment = request.alignment
+            labels = alignment.graphs[error.index].labels
+            touched = {
+                int(label)
+                for tensor, found in labels.items()
+                if tensor.node == error.node
+                for label in found
+            }
+
+            def hit(space, touched=touched, index=error.index, reason=reason):
+                return reason if touched & set(space.channels[index].tolist()) else None
+
+            frozen = _freeze(alignment, hit)
+            if all(
+                a.frozen == b.frozen for a, b in zip(frozen.spaces, alignment.spaces, strict=True)
+            ):
+                raise
+            request = dataclasses.replace(request, alignment=frozen)
+
+
+def _freeze_as_planned(alignment: Alignment, plan: MergePlan) -> Alignment:
+    planned = iter(plan.spaces)
+    return _freeze(alignment, lambda space: next(planned).frozen)
+
+
+def _freeze(alignment: Alignment, reason_of) -> Alignment:
+    """The same alignment with reasons for spaces that are to be frozen too."""
+    spaces = []
+    for space in alignment.spaces:
+        if not space.given:
+            space = dataclasses.replace(space, frozen=reason_of(space) or space.frozen)
+        spaces.append(space)
+    return dataclasses.replace(alignment, spaces=tuple(spaces))

@@ -1,0 +1,54 @@
+"""Pieces: what a tensor of the networks has become in the merged network."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from tfmot_pam.graph.network import Tensor
+from tfmot_pam.merging.slicing import Layout
+
+COMMON = -1  # In a layout: the channel is the same in every network.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Piece:
+    """The channels of one tensor that have one task set, as a tensor of the merged network.
+
+    Args:
+        tensor: The merged network's tensor.
+        mask: The task set.
+        layout: Which original channels it carries.
+        given: For channels of the network's input: `COMMON` as long as they are the same for all
+            networks, the network whose own preprocessing they went through otherwise. None for
+            channels that a layer wrote.
+    """
+
+    tensor: Tensor
+    mask: int
+    layout: Layout
+    given: int | None = None
+
+    @property
+    def width(self) -> int:
+        return len(self.layout)
+
+
+def copies(piece: Piece, nets: list[int]) -> list[Piece]:
+    """A channel that is the same in all networks, once for each of some networks."""
+    if piece.given != COMMON:
+        return [piece]
+    return [dataclasses.replace(piece, layout=piece.layout.owned_by(net)) for net in nets]
+
+
+def merge_columns(columns, mask: int) -> Layout:
+    """One group's output channels: by part of the space, then by network, then by position."""
+    nets, positions, parts = [], [], []
+    for k, (masks, segments) in columns.items():
+        own = np.flatnonzero(masks == mask)
+        nets.append(np.full(len(own), k))
+        positions.append(own)
+        parts.append(segments[own])
+    order = np.argsort(np.concatenate(parts), kind="stable")
+    return Layout(np.concatenate(nets)[order], np.concatenate(positions)[order])

@@ -1,0 +1,152 @@
+"""Layouts of merged channels, and the weights that belong to them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tfmot_pam.graph.rules import Axes, Call, LayerRule
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layout:
+    """Which original channel each position of a merged tensor's last axis carries.
+
+    Args:
+        nets: The network of each position; -1 where it is the same channel in all of them.
+        positions: The position on that network's original axis.
+    """
+
+    nets: np.ndarray
+    positions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.nets)
+
+    @classmethod
+    def concatenate(cls, layouts: Sequence[Layout]) -> Layout:
+        return cls(
+            np.concatenate([layout.nets for layout in layouts]),
+            np.concatenate([layout.positions for layout in layouts]),
+        )
+
+    def equals(self, other: Layout) -> bool:
+        return np.array_equal(self.nets, other.nets) and np.array_equal(
+            self.positions, other.positions
+        )
+
+    def owned_by(self, net: int) -> Layout:
+        return Layout(np.full(len(self), net), self.positions)
+
+    def shifted(self, shifts: Mapping[int, int]) -> Layout:
+        added = np.array([shifts.get(net, 0) for net in self.nets.tolist()], int)
+        return Layout(self.nets, self.positions + added)
+
+    def of(self, net: int) -> np.ndarray:
+        """Whether each position carries a channel of one network (a common one counts)."""
+        return (self.nets == net) | (self.nets < 0)
+
+
+def arrange(rule: LayerRule, calls: Mapping[int, Call], call: Call, layout: Layout) -> Layout:
+    """The layout after a channelwise layer, from the layout before it.
+
+    The same rule says where outputs come from in the original layers and in the merged one.
+    """
+    if rule.sources is None:
+        return layout
+    sources = rule.source_positions(call, len(layout))[:, 0]
+    order = np.argsort(sources, kind="stable")
+    ranks = np.empty(len(sources), int)
+    starts = np.searchsorted(sources[order], sources[order])
+    ranks[order] = np.arange(len(sources)) - starts
+    nets = layout.nets[sources]
+    positions = np.empty(len(sources), int)
+    for net in np.unique(nets).tolist():
+        if net >= 0 and net not in calls:
+            # Another task's channels in a head: they have no place in this head's network.
+            positions[nets == net] = 0
+            continue
+        own = calls.get(net, call)
+        original = rule.source_positions(own, own.in_shape[-1])[:, 0]
+        by_source = np.argsort(original, kind="stable")
+        first = np.searchsorted(original[by_source], layout.positions[sources])
+        chosen = nets == net
+        # Beyond the end only where the layout turns out to be irregular.
+        positions[chosen] = by_source[np.minimum(first + ranks, len(original) - 1)[chosen]]
+    return Layout(nets, positions)
+
+
+def is_regular(
+    rule: LayerRule, calls: Mapping[int, Call], call: Call, before: Layout, after: Layout
+) -> bool:
+    """Whether outputs that come from several inputs get the same ones as in their own network."""
+    sources = rule.source_positions(call, len(before))
+    if sources.shape[1] == 1:
+        return True
+    for net in np.unique(after.nets).tolist():
+        if net >= 0 and net not in calls:
+            continue
+        own = calls.get(net, call)
+        original = rule.source_positions(own, own.in_shape[-1])
+        chosen = after.nets == net
+        found, wanted = sources[chosen], original[after.positions[chosen]]
+        if np.any(before.nets[found] != net) or np.any(before.positions[found] != wanted):
+            return False
+    return True
+
+
+def slice_weights(
+    rule: LayerRule, calls: Mapping[int, Call], rows: Layout, columns: Layout
+) -> dict[str, np.ndarray]:
+    """The weights of one group of a merged layer.
+
+    Args:
+        rule: The layer's rule.
+        calls: The networks' own calls, by network.
+        rows: The group's input channels.
+        columns: The group's output channels.
+
+    Returns:
+        Arrays by weight name.
+    """
+    lead = calls.get(int(columns.nets[0]), next(iter(calls.values())))
+    result = {}
+    for name, original in lead.layer.weights.items():
+        axes = rule.weights.get(name)
+        if axes is None or (axes.inputs is None and axes.outputs is None):
+            result[name] = original
+        else:
+            result[name] = _slice(name, axes, calls, rows, columns, lead)
+    return result
+
+
+def _slice(name, axes: Axes, calls, rows: Layout, columns: Layout, lead: Call) -> np.ndarray:
+    fanout = axes.fanout(lead.config)
+    original = lead.layer.weights[name]
+    shape = list(original.shape)
+    if axes.inputs is not None:
+        shape[axes.inputs] = len(rows) * fanout
+    if axes.outputs is not None:
+        shape[axes.outputs] = len(columns)
+    merged = np.full(shape, axes.fill, original.dtype)
+    for net, call in calls.items():
+        source = call.layer.weights[name]
+        place: list[np.ndarray] = [np.arange(size) for size in shape]
+        taken: list[np.ndarray] = [np.arange(size) for size in shape]
+        if axes.inputs is not None:
+            own = np.flatnonzero(rows.of(net))
+            place[axes.inputs] = _spread(own, fanout)
+            taken[axes.inputs] = _spread(rows.positions[own], fanout)
+        if axes.outputs is not None:
+            # A common channel is written once, with the weights that are alike everywhere.
+            own = np.flatnonzero(columns.of(net))
+            place[axes.outputs] = own
+            taken[axes.outputs] = columns.positions[own]
+        merged[np.ix_(*place)] = source[np.ix_(*taken)]
+    return merged
+
+
+def _spread(positions: np.ndarray, fanout: int) -> np.ndarray:
+    return (positions[:, None] * fanout + np.arange(fanout)).ravel()

@@ -1,0 +1,102 @@
+"""Which task groups the layers of a model's trunk consist of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tfmot_pam.graph.channels import rule_of
+from tfmot_pam.graph.network import Layer, Network, Node, iterate_tensors
+from tfmot_pam.graph.rules import call_of
+from tfmot_pam.graph.selection import task_names
+
+
+def trunk_groups(network: Network) -> dict[str, dict[tuple[str, ...], int]]:
+    """The channels of every group of the trunk, by layer and task set.
+
+    Groups of one layer are recognised by their names: `conv1_shared`, `conv1_digit`,
+    `conv1_digit_speaker`. Layers that write a task's output, and other layers of a single task
+    whose name does not say that they belong to a trunk layer, are heads and left out.
+
+    Args:
+        network: Any network; only layers with a task set have groups.
+
+    Returns:
+        For each layer that mixes channels, in network order, the number of channels by task set,
+        largest task set first.
+    """
+    tasks = task_names(network)
+    heads = _output_writers(network)
+    found: dict[str, dict[tuple[str, ...], int]] = {}
+    named: set[str] = set()
+    inner: set[str] = set()
+    for layer, width in _mixing_layers(network):
+        base = _layer_name(layer)
+        if base != layer.name or len(layer.tasks) > 1 or len(tasks) == 1:
+            named.add(base)
+        # Where an output is read off the trunk, its layers write outputs but are shared.
+        if layer.name not in heads or len(layer.tasks) > 1:
+            inner.add(base)
+        channels = found.setdefault(base, {})
+        channels[layer.tasks] = channels.get(layer.tasks, 0) + width
+    return {
+        name: _in_order(channels, tasks)
+        for name, channels in found.items()
+        if name in named and name in inner
+    }
+
+
+def count_groups(network: Network, layers: Mapping[str, Mapping[tuple[str, ...], int]]) -> int:
+    """How many of the groups in `layers` a sub-network runs."""
+    present = {(_layer_name(layer), layer.tasks) for layer, _ in _mixing_layers(network)}
+    return sum((name, tasks) in present for name, found in layers.items() for tasks in found)
+
+
+def _mixing_layers(network: Network) -> list[tuple[Layer, int]]:
+    calls = network.calls()
+    found: dict[str, tuple[Layer, int]] = {}
+    for node in network.nodes:
+        layer = network.layer_of(node)
+        if layer.tasks is None or layer.name in found:
+            continue
+        rule = rule_of(call_of(network, node, calls))
+        if rule is not None and rule.role == "mixing":
+            found[layer.name] = (layer, node.shapes[0][-1])
+    return list(found.values())
+
+
+def _layer_name(layer: Layer) -> str:
+    """The name of the trunk layer that a group belongs to."""
+    suffixes = ["_" + "_".join(layer.tasks)]
+    if len(layer.tasks) > 1:
+        suffixes.append("_shared")
+    for suffix in suffixes:
+        if layer.name.endswith(suffix) and layer.name != suffix:
+            return layer.name.removesuffix(suffix)
+    return layer.name
+
+
+def _output_writers(network: Network) -> set[str]:
+    """The layers that write the outputs' channels, behind activations and the like."""
+    nodes = network.nodes_by_name
+    calls = network.calls()
+    writers = set()
+
+    def trace(node: Node) -> None:
+        rule = rule_of(call_of(network, node, calls)) if node.inputs else None
+        if rule is None or rule.role == "mixing":
+            writers.add(node.layer)
+            return
+        for tensor in node.inputs:
+            trace(nodes[tensor.node])
+
+    for tensor in iterate_tensors(network.outputs):
+        trace(nodes[tensor.node])
+    return writers
+
+
+def _in_order(channels, tasks) -> dict[tuple[str, ...], int]:
+    def key(names):
+        places = [tasks.index(name) if name in tasks else len(tasks) for name in names]
+        return -len(names), places, names
+
+    return {names: channels[names] for names in sorted(channels, key=key)}

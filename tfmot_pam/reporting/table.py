@@ -1,0 +1,123 @@
+"""A report as a table for people: rounded numbers, and what must be known to read them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+from tfmot_pam.reporting.result import Report, ReportRow
+
+_PREFIXES = ("", "k", "M", "G", "T", "P")
+
+
+def human(value: float) -> str:
+    """A count with three significant digits and a unit prefix: 1234567 is `1.23 M`."""
+    scaled, prefix = float(value), 0
+    # 999.5 would be rounded to four digits.
+    while abs(scaled) >= 999.5 and prefix < len(_PREFIXES) - 1:
+        scaled, prefix = scaled / 1000, prefix + 1
+    if prefix == 0:
+        return f"{scaled:.0f}"
+    digits = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
+    return f"{scaled:.{digits}f} {_PREFIXES[prefix]}"
+
+
+def renderable(report: Report) -> Any:
+    """The rich renderable of a report: the table, expected costs, notes and reasons."""
+    from rich.console import Group
+
+    return Group(_table(report), *_footer(report))
+
+
+def as_text(report: Report) -> str:
+    """The table as plain text, as wide as it needs to be."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    text = io.StringIO()
+    console = Console(file=text, width=1000, color_system=None)
+    table = _table(report)
+    console.width = max(80, Measurement.get(console, console.options, table).maximum)
+    console.print(table, *_footer(report), sep="\n")
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def _table(report: Report) -> Any:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = _columns(report)
+    for title, _ in columns:
+        side = "left" if title == "combination" else "right"
+        table.add_column(escape(title), justify=side, no_wrap=True)
+    for row in report.rows:
+        table.add_row(*(escape(cell(row)) for _, cell in columns))
+    return table
+
+
+def _columns(report: Report) -> list[tuple[str, Callable[[ReportRow], str]]]:
+    """Titles and cells; a column that no row has a value for is left out."""
+    columns: list[tuple[str, Callable[[ReportRow], str]]] = [
+        ("combination", lambda row: " + ".join(row.tasks)),
+        ("MACs", lambda row: human(row.macs)),
+    ]
+    if any(row.ratio is not None for row in report.rows):
+        columns += [
+            ("originals", lambda row: human(row.original_macs)),
+            ("ratio", lambda row: f"{row.ratio:.2f}"),
+        ]
+    columns += [
+        ("FLOPs", lambda row: human(row.flops)),
+        ("parameters", lambda row: human(row.parameters)),
+    ]
+    if report.groups:
+        columns.append(("groups", lambda row: str(row.groups)))
+    for task in report.tasks:
+        if any(task in row.accuracy or task in row.original_accuracy for row in report.rows):
+            columns.append((f"accuracy\n{task}, %", lambda row, task=task: _accuracy(row, task)))
+    if any(row.latency_ms is not None for row in report.rows):
+        columns.append(("latency", lambda row: _optional(row.latency_ms, _milliseconds)))
+    if any(row.file_bytes is not None for row in report.rows):
+        columns.append(("file", lambda row: _optional(row.file_bytes, lambda v: f"{human(v)}B")))
+    if len({row.probability for row in report.rows}) > 1:
+        columns.append(("usage, %", lambda row: _percent(row.probability)))
+    return columns
+
+
+def _optional(value: float | None, write: Callable[[float], str]) -> str:
+    return "" if value is None else write(value)
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _accuracy(row: ReportRow, task: str) -> str:
+    if task not in row.tasks:
+        return ""
+    text = _optional(row.accuracy.get(task), _percent)
+    original = _optional(row.original_accuracy.get(task), _percent)
+    return f"{text} ({original})".lstrip() if original else text
+
+
+def _footer(report: Report) -> list[Any]:
+    from rich.text import Text
+
+    expected = f"Expected MACs per run: {human(report.expected_macs)}"
+    if report.expected_original_macs:
+        ratio = report.expected_macs / report.expected_original_macs
+        expected += f" (originals: {human(report.expected_original_macs)}, ratio {ratio:.2f})"
+    lines = [f"{expected}."]
+    if any(row.original_accuracy for row in report.rows):
+        lines.append("Accuracy in brackets: the original models.")
+    lines += [f"Note: {note}" for note in report.notes]
+    lines += [f"Not counted: {layer}: {reason}" for layer, reason in report.unsupported.items()]
+    lines += [f"Not regrouped: {space}: {reason}" for space, reason in report.frozen.items()]
+    return [Text(line) for line in lines]

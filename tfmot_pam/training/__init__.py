@@ -1,0 +1,1 @@
+"""Training a merged model: distillation, labels, and steps on sampled combinations."""

@@ -1,0 +1,151 @@
+"""Turns the user's data into the `(x, targets, weights)` batches that `fit` reads."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tfmot_pam.data import Batches, Samples, TaskSamples, open_batches, read_arrays
+from tfmot_pam.training.objective import Objective
+from tfmot_pam.training.usage import StepTasks
+
+
+class Feed:
+    """Batches for `fit`: inputs, targets by task, and sample weights by task.
+
+    Args:
+        objectives: What each task is trained towards, in task order.
+        sample: Some samples of the data, which give its types.
+        input_shape: Shape of one input without the batch dimension, None where it varies.
+    """
+
+    def __init__(
+        self,
+        objectives: Mapping[str, Objective],
+        sample: Samples,
+        input_shape: tuple[int | None, ...],
+    ):
+        self._objectives = objectives
+        self._input_shape = input_shape
+        self._x_dtype = np.result_type(*(own.x.dtype for own in sample.by_task.values()))
+        self._widths = {
+            task: objective.targets(_head(sample.by_task[task])).shape[-1]
+            for task, objective in objectives.items()
+        }
+        self._error: Exception | None = None
+
+    def open(
+        self,
+        data: Any,
+        batch_size: int,
+        steps: StepTasks | None = None,
+        seed: int | None = None,
+    ) -> tuple[Any, Batches]:
+        """Returns a `tf.data.Dataset` that gives one epoch per iteration, and what it reads from.
+
+        Args:
+            data: The user's data; of arrays the targets are computed here, once.
+            batch_size: Rows per step taken from each array data set.
+            steps: Which tasks each step serves; None serves all.
+            seed: Seed of the shuffling; None keeps the order.
+        """
+        import tensorflow as tf
+
+        tasks = tuple(self._objectives)
+        samples = read_arrays(data, tasks, self._input_shape)
+        if samples is not None:
+            data = self._with_targets(samples, batch_size)
+        batches = open_batches(data, tasks, self._input_shape, batch_size=batch_size, seed=seed)
+        ready = samples is not None
+        epochs = itertools.count()
+        dataset = tf.data.Dataset.from_generator(
+            lambda: self._epoch(batches, ready, steps, next(epochs)),
+            output_signature=self._signature(tf),
+        )
+        if batches.steps is not None:
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches.steps))
+        return dataset.prefetch(1), batches
+
+    @contextlib.contextmanager
+    def original_errors(self) -> Iterator[None]:
+        """Raises an error in the data as itself, not as the framework's wrapping of it."""
+        try:
+            yield
+        except Exception:
+            if self._error is not None:
+                raise self._error from None
+            raise
+
+    def _epoch(
+        self, batches: Batches, ready: bool, steps: StepTasks | None, epoch: int
+    ) -> Iterator[tuple]:
+        everything = dict.fromkeys(self._objectives, 1.0)
+        try:
+            for step, batch in enumerate(batches.epoch(epoch)):
+                weights = everything if steps is None else steps.weights(epoch, step)
+                yield self._assemble(batch if ready else self._targets(batch), weights)
+        except Exception as error:
+            self._error = error
+            raise
+
+    def _with_targets(self, samples: Samples, batch_size: int) -> Any:
+        with_targets = self._targets(samples, batch_size)
+        by_task = with_targets.by_task
+        if samples.shared:
+            x = next(iter(by_task.values())).x
+            return x, {task: own.y for task, own in by_task.items()}
+        return {task: (own.x, own.y) for task, own in by_task.items()}
+
+    def _targets(self, samples: Samples, batch_size: int | None = None) -> Samples:
+        by_task = {
+            task: TaskSamples(own.x, self._objectives[task].targets(own, batch_size))
+            for task, own in samples.by_task.items()
+        }
+        return Samples(by_task, samples.shared)
+
+    def _assemble(self, batch: Samples, weights: Mapping[str, float]) -> tuple:
+        parts = batch.by_task
+        if batch.shared:
+            x = next(iter(parts.values())).x
+            targets = {task: own.y for task, own in parts.items()}
+            sample_weights = {task: np.full(len(x), weights[task], "float32") for task in parts}
+        else:
+            x = np.concatenate([own.x for own in parts.values()])
+            targets, sample_weights = _spread(parts, weights, len(x))
+        return x.astype(self._x_dtype, copy=False), targets, sample_weights
+
+    def _signature(self, tf: Any) -> tuple:
+        targets = {
+            task: tf.TensorSpec((None, *objective.output_shape[:-1], self._widths[task]))
+            for task, objective in self._objectives.items()
+        }
+        return (
+            tf.TensorSpec((None, *self._input_shape), self._x_dtype),
+            targets,
+            {task: tf.TensorSpec((None,)) for task in self._objectives},
+        )
+
+
+def _head(samples: TaskSamples) -> TaskSamples:
+    return TaskSamples(samples.x[:1], None if samples.y is None else samples.y[:1])
+
+
+def _spread(
+    parts: Mapping[str, TaskSamples], weights: Mapping[str, float], length: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Places each task's targets at its own rows of a joined batch; other rows weigh 0."""
+    targets, sample_weights = {}, {}
+    start = 0
+    for task, own in parts.items():
+        rows = slice(start, start + len(own.x))
+        start = rows.stop
+        targets[task] = np.zeros((length, *own.y.shape[1:]), "float32")
+        targets[task][rows] = own.y
+        sample_weights[task] = np.zeros(length, "float32")
+        # Keras divides by all rows; the factor makes that the mean over the task's own.
+        sample_weights[task][rows] = weights[task] * length / len(own.x)
+    return targets, sample_weights

@@ -1,0 +1,240 @@
+"""Fine-tuning a merged model by distillation from the networks it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmot_pam.data import Batches, Samples, take_samples
+from tfmot_pam.training.feed import Feed
+from tfmot_pam.training.heads import output_kind
+from tfmot_pam.training.objective import set_objective
+from tfmot_pam.training.usage import StepTasks, check_usage
+
+_SCALE_SAMPLES = 256
+
+
+def fine_tune(
+    merged: keras.Model,
+    data: Any,
+    teachers: Mapping[str, Any] | Sequence[Any] | None = None,
+    epochs: int = 3,
+    *,
+    batch_size: int = 32,
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-3,
+    optimizer: str | keras.optimizers.Optimizer | None = None,
+    usage: Mapping[Sequence[str], float] | None = None,
+    joint: float = 0.5,
+    label_weight: float = 0.3,
+    losses: Mapping[str, Any] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    validation_data: Any = None,
+    seed: int = 0,
+    verbose: str | int = "auto",
+) -> keras.Model:
+    """Trains a merged model to do what the original networks do, for every combination of tasks.
+
+    Use it after `merge` and after channels were removed. The loss of a task is its distance to
+    its teacher's outputs (cross-entropy for softmax and sigmoid outputs, squared error for
+    others), mixed with the usual loss on its labels where there are labels; each part is divided
+    by what the best constant prediction would cost, so that no task dominates. Steps that serve
+    one sampled combination alternate with steps that serve all tasks; tasks that a step does not
+    serve send no gradient. Underneath is an ordinary Keras `fit`.
+
+    Batch-norm statistics adapt in every step. Where tasks have data sets of their own, a step
+    takes a batch of each, and every task's loss is measured on its own samples.
+
+    Args:
+        merged: A functional Keras 3 model with one input and a dict of outputs keyed by task.
+        data: The data, in any form that `merge` takes; labels optional if there are teachers.
+            Arrays are shuffled, and their teacher outputs computed once and kept in memory.
+            Streams are passed through in their own order and batch size.
+        teachers: The original models, a dict from task to model or a list in task order. None
+            trains on labels alone.
+        epochs: Passes over the data (over the longest data set, if tasks have their own).
+        batch_size: Samples per step taken from each array data set.
+        learning_rate: Starting rate, falling to 0 along a cosine; or a Keras schedule, used as
+            it is. Ignored where `optimizer` is an optimizer object.
+        optimizer: Keras optimizer or its name; None is Adam. An object is copied.
+        usage: Probability of each combination, such as `{("a",): 0.8, ("a", "b"): 0.2}`. None
+            takes all combinations as equally likely.
+        joint: Share of the steps that serve all tasks at once, in 0..1.
+        label_weight: Share of the labels in the loss of a task that has a teacher too, in 0..1.
+        losses: Keras losses to use on the labels of some tasks instead of the chosen ones; they
+            get the labels as given and the task's outputs.
+        callbacks: Keras callbacks. Their `model` is a plain functional model that shares the
+            trained weights.
+        validation_data: Data like `data`, for the validation losses after each epoch.
+        seed: Seed of shuffling, combinations and dropout.
+        verbose: As in `keras.Model.fit`; 0 silences the progress bar.
+
+    Returns:
+        A new model with the trained weights, not compiled: ready for `predict`, `select_tasks`
+        and export. Compile it with losses keyed by task before `evaluate`. `merged` is unchanged.
+
+    Raises:
+        TypeError: `merged` is not a functional Keras 3 model, or an argument has a wrong type.
+        ValueError: There are neither labels nor teachers for a task, or an argument does not fit
+            the model.
+
+    Source: PAM (He et al., KDD 2021) fine-tunes merged networks; distillation from the originals
+    follows Hinton, Vinyals, Dean (2015) in place of labels alone.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> from keras import layers
+    >>> inputs = keras.Input((4,))
+    >>> heads = {task: layers.Dense(2, activation="softmax")(inputs) for task in ("a", "b")}
+    >>> merged = keras.Model(inputs, heads)
+    >>> teachers = {task: keras.Model(inputs, head) for task, head in heads.items()}
+    >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    >>> tuned = fine_tune(merged, x, teachers, epochs=1, verbose=0)
+    >>> list(tuned.output)
+    ['a', 'b']
+    """
+    tasks = _tasks(merged)
+    _check_numbers({"epochs": epochs, "batch_size": batch_size}, joint, label_weight)
+    teachers = _by_task(teachers, tasks)
+    usage = None if usage is None else check_usage(usage, tasks)
+    input_shape = tuple(merged.inputs[0].shape[1:])
+    sample = take_samples(data, tasks, input_shape, samples=_SCALE_SAMPLES, seed=seed)
+    _check_targets(tasks, sample, teachers, losses or {})
+    objectives = {
+        task: set_objective(
+            task,
+            sample.by_task[task],
+            tuple(merged.output[task].shape[1:]),
+            output_kind(merged, task),
+            teacher=teachers.get(task),
+            label_weight=label_weight,
+            label_loss=(losses or {}).get(task),
+        )
+        for task in tasks
+    }
+    trainer = _copy(merged, seed)
+    feed = Feed(objectives, sample, input_shape)
+    steps = StepTasks(tasks, usage, joint, seed)
+    training, batches = feed.open(data, batch_size, steps, seed)
+    validation = None
+    if validation_data is not None:
+        validation, _ = feed.open(validation_data, batch_size)
+    trainer.compile(
+        optimizer=_optimizer(optimizer, learning_rate, batches, epochs),
+        loss={task: objective.loss for task, objective in objectives.items()},
+        jit_compile=False,
+    )
+    with feed.original_errors():
+        trainer.fit(
+            training,
+            epochs=epochs,
+            callbacks=list(callbacks),
+            validation_data=validation,
+            shuffle=False,
+            verbose=verbose,
+        )
+    # The same layers once more, without the compile state.
+    return keras.Model(trainer.input, trainer.output, name=trainer.name)
+
+
+def _tasks(merged: Any) -> tuple[str, ...]:
+    """Returns the tasks of a merged model, or says what is wrong with it."""
+    if not isinstance(merged, keras.Model) or not hasattr(merged, "operations"):
+        raise TypeError(
+            "`merged` must be a functional Keras 3 model with a dict of outputs, as `merge` "
+            f"returns it. Received: {merged!r} of type "
+            f"{type(merged).__module__}.{type(merged).__name__}."
+        )
+    if len(merged.inputs) != 1 or not isinstance(merged.output, Mapping):
+        raise ValueError(
+            "`merged` must have one input and a dict of outputs keyed by task. Received: "
+            f"{len(merged.inputs)} inputs and outputs of type {type(merged.output).__name__}. "
+            "Build it with keras.Model(inputs, {task: output})."
+        )
+    return tuple(merged.output)
+
+
+def _check_numbers(counts: Mapping[str, int], joint: float, label_weight: float) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1. Received: {value}.")
+    for name, value in (("joint", joint), ("label_weight", label_weight)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"`{name}` is a share and must be in 0..1. Received: {value}.")
+
+
+def _by_task(teachers: Any, tasks: tuple[str, ...]) -> dict[str, Any]:
+    if teachers is None:
+        return {}
+    if isinstance(teachers, list | tuple):
+        if len(teachers) != len(tasks):
+            raise ValueError(
+                f"`teachers` has {len(teachers)} models for the {len(tasks)} tasks {list(tasks)}. "
+                "Pass one model per task, in this order."
+            )
+        teachers = dict(zip(tasks, teachers, strict=True))
+    if not isinstance(teachers, Mapping):
+        raise TypeError(
+            "`teachers` must be a dict from task to model, or a list in task order. Received: "
+            f"{teachers!r} of type {type(teachers).__name__}."
+        )
+    unknown = [task for task in teachers if task not in tasks]
+    missing = [task for task in tasks if task not in teachers]
+    if unknown or missing:
+        raise ValueError(
+            f"`teachers` must have a model for each of the tasks {list(tasks)}. "
+            f"Unknown: {unknown}; missing: {missing}."
+        )
+    for task, teacher in teachers.items():
+        if not hasattr(teacher, "predict_on_batch"):
+            raise TypeError(
+                f"The teacher of the task {task!r} must be a Keras model. Received: {teacher!r} "
+                f"of type {type(teacher).__name__}."
+            )
+    return dict(teachers)
+
+
+def _check_targets(
+    tasks: tuple[str, ...], sample: Samples, teachers: Mapping, losses: Mapping
+) -> None:
+    unlabelled = [task for task in tasks if sample.by_task[task].y is None]
+    if not teachers and unlabelled:
+        raise ValueError(
+            f"There is nothing to train towards for the tasks {unlabelled}: the data has no "
+            "labels for them and `teachers` is None. Pass the original models as `teachers`, or "
+            "data with labels."
+        )
+    useless = [task for task in losses if task not in tasks or task in unlabelled]
+    if useless:
+        raise ValueError(
+            f"`losses` names {useless}, which are no tasks with labels. The tasks are "
+            f"{list(tasks)}; without labels: {unlabelled}. Leave them out."
+        )
+
+
+def _copy(merged: keras.Model, seed: int) -> keras.Model:
+    """Returns a model of the same weights whose dropout is seeded."""
+    student = keras.models.clone_model(merged)
+    student.set_weights(merged.get_weights())
+    # A clone's dropout layers draw a seed from Python's global generator; this makes it ours.
+    weights = {id(variable) for variable in student.weights}
+    rng = np.random.default_rng(seed)
+    for variable in student.variables:
+        if id(variable) not in weights:
+            variable.assign(rng.integers(0, 2**31, variable.shape).astype(variable.dtype))
+    return student
+
+
+def _optimizer(
+    optimizer: Any, learning_rate: Any, batches: Batches, epochs: int
+) -> keras.optimizers.Optimizer:
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        return type(optimizer).from_config(optimizer.get_config())
+    if not isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+        # A stream that does not know its length is read once to count it.
+        steps = batches.steps or sum(1 for _ in batches.epoch(0))
+        learning_rate = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
+    config = {"class_name": optimizer or "adam", "config": {"learning_rate": learning_rate}}
+    return keras.optimizers.get(config)

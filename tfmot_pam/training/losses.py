@@ -1,0 +1,188 @@
+"""The loss of one task: distance to the teacher's outputs and to the labels, on one scale.
+
+Both parts are divided by the loss of the best constant prediction: the entropy of the mean
+target, or the variance. That puts cross-entropies and squared errors of any unit on one scale (1
+is what knowing nothing costs), and unlike the loss at the start, the usual divisor, it is not
+zero when the student starts as a perfect copy of its teacher.
+
+Source: distillation follows Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*,
+2015 (at temperature 1, where it needs no logits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+# The log of a softmax output keeps a usable gradient down to the smallest float32 values; a
+# sigmoid's complement is resolved to 6e-8 only.
+_TINY = 1e-30
+_EPSILON = 1e-7
+_ENTROPY_FLOOR = 1e-2
+_VARIANCE_FLOOR = 1e-4
+
+
+def cross_entropy(target: Any, output: Any) -> Any:
+    """Cross-entropy of probabilities over the last axis, in nats."""
+    return -ops.sum(target * ops.log(ops.maximum(output, _TINY)), axis=-1)
+
+
+def cross_entropy_logits(target: Any, output: Any) -> Any:
+    """Cross-entropy of logits over the last axis, in nats."""
+    return -ops.sum(target * ops.log_softmax(output, axis=-1), axis=-1)
+
+
+def binary_cross_entropy(target: Any, output: Any) -> Any:
+    """Binary cross-entropy of probabilities, mean over the last axis, in nats."""
+    output = ops.clip(output, _EPSILON, 1.0 - _EPSILON)
+    likelihood = target * ops.log(output) + (1.0 - target) * ops.log(1.0 - output)
+    return -ops.mean(likelihood, axis=-1)
+
+
+def binary_cross_entropy_logits(target: Any, output: Any) -> Any:
+    """Binary cross-entropy of logits, mean over the last axis, in nats."""
+    return ops.mean(ops.softplus(output) - target * output, axis=-1)
+
+
+def squared_error(target: Any, output: Any) -> Any:
+    """Squared error, mean over the last axis, in squared units of the output."""
+    return ops.mean(ops.square(target - output), axis=-1)
+
+
+# What the labels are -> (loss on probabilities, loss on a linear head).
+LABEL_LOSSES: dict[str, tuple[Callable, Callable]] = {
+    "classes": (cross_entropy, cross_entropy_logits),
+    "distribution": (cross_entropy, cross_entropy_logits),
+    "binary": (binary_cross_entropy, binary_cross_entropy_logits),
+    "real": (squared_error, squared_error),
+}
+# Output kind -> distance to the teacher's output of the same kind.
+TEACHER_LOSSES: dict[str, Callable] = {
+    "softmax": cross_entropy,
+    "sigmoid": binary_cross_entropy,
+    "linear": squared_error,
+}
+TEACHER_TARGETS = {"softmax": "distribution", "sigmoid": "binary", "linear": "real"}
+
+
+def constant_loss(target_kind: str, targets: np.ndarray, classes: int | None = None) -> float:
+    """Returns the loss of the best constant prediction, the unit of a task's loss.
+
+    Args:
+        target_kind: A key of `LABEL_LOSSES`.
+        targets: Encoded targets of a sample, shape `[n, ..., width]`.
+        classes: Number of classes, for the kind `"classes"`.
+
+    Returns:
+        The entropy of the mean target in nats (at least 0.01), or the variance (at least 1e-4 of
+        the mean square, and 1 for targets that are all zero).
+    """
+    flat = targets.reshape(-1, targets.shape[-1]).astype("float64")
+    if target_kind == "real":
+        floor = _VARIANCE_FLOOR * float(np.mean(flat**2))
+        return max(float(np.mean(flat.var(axis=0))), floor) or 1.0
+    if target_kind == "classes":
+        mean = np.bincount(flat[:, 0].astype(int), minlength=classes) / len(flat)
+    else:
+        mean = flat.mean(axis=0)
+    terms = -mean * np.log(np.maximum(mean, _TINY))
+    if target_kind == "binary":
+        rest = 1.0 - mean
+        return max(float(np.mean(terms - rest * np.log(np.maximum(rest, _TINY)))), _ENTROPY_FLOOR)
+    return max(float(np.sum(terms)), _ENTROPY_FLOOR)
+
+
+@keras.saving.register_keras_serializable(package="tfmot_pam")
+class TaskLoss(keras.losses.Loss):
+    """Loss of one task on targets that hold labels and teacher outputs side by side.
+
+    The targets' last axis has `label_width` label columns, then the teacher's outputs if there is
+    a teacher. The teacher part is the divergence from the teacher (cross-entropy minus the
+    teacher's own entropy), so that 0 means a perfect copy; its gradient is the cross-entropy's.
+
+    Args:
+        output_kind: `"softmax"`, `"sigmoid"` or `"linear"`.
+        label_kind: A key of `LABEL_LOSSES`, `"custom"`, or None without labels.
+        label_width: Number of label columns, 0 without labels.
+        label_weight: Weight of the labels' loss, in 0..1.
+        label_scale: Divisor of the labels' loss.
+        teacher_weight: Weight of the teacher's loss; 0 without a teacher.
+        teacher_scale: Divisor of the teacher's loss.
+        label_loss: The user's Keras loss, for the kind `"custom"`.
+        squeeze_labels: Whether `label_loss` gets labels without their last axis.
+        **kwargs: Keras loss arguments.
+    """
+
+    def __init__(
+        self,
+        output_kind: str,
+        *,
+        label_kind: str | None = None,
+        label_width: int = 0,
+        label_weight: float = 0.0,
+        label_scale: float = 1.0,
+        teacher_weight: float = 0.0,
+        teacher_scale: float = 1.0,
+        label_loss: Any = None,
+        squeeze_labels: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.output_kind = output_kind
+        self.label_kind = label_kind
+        self.label_width = label_width
+        self.label_weight = label_weight
+        self.label_scale = label_scale
+        self.teacher_weight = teacher_weight
+        self.teacher_scale = teacher_scale
+        self.label_loss = keras.losses.get(label_loss)
+        self.squeeze_labels = squeeze_labels
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the loss of every sample, shape `[n]`."""
+        y_true, y_pred = ops.cast(y_true, "float32"), ops.cast(y_pred, "float32")
+        total = 0.0
+        if self.label_kind is not None:
+            labels = y_true[..., : self.label_width]
+            part = self._label_part(labels, y_pred)
+            total += self.label_weight / self.label_scale * _per_sample(part)
+        if self.teacher_weight:
+            teacher = y_true[..., self.label_width :]
+            distance = TEACHER_LOSSES[self.output_kind]
+            divergence = distance(teacher, y_pred) - distance(teacher, teacher)
+            total += self.teacher_weight / self.teacher_scale * _per_sample(divergence)
+        return total
+
+    def _label_part(self, labels: Any, y_pred: Any) -> Any:
+        if self.label_kind == "custom":
+            labels = labels[..., 0] if self.squeeze_labels else labels
+            # `call` is the loss before it is reduced to one number for the batch.
+            loss = getattr(self.label_loss, "call", self.label_loss)
+            return loss(labels, y_pred)
+        if self.label_kind == "classes":
+            labels = ops.one_hot(ops.cast(labels[..., 0], "int32"), y_pred.shape[-1])
+        return LABEL_LOSSES[self.label_kind][self.output_kind == "linear"](labels, y_pred)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "output_kind": self.output_kind,
+            "label_kind": self.label_kind,
+            "label_width": self.label_width,
+            "label_weight": self.label_weight,
+            "label_scale": self.label_scale,
+            "teacher_weight": self.teacher_weight,
+            "teacher_scale": self.teacher_scale,
+            "label_loss": self.label_loss and keras.losses.serialize(self.label_loss),
+            "squeeze_labels": self.squeeze_labels,
+        }
+
+
+def _per_sample(values: Any) -> Any:
+    axes = list(range(1, len(values.shape)))
+    return ops.mean(values, axis=axes) if axes else values

@@ -1,0 +1,224 @@
+"""What one task is trained towards: its targets for given samples, and the loss that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmot_pam.data import TaskSamples
+from tfmot_pam.training.losses import TEACHER_TARGETS, TaskLoss, constant_loss
+
+_PROBABILITY_SLACK = 1e-3
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The targets and the loss of one task; made by `set_objective`.
+
+    Attributes:
+        task: Name of the task.
+        output_shape: Shape of one output, None where it varies.
+        loss: Keras loss for `targets`.
+        teacher: The model whose outputs are imitated, or None.
+    """
+
+    task: str
+    output_shape: tuple[int | None, ...]
+    loss: TaskLoss
+    teacher: Any
+
+    def targets(self, samples: TaskSamples, batch_size: int | None = None) -> np.ndarray:
+        """Returns label columns and teacher outputs side by side, `[n, ..., width]` in float32.
+
+        Args:
+            samples: Inputs and labels of the task.
+            batch_size: Batch size of the teacher; None runs it on all samples at once.
+        """
+        parts = []
+        if self.loss.label_kind is not None:
+            if samples.y is None:
+                raise ValueError(
+                    f"A batch has no labels for the task {self.task!r}, but the first ones had. "
+                    "Give labels in every batch or in none."
+                )
+            parts.append(
+                encode_labels(samples.y, self.loss.label_kind, self.output_shape, self.task)
+            )
+        if self.loss.teacher_weight:
+            kind = self.loss.output_kind
+            parts.append(
+                _teacher_outputs(
+                    self.task, self.teacher, samples.x, self.output_shape, kind, batch_size
+                )
+            )
+        return np.concatenate(parts, axis=-1)
+
+
+def set_objective(
+    task: str,
+    sample: TaskSamples,
+    output_shape: tuple[int | None, ...],
+    output_kind: str,
+    *,
+    teacher: Any = None,
+    label_weight: float = 0.3,
+    label_loss: Any = None,
+) -> Objective:
+    """Chooses the loss of one task from its output, its labels and its teacher.
+
+    Args:
+        task: Name of the task.
+        sample: Some samples of the task, from which loss scales are measured.
+        output_shape: Shape of one output, without the batch dimension.
+        output_kind: What `output_kind` says about the task's output.
+        teacher: The task's original model, or None.
+        label_weight: Share of the labels in the loss where there is a teacher as well.
+        label_loss: A Keras loss to use for the labels instead of the chosen one.
+
+    Returns:
+        The objective.
+
+    Raises:
+        ValueError: The labels or the teacher's outputs do not fit the output.
+    """
+    if not output_shape:
+        raise ValueError(
+            f"The output of the task {task!r} is one number per sample without an axis. "
+            "Its shape must be (n, ..., channels): reshape it to (n, 1)."
+        )
+    settings: dict[str, Any] = {}
+    if sample.y is not None and (label_weight > 0 or teacher is None):
+        kind = (
+            "custom"
+            if label_loss is not None
+            else label_kind(sample.y, output_kind, output_shape, task)
+        )
+        labels = encode_labels(sample.y, kind, output_shape, task)
+        scale = 1.0 if kind == "custom" else constant_loss(kind, labels, output_shape[-1])
+        settings = {
+            "label_kind": kind,
+            "label_width": labels.shape[-1],
+            "label_weight": 1.0 if teacher is None else label_weight,
+            "label_scale": scale,
+            "label_loss": label_loss,
+            "squeeze_labels": labels.ndim > sample.y.ndim,
+        }
+    if teacher is not None:
+        settings["teacher_weight"] = 1.0 - settings.get("label_weight", 0.0)
+        outputs = _teacher_outputs(task, teacher, sample.x, output_shape, output_kind)
+        settings["teacher_scale"] = constant_loss(TEACHER_TARGETS[output_kind], outputs)
+    return Objective(task, output_shape, TaskLoss(output_kind, name=task, **settings), teacher)
+
+
+def label_kind(
+    y: np.ndarray, output_kind: str, output_shape: tuple[int | None, ...], task: str
+) -> str:
+    """Returns what the labels are, as a key of `LABEL_LOSSES`.
+
+    Class indices have the output's shape without its last axis; everything else has the output's
+    shape. On a linear head, hard labels (one-hot, or 0/1 or -1/+1 throughout) mean that it gives
+    logits; real values mean that it is a regression.
+    """
+    lead, width = output_shape[:-1], output_shape[-1]
+    as_index = _fits(y.shape[1:], lead) or _fits(y.shape[1:], (*lead, 1))
+    if width > 1 and as_index:
+        if output_kind != "sigmoid":
+            return "classes"
+    elif as_index or _fits(y.shape[1:], output_shape):
+        if output_kind != "linear":
+            return "distribution" if output_kind == "softmax" else "binary"
+        return _kind_for_logits(y, width)
+    raise ValueError(
+        f"The labels of the task {task!r} have shape {y.shape}, but its output is "
+        f"{('n', *output_shape)} ({output_kind}). Expected the output's shape"
+        + ("." if output_kind == "sigmoid" else ", or class indices without its last axis.")
+    )
+
+
+def encode_labels(
+    y: np.ndarray, kind: str, output_shape: tuple[int | None, ...], task: str
+) -> np.ndarray:
+    """Returns labels as float32 with a last axis: class indices, 0..1 values, or as they are."""
+    if y.ndim == len(output_shape):
+        y = y[..., np.newaxis]
+    if kind == "classes":
+        found = (y.min(), y.max()) if y.size else (0, 0)
+        if found[0] < 0 or found[1] >= output_shape[-1] or (y != np.round(y)).any():
+            raise ValueError(
+                f"The class indices of the task {task!r} must be whole numbers from 0 to "
+                f"{output_shape[-1] - 1}. Received values from {found[0]} to {found[1]}."
+            )
+    elif kind in ("binary", "distribution"):
+        # -1/+1 becomes 0/1, and soft labels stay what they are.
+        y = np.maximum(y, 0)
+        if y.size and y.max() > 1:
+            raise ValueError(
+                f"The labels of the task {task!r} must be 0/1, -1/+1 or probabilities. "
+                f"Received values up to {y.max()}. Scale them to 0..1."
+            )
+    elif kind == "custom" and not _fits(y.shape[1:-1], output_shape[:-1]):
+        raise ValueError(
+            f"The labels of the task {task!r} have shape {y.shape}; with a loss of your own they "
+            f"must start with the shape {('n', *output_shape[:-1])}. Reshape them."
+        )
+    return y.astype("float32")
+
+
+def _kind_for_logits(y: np.ndarray, width: int) -> str:
+    values = np.unique(y)
+    # One value alone says nothing about a logit; it is a regression target that is constant.
+    if len(values) != 2 or values[1] != 1 or values[0] not in (0, -1):
+        return "real"
+    positive = (y > 0).sum(axis=-1)
+    return "distribution" if width > 1 and (positive == 1).all() else "binary"
+
+
+def _teacher_outputs(
+    task: str,
+    teacher: Any,
+    x: np.ndarray,
+    output_shape: tuple[int | None, ...],
+    output_kind: str,
+    batch_size: int | None = 32,
+) -> np.ndarray:
+    """Runs a teacher; `batch_size=None` means that `x` is one batch."""
+    if batch_size is None:
+        outputs = teacher.predict_on_batch(x)
+    else:
+        outputs = teacher.predict(x, batch_size=batch_size, verbose=0)
+    if isinstance(outputs, Mapping):
+        outputs = outputs.get(task, outputs if len(outputs) > 1 else next(iter(outputs.values())))
+    elif isinstance(outputs, list | tuple) and len(outputs) == 1:
+        outputs = outputs[0]
+    shape = getattr(outputs, "shape", "of several outputs")
+    if not hasattr(outputs, "shape") or not _fits(outputs.shape[1:], output_shape):
+        raise ValueError(
+            f"The teacher of the task {task!r} gives outputs of shape "
+            f"{shape}; the merged model's output "
+            f"is {('n', *output_shape)}. Pass the model that was merged for this task."
+        )
+    outputs = keras.ops.convert_to_numpy(outputs).astype("float32")
+    if not np.isfinite(outputs).all():
+        raise ValueError(
+            f"The teacher of the task {task!r} gives NaN or infinite outputs on the data. "
+            "Check its weights and the range of the inputs."
+        )
+    if output_kind != "linear" and (
+        outputs.min() < -_PROBABILITY_SLACK or outputs.max() > 1 + _PROBABILITY_SLACK
+    ):
+        raise ValueError(
+            f"The teacher of the task {task!r} gives values from {outputs.min():.3g} to "
+            f"{outputs.max():.3g}, but the merged model's output is a probability "
+            f"({output_kind}). Pass a teacher that ends with the same activation."
+        )
+    return outputs
+
+
+def _fits(shape: tuple[int, ...], pattern: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(pattern) and all(
+        want in (None, have) for have, want in zip(shape, pattern, strict=True)
+    )
