@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import pytest
 from absl import flags
-from absl.testing import flagsaver
 from keras import layers
 
 import tfmot_pam
@@ -26,9 +25,10 @@ def saved_model(tmp_path_factory):
 
 
 def _main(*arguments, left_over=()):
-    with flagsaver.flagsaver():
-        flags.FLAGS(["export_main", *arguments])
-        return export_main.main(["export_main", *left_over])
+    values = flags.FlagValues()
+    export_main.define_flags(values)
+    values(["export_main", *arguments])
+    return export_main.main(["export_main", *left_over], values)
 
 
 def _process(*arguments):

@@ -23,38 +23,50 @@ from tflite_export.quiet import quiet_stderr
 if TYPE_CHECKING:
     import keras
 
-_MODEL = flags.DEFINE_string("model", None, "The saved model, a .keras file.")
-_OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "The folder to write. It must not exist, or be empty; see --overwrite."
-)
-_COMBINATIONS = flags.DEFINE_list(
-    "combinations",
-    ["all"],
-    "The combinations of tasks to export, separated by commas, the tasks of one joined with '+', "
-    "such as digit,digit+speaker; or 'all'.",
-)
-_QUANTIZATION = flags.DEFINE_enum(
-    "quantization",
-    "none",
-    sorted(QUANTIZATIONS),
-    "How the files store their numbers: none (float32) or dynamic (8-bit weights).",
-)
-_SAMPLES = flags.DEFINE_string(
-    "samples",
-    None,
-    "Real inputs to check the files on: a .npy file, or an .npz file with one array or one named "
-    "'x', of shape (n, ...). Without it, random inputs are used.",
-)
-_OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Whether to replace the folder of an earlier export."
-)
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the program's flags: in a function, so that importing this module defines none."""
+    options = {"flag_values": values}
+    flags.DEFINE_string("model", None, "The saved model, a .keras file.", **options)
+    flags.DEFINE_string(
+        "output_dir",
+        None,
+        "The folder to write. It must not exist, or be empty; see --overwrite.",
+        **options,
+    )
+    flags.DEFINE_list(
+        "combinations",
+        ["all"],
+        "The combinations of tasks to export, separated by commas, the tasks of one joined with "
+        "'+', such as digit,digit+speaker; or 'all'.",
+        **options,
+    )
+    flags.DEFINE_enum(
+        "quantization",
+        "none",
+        sorted(QUANTIZATIONS),
+        "How the files store their numbers: none (float32) or dynamic (8-bit weights).",
+        **options,
+    )
+    flags.DEFINE_string(
+        "samples",
+        None,
+        "Real inputs to check the files on: a .npy file, or an .npz file with one array or one "
+        "named 'x', of shape (n, ...). Without it, random inputs are used.",
+        **options,
+    )
+    flags.DEFINE_bool(
+        "overwrite", False, "Whether to replace the folder of an earlier export.", **options
+    )
+    flags.mark_flags_as_required(["model", "output_dir"], flag_values=values)
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
     """Exports what the flags name and prints a table of the files.
 
     Args:
         argv: The command line without its flags: the program's name and nothing else.
+        values: The parsed flags of `define_flags`.
 
     Returns:
         The exit code: 0, or 1 after a message about what is wrong with the flags or the model.
@@ -66,12 +78,12 @@ def main(argv: Sequence[str]) -> int:
                 "--name=value; --help lists them."
             )
         files = export(
-            _load_model(_MODEL.value),
-            _OUTPUT_DIR.value,
-            combinations="all" if _COMBINATIONS.value == ["all"] else _COMBINATIONS.value,
-            quantization=_QUANTIZATION.value,
-            samples=None if _SAMPLES.value is None else _load_samples(_SAMPLES.value),
-            overwrite=_OVERWRITE.value,
+            _load_model(values.model),
+            values.output_dir,
+            combinations="all" if values.combinations == ["all"] else values.combinations,
+            quantization=values.quantization,
+            samples=None if values.samples is None else _load_samples(values.samples),
+            overwrite=values.overwrite,
         )
     except (OSError, TypeError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
@@ -83,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
 def run() -> None:
     """Runs the program on the process's command line; the console script's entry."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    flags.mark_flags_as_required([_MODEL, _OUTPUT_DIR])
+    define_flags()
     app.run(main)
 
 

@@ -19,7 +19,8 @@ class Progress:
     def __init__(self, verbose: int | str):
         if verbose == "auto":
             verbose = 1 if sys.stdout.isatty() else 2
-        self._bar = keras.utils.Progbar(100, verbose=verbose, unit_name="percent")
+        # At most 100 updates: none of them need be skipped for speed.
+        self._bar = keras.utils.Progbar(100, verbose=verbose, interval=0, unit_name="percent")
         self._verbose = verbose
         self._done = 0
         self._stage = (0, 0)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tfmot_pam.reporting.result import Report, TaskSet
 from tfmot_pam.reporting.table import human
+
+if TYPE_CHECKING:
+    from tfmot_pam.reporting.result import Report, TaskSet
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; dark grey is for sharing.
 _TASK_COLOURS = "#E69F00 #56B4E9 #009E73 #CC79A7 #F0E442 #D55E00 #0072B2".split()

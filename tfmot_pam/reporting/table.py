@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tfmot_pam.reporting.result import Report, ReportRow
+if TYPE_CHECKING:
+    from tfmot_pam.reporting.result import Report, ReportRow
 
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
