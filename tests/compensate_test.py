@@ -18,9 +18,9 @@ from tests.small_nets import (
     outputs_of,
     vectors,
 )
+from tfmot_pam.closed_form import linear
+from tfmot_pam.closed_form.compensate import Compensation, choose_samples
 from tfmot_pam.graph.reader import read
-from tfmot_pam.merging import linear
-from tfmot_pam.merging.compensate import Compensation, choose_samples
 
 layers = keras.layers
 

@@ -9,13 +9,14 @@ import tensorflow as tf
 from keras import layers
 
 from tfmot_pam.data import TaskSamples, take_samples
+from tfmot_pam.graph.usage import check_usage
 from tfmot_pam.task_group import TaskGroup
 from tfmot_pam.training.feed import Feed
 from tfmot_pam.training.fine_tune import fine_tune
 from tfmot_pam.training.heads import output_kind
 from tfmot_pam.training.losses import TaskLoss, constant_loss
 from tfmot_pam.training.objective import set_objective
-from tfmot_pam.training.usage import StepTasks, check_usage
+from tfmot_pam.training.usage import StepTasks
 
 TASKS = ("b", "a")  # Not in alphabetical order, as a merged model's may be.
 HEADS = {
@@ -49,6 +50,10 @@ def other_width():
 
 def single(model):
     return {task: keras.Model(model.input, model.output[task]) for task in TASKS}
+
+
+def list_of_outputs(model):
+    return keras.Model(model.input, list(model.output.values()))
 
 
 def damaged(model, scale=0.5, seed=1):
@@ -515,9 +520,9 @@ class Subclassed(keras.Model):
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
         ({"losses": {"z": "mse"}}, ValueError, r"`losses` names \['z'\]"),
         ({"losses": {"a": "mse"}}, ValueError, r"`losses` names \['a'\].*without labels"),
-        ({"merged": "merged.keras"}, TypeError, "must be a functional Keras 3 model"),
-        ({"merged": Subclassed()}, TypeError, "functional Keras 3 model.*Subclassed"),
-        ({"merged": single(network())["a"]}, ValueError, "dict of outputs"),
+        ({"merged": "merged.keras"}, TypeError, "must be a keras.Model of Keras 3"),
+        ({"merged": Subclassed()}, TypeError, "functional or sequential model.*Subclassed"),
+        ({"merged": list_of_outputs(network())}, ValueError, "dict of outputs"),
         ({"merged": keras.Sequential([layers.Dense(1)])}, (TypeError, ValueError), "`merged` must"),
         ({"data": inputs(8)[:, :4]}, ValueError, r"expected \(n, 5\)"),
         (

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import published_loop
+from tfmot_pam.closed_form.blocks import rows_by_channel
 from tfmot_pam.merging import gaussian, greedy
 from tfmot_pam.merging.relevance import Observations, relevance_path
 from tfmot_pam.merging.targets import Targets
@@ -46,7 +47,7 @@ def test_path_equals_the_direct_transcription(layout, ridge, samples):
 def test_the_step_by_step_value_of_all_channels_equals_the_closed_form(samples):
     columns, targets = _sample(samples)
     standard, labels = greedy.standardised(columns), greedy.standardised(targets.matrix())
-    rows = greedy.rows_by_channel(standard, LAYOUTS["ragged"])
+    rows = rows_by_channel(standard, LAYOUTS["ragged"])
     _, values = gaussian._greedy(rows, labels, 0.1)
     full = gaussian._nats(gaussian._joint(standard, labels, 0.1))
     np.testing.assert_allclose(values[-1], full, rtol=1e-12)
@@ -58,7 +59,7 @@ def test_single_precision_stays_close(samples):
     labels = greedy.standardised(targets.matrix())
     standard = greedy.standardised(columns)
     results = [
-        gaussian._greedy(greedy.rows_by_channel(standard.astype(dtype), np.arange(24)), labels, 0.5)
+        gaussian._greedy(rows_by_channel(standard.astype(dtype), np.arange(24)), labels, 0.5)
         for dtype in (np.float64, np.float32)
     ]
     np.testing.assert_array_equal(results[0][0], results[1][0])

@@ -17,6 +17,7 @@ from keras import layers
 
 import tfmot_pam
 from tests import random_models
+from tfmot_pam.closed_form.compensate import Compensation, compensate
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.network import Network
@@ -24,7 +25,6 @@ from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import all_combinations, select
 from tfmot_pam.merging.alignment import Alignment, align
 from tfmot_pam.merging.assemble import IrregularLayout, assemble
-from tfmot_pam.merging.compensate import Compensation, compensate
 from tfmot_pam.merging.grouping import Grouping, everything, fixed_masks, free_spaces
 from tfmot_pam.merging.regroup import Request, Threshold, regroup
 from tfmot_pam.merging.relevance import RelevancePath
@@ -324,7 +324,13 @@ def test_compensation_changes_nothing_where_nothing_is_cut(seed):
             assembly = assemble(alignment, decide(alignment))
         except IrregularLayout:
             continue
-        fitted = compensate(alignment, assembly, x, Compensation(places=256))
+        fitted = compensate(
+            assembly.network,
+            assembly.origins,
+            alignment.networks,
+            x,
+            Compensation(places=256),
+        )
         for name, layer in assembly.network.layers.items():
             assert fitted.layers[name].config == layer.config
             for weight, value in layer.weights.items():

@@ -1,14 +1,20 @@
 """Pruning-aware merging of trained Keras models into one multitask network."""
 
+from tfmot_pam.closed_form.compensate import Compensation as Compensation
 from tfmot_pam.graph.cost import cost as cost
 from tfmot_pam.graph.registry import register_layer_rule as register_layer_rule
 from tfmot_pam.graph.rules import Axes as Axes
 from tfmot_pam.graph.rules import LayerRule as LayerRule
 from tfmot_pam.graph.selection import combinations as combinations
 from tfmot_pam.graph.selection import select_tasks as select_tasks
-from tfmot_pam.merging.compensate import Compensation as Compensation
 from tfmot_pam.merging.merge import merge as merge
 from tfmot_pam.merging.plan import MergePlan as MergePlan
+from tfmot_pam.pruning.callbacks import PruningSummaries as PruningSummaries
+from tfmot_pam.pruning.callbacks import UpdatePruningStep as UpdatePruningStep
+from tfmot_pam.pruning.history import PruningHistory as PruningHistory
+from tfmot_pam.pruning.importance import Evidence as Evidence
+from tfmot_pam.pruning.prune import prune_channels as prune_channels
+from tfmot_pam.pruning.prune import strip_pruning as strip_pruning
 from tfmot_pam.reporting.report import report as report
 from tfmot_pam.task_group import TaskGroup as TaskGroup
 from tfmot_pam.training.fine_tune import fine_tune as fine_tune

@@ -87,11 +87,16 @@ class ChannelGraph:
     def rule(self, node: Node) -> LayerRule:
         return rule_of(self.call(node))
 
-    def call(self, node: Node) -> Call:
-        return call_of(self.network, node, self.network.calls())
+    def call(self, node: Node, calls: Mapping[str, int] | None = None) -> Call:
+        """A node as its rule sees it; `calls` saves counting the layers' calls anew."""
+        return call_of(self.network, node, self.network.calls() if calls is None else calls)
 
     def spaces_of(self, tensor: Tensor) -> tuple[int, ...]:
         return tuple(dict.fromkeys(self.space_of[self.labels[tensor]].tolist()))
+
+    def of(self, network: Network) -> ChannelGraph:
+        """The graph of the same network with other weights."""
+        return dataclasses.replace(self, network=network)
 
     def __str__(self) -> str:
         return "\n".join(str(space) for space in self.spaces)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import keras
 
 from tfmot_pam.graph.channels import rule_of
-from tfmot_pam.graph.network import Network, Node
+from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import read
-from tfmot_pam.graph.rules import call_of
+from tfmot_pam.graph.rules import Call, call_of
 from tfmot_pam.graph.selection import select
 
 # Weights that the paper's parameter counts include: kernels, not biases or statistics.
@@ -76,7 +76,7 @@ def network_cost(network: Network) -> NetworkCost:
     layers, unsupported, counted = [], {}, set()
     calls = network.calls()
     for node in network.nodes:
-        macs, outputs, reason = _operations(network, node, calls)
+        macs, outputs, reason = operations(call_of(network, node, calls))
         if reason is not None:
             unsupported[node.name] = reason
         weights = {} if node.layer in counted else network.layer_of(node).weights
@@ -101,11 +101,11 @@ def _is_kernel(name: str) -> bool:
     return re.sub(r"_\d+$", "", name) in _KERNELS
 
 
-def _operations(network: Network, node: Node, calls) -> tuple[int, int, str | None]:
-    layer = network.layer_of(node)
+def operations(call: Call) -> tuple[int, int, str | None]:
+    """Multiply-accumulates and outputs of one call, and why they are not counted, or None."""
+    layer = call.layer
     if issubclass(layer.cls, keras.layers.InputLayer):
         return 0, 0, None
-    call = call_of(network, node, calls)
     rule = rule_of(call)
     if rule is None:
         return 0, 0, f"there is no rule for {layer.kind}"

@@ -13,12 +13,15 @@ from tfmot_pam.graph.reader import weight_names
 from tfmot_pam.task_group import TaskGroup
 
 
-def emit(network: net.Network, *, wrap: bool = True) -> keras.Model:
+def emit(
+    network: net.Network, *, wrap: bool = True, cls: type[keras.Model] = keras.Model
+) -> keras.Model:
     """Builds the functional Keras 3 model of a network, weights included.
 
     Args:
         network: The network.
         wrap: Whether layers that carry a task set are wrapped in `TaskGroup`.
+        cls: The class of the model, with the constructor of `keras.Model`.
 
     Returns:
         A new functional model with the network's input names and output structure.
@@ -46,7 +49,7 @@ def emit(network: net.Network, *, wrap: bool = True) -> keras.Model:
     for name, layer in network.layers.items():
         load_weights(built[name], layer)
     inputs = [tensors[tensor] for tensor in network.inputs]
-    return keras.Model(
+    return cls(
         inputs[0] if len(inputs) == 1 else inputs,
         net.map_tensors(network.outputs, tensors.__getitem__),
         name=network.name,

@@ -81,8 +81,10 @@ class _Reading:
 
     def add(self, model, prefix, arguments):
         """Adds one call of `model`; `arguments` are the outer tensors, None for the top level."""
-        if isinstance(model, keras.Sequential) or not _is_plain_functional(model):
+        if isinstance(model, keras.Sequential):
             model = keras.Model(model.inputs, model.outputs, name=model.name)
+        elif not _is_plain_functional(model):
+            model = keras.Model(model.input, model.output, name=model.name)
         config = model.get_config()
         operations = {operation.name: operation for operation in model.operations}
         resolved: dict[tuple[str, int, int], net.Tensor] = {}

@@ -21,11 +21,11 @@ from tfmot_pam.graph.network import (
     map_tensors,
 )
 from tfmot_pam.graph.rules import Call
+from tfmot_pam.graph.slicing import Layout, Origin, arrange, is_regular, slice_weights
 from tfmot_pam.merging.alignment import Alignment, function_text
 from tfmot_pam.merging.grouping import Grouping, everything, group_order
 from tfmot_pam.merging.pieces import COMMON, Piece, copies, merge_columns
-from tfmot_pam.merging.slicing import Layout, arrange, is_regular, slice_weights
-from tfmot_pam.merging.writer import Origin, Writer
+from tfmot_pam.merging.writer import Writer
 
 
 class IrregularLayout(Exception):

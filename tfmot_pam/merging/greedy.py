@@ -47,24 +47,3 @@ def null_level(shuffled: np.ndarray) -> float:
       shuffled: relevance in nats, one entry per shuffle of the labels.
     """
     return float(np.mean(shuffled) + 2.0 * np.std(shuffled))
-
-
-def rows_by_channel(columns: np.ndarray, channel_of: np.ndarray) -> np.ndarray:
-    """Returns every channel's columns as rows, padded to the widest channel with zeros.
-
-    A column of zeros has no covariance with anything and adds no distance: padding changes no
-    value of either estimator.
-
-    Args:
-      columns: `[samples, columns]`.
-      channel_of: `[columns]`, the channel that each column observes.
-
-    Returns:
-      `[width, channels, samples]`, of the columns' type.
-    """
-    counts = np.bincount(channel_of)
-    rows = np.zeros((counts.max(), len(counts), len(columns)), columns.dtype)
-    ordered = np.argsort(channel_of, kind="stable")
-    place = np.arange(len(channel_of)) - np.repeat(np.cumsum(counts) - counts, counts)
-    rows[place, channel_of[ordered]] = columns.T[ordered]
-    return rows

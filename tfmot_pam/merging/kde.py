@@ -21,6 +21,7 @@ from concurrent import futures
 
 import numpy as np
 
+from tfmot_pam.closed_form.blocks import rows_by_channel
 from tfmot_pam.merging import greedy
 from tfmot_pam.merging.observations import Observations
 from tfmot_pam.merging.targets import Targets
@@ -156,7 +157,7 @@ class _Candidates:
         self._bandwidth, self._labels = bandwidth, labels
         self._scaled = isinstance(bandwidth, str)
         self._widths = np.bincount(channel_of)
-        self._columns = greedy.rows_by_channel(columns, channel_of)
+        self._columns = rows_by_channel(columns, channel_of)
         self.index = np.arange(len(self._widths))
         self.distances = np.zeros((samples, samples))
         self.width = 0

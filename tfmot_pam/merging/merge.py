@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmot_pam.closed_form.compensate import Compensation, compensate
 from tfmot_pam.data import Samples, TaskSamples, input_statistics, synthetic_inputs, take_samples
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.network import Network, iterate_tensors
@@ -18,7 +19,6 @@ from tfmot_pam.merging.alignment import Alignment, align
 from tfmot_pam.merging.arguments import check_estimator, check_options, named_models, read_models
 from tfmot_pam.merging.assemble import Assembly, IrregularLayout, assemble
 from tfmot_pam.merging.capture import check_reduction, observe
-from tfmot_pam.merging.compensate import Compensation, compensate
 from tfmot_pam.merging.grouping import Grouping, free_spaces
 from tfmot_pam.merging.observations import Observations
 from tfmot_pam.merging.plan import (
@@ -143,7 +143,14 @@ def merge(
     network = assembly.network
     if compensation:
         chosen = compensation if isinstance(compensation, Compensation) else Compensation(seed=seed)
-        network = compensate(alignment, assembly, _all_inputs(calibration), chosen, progress.rest())
+        network = compensate(
+            network,
+            assembly.origins,
+            alignment.networks,
+            _all_inputs(calibration),
+            chosen,
+            progress.rest(),
+        )
     progress.rest()(1.0)
     merged = emit(network)
     merged.merge_plan = plan

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from tfmot_pam.graph.network import Tensor
-from tfmot_pam.merging.slicing import Layout
+from tfmot_pam.graph.slicing import Layout
 
 COMMON = -1  # In a layout: the channel is the same in every network.
 

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 
 import keras
 
 from tfmot_pam.graph.network import Layer, Node, Shape, Tensor, map_tensors, unique_name
 from tfmot_pam.graph.rules import Call
+from tfmot_pam.graph.slicing import Origin
 from tfmot_pam.merging.alignment import Alignment
 from tfmot_pam.merging.grouping import everything, tasks_of
-from tfmot_pam.merging.slicing import Layout
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Origin:
-    """Where a merged node's weights come from: nodes of the networks, rows and columns."""
-
-    nodes: tuple[str | None, ...]
-    rows: Layout
-    columns: Layout
-    role: str
 
 
 class Writer:

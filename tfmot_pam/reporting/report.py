@@ -13,9 +13,9 @@ from tfmot_pam.graph.cost import NetworkCost, network_cost
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import all_combinations, check_tasks, select, task_names
+from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.reporting.groups import count_groups, trunk_groups
 from tfmot_pam.reporting.result import Report, ReportRow
-from tfmot_pam.training.usage import check_usage
 
 TaskSet = tuple[str, ...]
 
@@ -76,7 +76,7 @@ def report(
     tasks = task_names(network)
     everything = all_combinations(tasks)
     listed = everything if combinations is None else _listed(combinations, tasks)
-    probability = _probabilities(usage, tasks, everything)
+    probability = usage_probabilities(usage, tasks)
     networks = {chosen: select(network, chosen) for chosen in {*everything, *listed}}
     costs = {chosen: network_cost(found) for chosen, found in networks.items()}
     groups = trunk_groups(network)
@@ -122,12 +122,6 @@ def _only(values: Mapping[str, float], chosen: TaskSet) -> dict[str, float]:
 
 def _expected(probability: Mapping[TaskSet, float], macs: Mapping[TaskSet, int]) -> float:
     return math.fsum(share * macs[chosen] for chosen, share in probability.items())
-
-
-def _probabilities(usage, tasks, everything) -> dict[TaskSet, float]:
-    if usage is None:
-        return dict.fromkeys(everything, 1 / len(everything))
-    return check_usage(usage, tasks)
 
 
 def _unsupported(network: Network, originals: Mapping[str, NetworkCost]) -> dict[str, str]:

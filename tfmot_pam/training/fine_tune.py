@@ -9,10 +9,13 @@ import keras
 import numpy as np
 
 from tfmot_pam.data import Batches, Samples, take_samples
+from tfmot_pam.graph.reader import check_model, read
+from tfmot_pam.graph.selection import task_names
+from tfmot_pam.graph.usage import check_usage
 from tfmot_pam.training.feed import Feed
 from tfmot_pam.training.heads import output_kind
 from tfmot_pam.training.objective import set_objective
-from tfmot_pam.training.usage import StepTasks, check_usage
+from tfmot_pam.training.usage import StepTasks
 
 _SCALE_SAMPLES = 256
 
@@ -48,7 +51,9 @@ def fine_tune(
     takes a batch of each, and every task's loss is measured on its own samples.
 
     Args:
-        merged: A functional Keras 3 model with one input and a dict of outputs keyed by task.
+        merged: A functional or sequential Keras 3 model with one input and a dict of outputs keyed
+            by task; or with a single output, whose layer names the task. A model from
+            `prune_channels` is pruned on the way, with `UpdatePruningStep()` in `callbacks`.
         data: The data, in any form that `merge` takes; labels optional if there are teachers.
             Arrays are shuffled, and their teacher outputs computed once and kept in memory.
             Streams are passed through in their own order and batch size.
@@ -95,7 +100,12 @@ def fine_tune(
     >>> list(tuned.output)
     ['a', 'b']
     """
+    check_model(merged, "`merged`")
+    if isinstance(merged, keras.Sequential):
+        merged = keras.Model(merged.inputs, merged.outputs[0], name=merged.name)
     tasks = _tasks(merged)
+    trainer = _copy(merged, tasks, seed)
+    outputs = trainer.output
     _check_numbers({"epochs": epochs, "batch_size": batch_size}, joint, label_weight)
     teachers = _by_task(teachers, tasks)
     usage = None if usage is None else check_usage(usage, tasks)
@@ -106,15 +116,14 @@ def fine_tune(
         task: set_objective(
             task,
             sample.by_task[task],
-            tuple(merged.output[task].shape[1:]),
-            output_kind(merged, task),
+            tuple(outputs[task].shape[1:]),
+            output_kind(trainer, task),
             teacher=teachers.get(task),
             label_weight=label_weight,
             label_loss=(losses or {}).get(task),
         )
         for task in tasks
     }
-    trainer = _copy(merged, seed)
     feed = Feed(objectives, sample, input_shape)
     steps = StepTasks(tasks, usage, joint, seed)
     training, batches = feed.open(data, batch_size, steps, seed)
@@ -136,24 +145,21 @@ def fine_tune(
             verbose=verbose,
         )
     # The same layers once more, without the compile state.
-    return keras.Model(trainer.input, trainer.output, name=trainer.name)
+    if not isinstance(merged.output, Mapping):
+        outputs = outputs[tasks[0]]
+    return type(trainer)(trainer.input, outputs, name=trainer.name)
 
 
-def _tasks(merged: Any) -> tuple[str, ...]:
-    """Returns the tasks of a merged model, or says what is wrong with it."""
-    if not isinstance(merged, keras.Model) or not hasattr(merged, "operations"):
-        raise TypeError(
-            "`merged` must be a functional Keras 3 model with a dict of outputs, as `merge` "
-            f"returns it. Received: {merged!r} of type "
-            f"{type(merged).__module__}.{type(merged).__name__}."
-        )
-    if len(merged.inputs) != 1 or not isinstance(merged.output, Mapping):
+def _tasks(merged: keras.Model) -> tuple[str, ...]:
+    """Returns the tasks of a functional model, or says what is wrong with it."""
+    network = read(merged)
+    if len(network.inputs) != 1 or isinstance(network.outputs, (list, tuple)):
         raise ValueError(
-            "`merged` must have one input and a dict of outputs keyed by task. Received: "
-            f"{len(merged.inputs)} inputs and outputs of type {type(merged.output).__name__}. "
-            "Build it with keras.Model(inputs, {task: output})."
+            "`merged` must have one input, and one output or a dict of outputs keyed by task. "
+            f"Received: {len(network.inputs)} inputs and {len(merged.outputs)} outputs in a "
+            f"{type(network.outputs).__name__}. Build it as keras.Model(inputs, {{task: y, ...}})."
         )
-    return tuple(merged.output)
+    return task_names(network)
 
 
 def _check_numbers(counts: Mapping[str, int], joint: float, label_weight: float) -> None:
@@ -214,10 +220,13 @@ def _check_targets(
         )
 
 
-def _copy(merged: keras.Model, seed: int) -> keras.Model:
-    """Returns a model of the same weights whose dropout is seeded."""
+def _copy(merged: keras.Model, tasks: tuple[str, ...], seed: int) -> keras.Model:
+    """Returns a model of the same weights with a dict of outputs, whose dropout is seeded."""
     student = keras.models.clone_model(merged)
     student.set_weights(merged.get_weights())
+    if not isinstance(student.output, Mapping):
+        outputs = dict(zip(tasks, keras.tree.flatten(student.output), strict=True))
+        student = type(student)(student.input, outputs, name=student.name)
     # A clone's dropout layers draw a seed from Python's global generator; this makes it ours.
     weights = {id(variable) for variable in student.weights}
     rng = np.random.default_rng(seed)

@@ -1,6 +1,6 @@
-"""Compensation: what the cuts of a merge took away is fitted back, in closed form.
+"""Compensation: what cuts in a network took away is fitted back, in closed form.
 
-Layer by layer from the input on, with what the merged network really computes below, every kept
+Layer by layer from the input on, with what the cut network really computes below, every kept
 channel's original pre-activation is fitted from all inputs that its group may read. The solution
 is sought near the trained weights: minimise |(W0 + D) x + b - z|^2 + lambda |D|^2. Where nothing
 was cut the residual is zero and so is the change.
@@ -9,18 +9,16 @@ was cut the residual is zero and so is the change.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
 
+from tfmot_pam.closed_form import linear
 from tfmot_pam.graph.emitter import instantiate, load_weights
 from tfmot_pam.graph.network import Layer, Network, Node
 from tfmot_pam.graph.runner import Stepper, peak_floats
-from tfmot_pam.merging import linear
-from tfmot_pam.merging.alignment import Alignment
-from tfmot_pam.merging.assemble import Assembly
-from tfmot_pam.merging.writer import Origin
+from tfmot_pam.graph.slicing import Origin
 
 # Residuals below this share of the target are rounding, not a cut.
 _ROUNDING = 1e-5
@@ -50,17 +48,19 @@ class Compensation:
 
 
 def compensate(
-    alignment: Alignment,
-    assembly: Assembly,
+    network: Network,
+    origins: Mapping[str, Origin],
+    originals: Sequence[Network],
     x: np.ndarray,
     options: Compensation,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Network:
-    """Refits the weights of an assembled network to the original networks' pre-activations.
+    """Refits the weights of a cut network to the original networks' pre-activations.
 
     Args:
-        alignment: The aligned networks.
-        assembly: The merged network and the origins of its weights.
+        network: The network that was put together from others, or cut out of one.
+        origins: By node, where its weights come from.
+        originals: The networks that they come from.
         x: Calibration inputs `[samples, ...]`, from the training split.
         options: See `Compensation`.
         progress: Called with the share of the work done, 0 to 1.
@@ -69,14 +69,14 @@ def compensate(
         The same network with other weights; layers without a bias get one, or their batch
         normalisation takes the intercept.
     """
-    fitting = _Fitting(alignment, assembly, x, options)
-    for done, node in enumerate(assembly.network.nodes):
-        if node.name in assembly.origins:
-            fitting.refit(node, assembly.origins[node.name])
-        fitting.merged.step()
-        progress((done + 1) / len(assembly.network.nodes))
-    layers = {name: fitting.merged.layer(name) for name in assembly.network.layers}
-    return assembly.network.replace(layers=layers)
+    fitting = _Fitting(network, originals, x, options)
+    for done, node in enumerate(network.nodes):
+        if node.name in origins:
+            fitting.refit(node, origins[node.name])
+        fitting.cut.step()
+        progress((done + 1) / len(network.nodes))
+    layers = {name: fitting.cut.layer(name) for name in network.layers}
+    return network.replace(layers=layers)
 
 
 def choose_samples(networks: list[Network], x: np.ndarray, options: Compensation) -> np.ndarray:
@@ -90,22 +90,20 @@ def choose_samples(networks: list[Network], x: np.ndarray, options: Compensation
 
 
 class _Fitting:
-    """The merged network and the originals, run side by side."""
+    """The cut network and the originals, run side by side."""
 
-    def __init__(self, alignment, assembly, x, options):
-        networks = [assembly.network, *alignment.networks]
-        x = choose_samples(networks, x, options)
-        self.alignment = alignment
-        self.network = assembly.network
-        self.origins = assembly.origins
+    def __init__(self, network, networks, x, options):
+        x = choose_samples([network, *networks], x, options)
+        self.network = network
+        self.networks = networks
         self.options = options
         self.rng = np.random.default_rng(options.seed)
-        self.merged = Stepper(assembly.network, x)
-        self.originals = [Stepper(network, x) for network in alignment.networks]
-        self.readers = assembly.network.readers()
+        self.cut = Stepper(network, x)
+        self.originals = [Stepper(original, x) for original in networks]
+        self.readers = network.readers()
 
     def refit(self, node: Node, origin: Origin) -> None:
-        layer = self.merged.layer(node.layer)
+        layer = self.cut.layer(node.layer)
         owners = [k for k in np.unique(origin.columns.nets).tolist() if k >= 0]
         if not owners or not layer.weights or any(origin.nodes[k] is None for k in owners):
             return
@@ -119,13 +117,13 @@ class _Fitting:
             self._refit_bias(node, layer, origin, owners)
 
     def _inputs(self, origin: Origin, k: int) -> tuple[Layer, np.ndarray]:
-        network = self.alignment.networks[k]
+        network = self.networks[k]
         original = network.node(origin.nodes[k])
         return network.layer_of(original), self.originals[k].value(original.inputs[0])
 
     def _refit_mixing(self, node, layer, origin, owners):
         form = linear.LINEAR_FORMS[layer.kind]
-        x = self.merged.value(node.inputs[0])
+        x = self.cut.value(node.inputs[0])
         grid = form.grid(layer, x.shape)
         places = linear.sample_places(len(x), grid, self.options.places, self.rng)
         wanted = np.empty((len(places), len(origin.columns)), np.float32)
@@ -148,7 +146,7 @@ class _Fitting:
 
     def _refit_depthwise(self, node, layer, origin, owners):
         """Depthwise kernels are fitted channel by channel."""
-        x = self.merged.value(node.inputs[0])
+        x = self.cut.value(node.inputs[0])
         grid = linear.LINEAR_FORMS["Conv2D"].grid(layer, x.shape)
         places = linear.sample_places(len(x), grid, self.options.places, self.rng)
         kernel = layer.weights["kernel"]
@@ -185,7 +183,7 @@ class _Fitting:
 
     def _refit_bias(self, node, layer, origin, owners):
         """Layers without a closed form get the right mean, channel by channel."""
-        reached = _mean_outputs(layer, self.merged.value(node.inputs[0]))
+        reached = _mean_outputs(layer, self.cut.value(node.inputs[0]))
         wanted = np.empty(len(origin.columns))
         for k in owners:
             own = origin.columns.nets == k
@@ -200,25 +198,25 @@ class _Fitting:
         if "bias" in layer.weights:
             bias = layer.weights["bias"]
             weights = {**layer.weights, "bias": (bias + intercept).astype(bias.dtype)}
-            self.merged.change(dataclasses.replace(layer, weights=weights))
+            self.cut.change(dataclasses.replace(layer, weights=weights))
         elif norm is not None:
             # The mean moves with the input, so statistics may be estimated again later on.
-            self.merged.change(layer)
+            self.cut.change(layer)
             mean = norm.weights["moving_mean"]
             weights = {**norm.weights, "moving_mean": (mean - intercept).astype(mean.dtype)}
-            self.merged.change(dataclasses.replace(norm, weights=weights))
+            self.cut.change(dataclasses.replace(norm, weights=weights))
         else:
             kernel = next(iter(layer.weights.values()))
             weights = {**layer.weights, "bias": intercept.astype(kernel.dtype)}
             config = {**layer.config, "use_bias": True}
-            self.merged.change(dataclasses.replace(layer, config=config, weights=weights))
+            self.cut.change(dataclasses.replace(layer, config=config, weights=weights))
 
     def _following_norm(self, node: Node) -> Layer | None:
         readers = self.readers.get(node.outputs[0], ())
-        activation = self.merged.layer(node.layer).config.get("activation")
+        activation = self.cut.layer(node.layer).config.get("activation")
         if len(readers) != 1 or activation not in (None, "linear"):
             return None
-        layer = self.merged.layer(self.network.node(readers[0]).layer)
+        layer = self.cut.layer(self.network.node(readers[0]).layer)
         return layer if layer.kind == "BatchNormalization" else None
 
 

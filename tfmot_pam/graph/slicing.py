@@ -49,6 +49,23 @@ class Layout:
         return (self.nets == net) | (self.nets < 0)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Origin:
+    """Where a node's weights come from: nodes of other networks, their rows and columns.
+
+    Args:
+        nodes: The node of each network, None where a network has no part in it.
+        rows: What its input channels were.
+        columns: What its output channels were.
+        role: Its role in the channel graph.
+    """
+
+    nodes: tuple[str | None, ...]
+    rows: Layout
+    columns: Layout
+    role: str
+
+
 def arrange(rule: LayerRule, calls: Mapping[int, Call], call: Call, layout: Layout) -> Layout:
     """The layout after a channelwise layer, from the layout before it.
 
@@ -150,3 +167,38 @@ def _slice(name, axes: Axes, calls, rows: Layout, columns: Layout, lead: Call) -
 
 def _spread(positions: np.ndarray, fanout: int) -> np.ndarray:
     return (positions[:, None] * fanout + np.arange(fanout)).ravel()
+
+
+def scatter_weights(
+    rule: LayerRule, call: Call, rows: Layout, columns: Layout, weights: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The whole layer's weights, with a slice's own ones at the slice's places.
+
+    The inverse of `slice_weights` for one network. A weight that only the slice has is 0 elsewhere.
+
+    Args:
+        rule: The layer's rule.
+        call: The whole layer's call.
+        rows: The slice's input channels.
+        columns: The slice's output channels.
+        weights: The slice's weights by name.
+    """
+    result = dict(call.layer.weights)
+    for name, part in weights.items():
+        axes = rule.weights.get(name)
+        if axes is None or (axes.inputs is None and axes.outputs is None):
+            result[name] = part
+            continue
+        whole = result.get(name)
+        if whole is None:
+            # Compensation adds biases, one number a channel.
+            whole = np.zeros(call.out_shape[-1], part.dtype)
+        place: list[np.ndarray] = [np.arange(size) for size in whole.shape]
+        if axes.inputs is not None:
+            place[axes.inputs] = _spread(rows.positions, axes.fanout(call.config))
+        if axes.outputs is not None:
+            place[axes.outputs] = columns.positions
+        whole = whole.copy()
+        whole[np.ix_(*place)] = part
+        result[name] = whole
+    return result

@@ -1,0 +1,222 @@
+"""Surgery: a network without some of its channels, in all layers that carry them at once.
+
+The channels to remove are named by their numbers in the channel graph, so what is tied (residual
+streams, depthwise convolutions, gates, concatenations) goes together. The idea is DepGraph's
+(Fang et al., CVPR 2023); the graph and its rules are those that merging uses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfmot_pam.graph.channels import ChannelGraph, rule_of
+from tfmot_pam.graph.network import (
+    Layer,
+    Network,
+    Node,
+    Tensor,
+    iterate_tensors,
+    map_tensors,
+    prune_to,
+    unique_name,
+)
+from tfmot_pam.graph.rules import Call
+from tfmot_pam.graph.slicing import Layout, Origin, slice_weights
+
+
+def output_channels(graph: ChannelGraph) -> np.ndarray:
+    """The numbers of all channels in spaces that the network's outputs carry."""
+    spaces = {
+        space
+        for tensor in iterate_tensors(graph.network.outputs)
+        for space in graph.spaces_of(tensor)
+    }
+    return np.flatnonzero(np.isin(graph.space_of, sorted(spaces)))
+
+
+def fixed_channels(graph: ChannelGraph) -> np.ndarray:
+    """Whether each channel must stay: the input's, the outputs' and those of frozen spaces."""
+    fixed = np.array([space.given or space.frozen is not None for space in graph.spaces], bool)
+    result = fixed[graph.space_of] if len(graph.spaces) else np.zeros(0, bool)
+    result[output_channels(graph)] = True
+    return result
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cut:
+    """A network without some channels, and by node where its weights come from."""
+
+    network: Network
+    origins: Mapping[str, Origin]
+
+
+def remove_channels(graph: ChannelGraph, keep: np.ndarray) -> Cut:
+    """What is left of a network when channels are removed.
+
+    Every tensor loses the positions that carry a removed channel, every weight the rows and
+    columns that belong to them. A tensor that loses all its channels disappears, with the nodes
+    that would have computed it and those that nothing reads any more.
+
+    Args:
+        graph: The channel graph of the network.
+        keep: For each channel number of the graph, whether it stays. bool `[channels]`.
+
+    Returns:
+        A smaller network with the same inputs and outputs, and the origins of its nodes.
+
+    Raises:
+        ValueError: a channel that must stay would go, or a layer that is needed would have no
+            input left.
+    """
+    lost = np.flatnonzero(fixed_channels(graph) & ~keep)
+    if len(lost):
+        names = sorted({graph.spaces[graph.space_of[channel]].name for channel in lost.tolist()})
+        raise ValueError(
+            f"Channels of {names} cannot be removed: they are the network's input or outputs, or "
+            "layers that cannot be split carry them. Keep all of them."
+        )
+    cutting = _Cutting(graph, keep)
+    for node in graph.network.nodes:
+        cutting.visit(node)
+    return cutting.finish()
+
+
+class _Cutting:
+    """Writes the nodes of the smaller network one by one."""
+
+    def __init__(self, graph: ChannelGraph, keep: np.ndarray):
+        self.graph = graph
+        self.network = graph.network
+        self.calls = self.network.calls()
+        self.kept = {t: np.flatnonzero(keep[labels]) for t, labels in graph.labels.items()}
+        self.tensors: dict[Tensor, Tensor] = {}
+        self.nodes: list[Node] = []
+        self.layers: dict[str, Layer] = {}
+        self.written: dict[tuple, str] = {}
+        self.starved: set[str] = set()
+        self.origins: dict[str, Origin] = {}
+
+    def visit(self, node: Node) -> None:
+        if node.shapes and all(self._is_empty(tensor) for tensor in node.outputs):
+            return
+        role = self.graph.roles[node.name]
+        inputs = [tensor for tensor in node.inputs if not self._is_empty(tensor)]
+        joins = role == "concatenate" and inputs
+        if (len(inputs) < len(node.inputs) and not joins) or any(
+            tensor not in self.tensors for tensor in inputs
+        ):
+            self.starved.add(node.name)
+            return
+        if len(inputs) < len(node.inputs):
+            if len(inputs) == 1:
+                self.tensors[Tensor(node.name)] = self.tensors[inputs[0]]
+                return
+            node = dataclasses.replace(node, args=_without(node.args, self._is_empty))
+        self._write(node, role)
+
+    def _is_empty(self, tensor: Tensor) -> bool:
+        return len(self.graph.labels[tensor]) > 0 and len(self.kept[tensor]) == 0
+
+    def _write(self, node: Node, role: str) -> None:
+        original = self.network.node(node.name)
+        call = Call(
+            node=original,
+            layer=self.network.layer_of(original),
+            in_shapes=tuple(self.network.shape(tensor) for tensor in original.inputs),
+            out_shape=original.shapes[0],
+            calls=self.calls[original.layer],
+        )
+        layer = self._layer(call, role)
+        shapes = tuple(
+            shape and (*shape[:-1], len(self.kept[tensor]))
+            if shape and self.graph.labels[tensor].size == shape[-1]
+            else shape
+            for tensor, shape in zip(node.outputs, node.shapes, strict=True)
+        )
+        calls = sum(other.layer == layer for other in self.nodes)
+        name = layer if calls == 0 else f"{layer}@{calls}"
+        self.nodes.append(
+            Node(
+                name,
+                layer,
+                map_tensors(node.args, self.tensors.__getitem__),
+                map_tensors(dict(node.kwargs), self.tensors.__getitem__),
+                shapes,
+            )
+        )
+        if call.layer.weights and role in ("mixing", "channelwise"):
+            rows, columns = map(self._layout, (original.inputs[0], Tensor(node.name)))
+            self.origins[name] = Origin((node.name,), rows, columns, role)
+        for tensor in node.outputs:
+            self.tensors[tensor] = Tensor(name, tensor.index)
+
+    def _layer(self, call: Call, role: str) -> str:
+        """Writes the layer of a call; calls that need the same one share it."""
+        layer = call.layer
+        if role in ("input", "copied"):
+            return self._add(layer, (layer.name,))
+        rows, columns = map(self._layout, (call.node.inputs[0], Tensor(call.node.name)))
+        rule = rule_of(call)
+        if rule.width is None and rule.resize is None and not layer.weights:
+            return self._add(layer, (layer.name,))
+        changed = dataclasses.replace(
+            layer,
+            config=rule.resized(call, len(rows), len(columns)),
+            weights=slice_weights(rule, {0: call}, rows, columns),
+        )
+        key = (layer.name, rows.positions.tobytes(), columns.positions.tobytes())
+        return self._add(changed, key)
+
+    def _layout(self, tensor: Tensor) -> Layout:
+        positions = self.kept[tensor]
+        return Layout(np.zeros(len(positions), int), positions)
+
+    def _add(self, layer: Layer, key: tuple) -> str:
+        if key not in self.written:
+            name = unique_name(layer.name, self.layers)
+            self.layers[name] = dataclasses.replace(layer, name=name)
+            self.written[key] = name
+        return self.written[key]
+
+    def finish(self) -> Cut:
+        outputs = list(iterate_tensors(self.network.outputs))
+        if any(tensor not in self.tensors for tensor in outputs):
+            needed = _ancestors(self.network, [t for t in outputs if t not in self.tensors])
+            names = [node.name for node in self.network.nodes if node.name in needed]
+            first = next(name for name in names if name in self.starved)
+            raise ValueError(
+                f"'{first}' would lose all channels that it reads, and an output needs it. Keep at "
+                "least one channel of every tensor that a layer reads."
+            )
+        network = self.network.replace(
+            layers=self.layers,
+            nodes=tuple(self.nodes),
+            inputs=tuple(self.tensors[tensor] for tensor in self.network.inputs),
+        )
+        network = prune_to(network, map_tensors(self.network.outputs, self.tensors.__getitem__))
+        kept = network.nodes_by_name
+        origins = {name: found for name, found in self.origins.items() if name in kept}
+        return Cut(network, origins)
+
+
+def _without(structure: Any, drop) -> Any:
+    """The same structure without the tensors of its lists that `drop` names."""
+    if isinstance(structure, (tuple, list)):
+        kept = [v for v in structure if not (isinstance(v, Tensor) and drop(v))]
+        return type(structure)(_without(value, drop) for value in kept)
+    if isinstance(structure, Mapping):
+        return {key: _without(value, drop) for key, value in structure.items()}
+    return structure
+
+
+def _ancestors(network: Network, tensors: list[Tensor]) -> set[str]:
+    """The nodes that some tensors depend on."""
+    needed = {tensor.node for tensor in tensors}
+    for node in reversed(network.nodes):
+        if node.name in needed:
+            needed.update(tensor.node for tensor in node.inputs)
+    return needed

@@ -1,0 +1,1 @@
+"""Structural pruning: which channels a network can do without, and the network without them."""

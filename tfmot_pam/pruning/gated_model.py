@@ -1,0 +1,91 @@
+"""A model with gates: trained by an ordinary `fit`, it observes what its channels are worth."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfmot_pam.pruning.gates import ChannelGates
+from tfmot_pam.pruning.importance import find_importance
+
+
+@keras.saving.register_keras_serializable(package="tfmot_pam")
+class GatedModel(keras.Model):
+    """A functional model whose channels can be switched off; `prune_channels` makes it.
+
+    It is compiled and fitted like any Keras model, with `UpdatePruningStep()` among the callbacks.
+    While that says so, each step is followed by a backward pass per task that observes the
+    gradients of the gates, in inference mode; the weights are trained by the usual step alone.
+    """
+
+    @property
+    def gates(self) -> ChannelGates:
+        """The layer that holds the gates."""
+        return next(layer for layer in self.layers if isinstance(layer, ChannelGates))
+
+    def fit(self, *args, **kwargs) -> Any:
+        """As `keras.Model.fit`, with `UpdatePruningStep()` among the callbacks.
+
+        Raises:
+            ValueError: there is a pruning schedule and no `UpdatePruningStep` to follow it.
+        """
+        call = inspect.signature(super().fit).bind(*args, **kwargs)
+        callbacks = call.arguments.get("callbacks") or []
+        callbacks = getattr(callbacks, "callbacks", callbacks)
+        callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+        if self.gates.settings.schedule is not None and not any(
+            getattr(callback, "follows_pruning_schedule", False) for callback in callbacks
+        ):
+            raise ValueError(
+                "fit() of a model from prune_channels() needs the callback that follows the "
+                f"pruning schedule. Received: callbacks={list(callbacks)!r}. Pass "
+                "callbacks=[tfmot_pam.UpdatePruningStep()]; TFMOT's callback of that name does "
+                "not work here."
+            )
+        return super().fit(*args, **kwargs)
+
+    def train_step(self, data) -> Any:
+        logs = super().train_step(data)
+        if find_importance(self.gates.settings.importance).gradients:
+            import tensorflow as tf
+
+            tf.cond(self.gates.observing > 0, lambda: self._observe(data), lambda: False)
+        return logs
+
+    def _observe(self, data) -> bool:
+        """Adds each task's squared gradients of the gates, and their sum, for one batch."""
+        import tensorflow as tf
+
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        gates = self.gates
+        mask = gates.mask.value
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(mask)
+            outputs = self(x, training=False)
+            # With the other outputs held fixed, the loss has one task's gradient.
+            losses = [
+                self.compute_loss(x, y, _only(outputs, task), sample_weight, training=False)
+                for task in gates.tasks
+            ]
+        rows = [_dense(tape.gradient(loss, mask), mask) for loss in losses]
+        observed = [ops.square(row) for row in rows] + [sum(rows)]
+        gates.observed.assign_add(ops.stack(observed))
+        gates.observed_batches.assign_add(1.0)
+        return True
+
+
+def _only(outputs: Any, task: str) -> Any:
+    if not isinstance(outputs, dict):
+        return outputs
+    return {
+        name: value if name == task else ops.stop_gradient(value) for name, value in outputs.items()
+    }
+
+
+def _dense(gradient: Any, mask: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.zeros_like(mask) if gradient is None else tf.convert_to_tensor(gradient)

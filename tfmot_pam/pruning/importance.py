@@ -1,0 +1,189 @@
+"""How much each channel matters: the table of importances and what they are given."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from tfmot_pam.graph.channels import rule_of
+from tfmot_pam.graph.network import Tensor
+from tfmot_pam.pruning.channels import PrunableChannels
+from tfmot_pam.pruning.reconstruction import rate
+
+_TINY = 1e-12
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evidence:
+    """What an importance is given.
+
+    Args:
+        prunable: The network as it is now, and its prunable channels, `[channels]` in the order of
+            `prunable.groups`.
+        keep: Which channels are still there, bool `[channels]`.
+        squared_gradients: Mean squared gradient of each task's loss by each gate over the
+            observed batches, `[tasks, channels]`; None where none were observed.
+        mean_gradient: Mean gradient of the joint loss, `[channels]`; None likewise.
+        starting_losses: Each task's loss when training began, `[tasks]`; None likewise.
+        gate_mean: Means of stochastic gates, `[channels]`; None where gates are not random.
+        gate_log_variance: Their log variances, `[channels]`; None likewise.
+        inputs: Calibration inputs, `[samples, ...]`; None where none were given.
+        usage: Probability of each combination; None for all alike.
+        seed: Seed of anything random.
+    """
+
+    prunable: PrunableChannels
+    keep: np.ndarray
+    squared_gradients: np.ndarray | None = None
+    mean_gradient: np.ndarray | None = None
+    starting_losses: np.ndarray | None = None
+    gate_mean: np.ndarray | None = None
+    gate_log_variance: np.ndarray | None = None
+    inputs: np.ndarray | None = None
+    usage: Mapping[tuple[str, ...], float] | None = None
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Importance:
+    """One way to rate channels.
+
+    Args:
+        score: `score(evidence) -> [channels]`: the harm that removing each would do, at least 0.
+        gradients: Whether gradients have to be observed for it.
+        stochastic: Whether it needs random gates.
+        at_once: Whether it can rate a model that is not being trained.
+        inputs: Whether it needs calibration inputs. Weights are then refitted in closed form.
+    """
+
+    score: Callable[[Evidence], np.ndarray]
+    gradients: bool = False
+    stochastic: bool = False
+    at_once: bool = True
+    inputs: bool = False
+
+
+def _taylor(evidence: Evidence) -> np.ndarray:
+    """sum_t E[(dL_t/dg)^2] / L_t(0)^2 (Molchanov et al., CVPR 2019, equation 8)."""
+    scale = np.maximum(evidence.starting_losses, _TINY)
+    return (evidence.squared_gradients / np.square(scale)[:, None]).sum(axis=0)
+
+
+def _taylor_abs(evidence: Evidence) -> np.ndarray:
+    """|E[dL/dg]| of the joint loss, the PAM paper's second pruner: tasks may cancel."""
+    return np.abs(evidence.mean_gradient)
+
+
+def _vib(evidence: Evidence) -> np.ndarray:
+    """mu^2 / sigma^2 of VIBNet's gates (Dai et al., ICML 2018, section 4)."""
+    return np.square(evidence.gate_mean) * np.exp(-evidence.gate_log_variance)
+
+
+def _magnitude_l2(evidence: Evidence) -> np.ndarray:
+    return _filter_norms(evidence, lambda rows: np.sqrt(np.mean(np.square(rows), axis=1)))
+
+
+def _magnitude_l1(evidence: Evidence) -> np.ndarray:
+    return _filter_norms(evidence, lambda rows: np.mean(np.abs(rows), axis=1))
+
+
+def _filter_norms(evidence: Evidence, norm) -> np.ndarray:
+    """Mean norm of the filters that write each channel, relative to their layer's mean."""
+    graph = evidence.prunable.graph
+    total, count = np.zeros(len(graph.space_of)), np.zeros(len(graph.space_of))
+    calls = graph.network.calls()
+    for node in graph.network.nodes:
+        if graph.roles[node.name] != "mixing":
+            continue
+        call = graph.call(node, calls)
+        rule = rule_of(call)
+        for name, weight in call.layer.weights.items():
+            axes = rule.weights.get(name)
+            if weight.ndim < 2 or axes is None or axes.outputs is None:
+                continue
+            filters = np.moveaxis(weight, axes.outputs, 0)
+            norms = norm(filters.reshape(len(filters), -1))
+            labels = graph.labels[Tensor(node.name)]
+            np.add.at(total, labels, norms / max(float(norms.mean()), _TINY))
+            np.add.at(count, labels, 1)
+    return (total / np.maximum(count, 1))[evidence.prunable.numbers]
+
+
+def _batch_norm(evidence: Evidence) -> np.ndarray:
+    """|gamma| of the batch norms that a channel goes through; the filters' norm without one."""
+    graph = evidence.prunable.graph
+    total, count = np.zeros(len(graph.space_of)), np.zeros(len(graph.space_of))
+    for node in graph.network.nodes:
+        layer = graph.network.layer_of(node)
+        if layer.kind == "BatchNormalization" and "gamma" in layer.weights:
+            labels = graph.labels[Tensor(node.name)]
+            np.add.at(total, labels, np.abs(layer.weights["gamma"]))
+            np.add.at(count, labels, 1)
+    numbers = evidence.prunable.numbers
+    scales = total[numbers] / np.maximum(count[numbers], 1)
+    return np.where(count[numbers] > 0, scales, _magnitude_l2(evidence))
+
+
+def _reconstruction(evidence: Evidence) -> np.ndarray:
+    return rate(evidence.prunable, evidence.inputs, evidence.usage, evidence.seed)
+
+
+def _random(evidence: Evidence) -> np.ndarray:
+    return np.random.default_rng(evidence.seed).random(len(evidence.prunable))
+
+
+IMPORTANCES: Mapping[str, Importance] = MappingProxyType(
+    {
+        "taylor": Importance(_taylor, gradients=True, at_once=False),
+        "taylor-abs": Importance(_taylor_abs, gradients=True, at_once=False),
+        "vib": Importance(_vib, stochastic=True, at_once=False),
+        "magnitude": Importance(_magnitude_l2),
+        "magnitude-l1": Importance(_magnitude_l1),
+        "batch-norm": Importance(_batch_norm),
+        "random": Importance(_random),
+        "reconstruction": Importance(_reconstruction, inputs=True),
+    }
+)
+
+
+def find_importance(importance: Any) -> Importance:
+    """The entry of a name, or one around a callable (which is given gradients too).
+
+    Raises:
+        ValueError: there is none of that name.
+        TypeError: it is neither a name nor callable.
+    """
+    if isinstance(importance, str):
+        if importance not in IMPORTANCES:
+            raise ValueError(
+                f"Unknown `importance`: {importance!r}. Expected one of {sorted(IMPORTANCES)}, or "
+                "a callable that takes an Evidence. Choose one."
+            )
+        return IMPORTANCES[importance]
+    if not callable(importance):
+        raise TypeError(
+            f"`importance` must be a name or a callable. Received: {importance!r} of type "
+            f"{type(importance).__name__}. Choose one of {sorted(IMPORTANCES)}."
+        )
+    return Importance(importance, gradients=True)
+
+
+def score(importance: Any, evidence: Evidence) -> np.ndarray:
+    """Rates every prunable channel and checks the result.
+
+    Raises:
+        ValueError: the importance returned another shape, or values that are no numbers.
+    """
+    values = np.asarray(find_importance(importance).score(evidence), np.float64)
+    if values.shape != (len(evidence.prunable),) or np.isnan(values).any():
+        raise ValueError(
+            f"The importance {importance!r} returned values of shape {values.shape}"
+            f"{' with NaN' if np.isnan(values).any() else ''}. Expected one number for each of the "
+            f"{len(evidence.prunable)} prunable channels. Check the function, and the losses if "
+            "it reads gradients."
+        )
+    return values

@@ -1,0 +1,263 @@
+"""`prune_channels` and `strip_pruning`: TFMOT's calling pattern for whole channels."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmot_pam.data import take_samples
+from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.network import Network
+from tfmot_pam.graph.reader import check_model, read
+from tfmot_pam.graph.selection import task_names
+from tfmot_pam.graph.surgery import remove_channels
+from tfmot_pam.graph.usage import check_usage
+from tfmot_pam.pruning.budget import Budget
+from tfmot_pam.pruning.channels import PrunableChannels, find_prunable
+from tfmot_pam.pruning.gated_model import GatedModel
+from tfmot_pam.pruning.gates import gates_of, insert_gates, remove_gates
+from tfmot_pam.pruning.history import record
+from tfmot_pam.pruning.importance import IMPORTANCES, Evidence, find_importance, score
+from tfmot_pam.pruning.refit import refitted
+from tfmot_pam.pruning.schedules import ask, final_fraction
+from tfmot_pam.pruning.settings import PruningSettings
+
+_SCOPES = ("global", "per-layer")
+
+
+def prune_channels(
+    model: keras.Model,
+    pruning_schedule: Callable[[int], tuple[Any, Any]] | float,
+    importance: str | Callable[..., Any] = "taylor",
+    *,
+    data: Any = None,
+    measure: Any = "channels",
+    usage: Mapping[Sequence[str], float] | None = None,
+    scope: str = "global",
+    min_channels: int = 1,
+    width_multiple: int = 1,
+    pruning_policy: Any = None,
+    observations: int = 10,
+    kl_weight: float = 1e-5,
+    seed: int = 0,
+) -> keras.Model:
+    """Prepares a model for structural pruning: whole channels go while it trains.
+
+    Use it as TFMOT's `prune_low_magnitude`: compile and fit the result with `UpdatePruningStep()`
+    among the callbacks, then `strip_pruning` it. Works on merged models, whose groups are pruned
+    under their task sets, and on any functional or sequential model.
+
+    Every channel gets a gate where layers read it; a gate of 0 computes exactly what the model
+    without the channel computes. Residual, depthwise, squeeze-and-excitation and concatenated
+    channels share one gate. The channel with the least importance per saved operation goes first.
+
+    Args:
+        model: A functional or sequential Keras 3 model; outputs as a dict by task, or one output.
+        pruning_schedule: A TFMOT `PruningSchedule` (or anything called like one), read as the
+            fraction removed by each step. Or a number: that fraction is removed at once, for
+            importances that need no training.
+        importance: `"taylor"` (squared gradients of the gates per task), `"taylor-abs"` (the
+            paper's: the joint gradient's size), `"vib"` (the paper's: random gates that learn how
+            much noise they can take), `"magnitude"`, `"magnitude-l1"`, `"batch-norm"`,
+            `"reconstruction"` (closed form, at once: what other channels cannot make up for; the
+            weights that stay are refitted), `"random"`, or a function from `Evidence` to one
+            number a channel.
+        data: Calibration inputs for `"reconstruction"`, from the training split: any form of data
+            that `merge` takes.
+        measure: What the fraction is of: `"channels"`, `"macs"` (expected MACs), `"parameters"`,
+            the MACs of a combination such as `("digit",)`, or a list of combinations, each of
+            which is brought down by the fraction.
+        usage: Probability of each combination; default: all alike. Channels of rare combinations
+            save less, and go later.
+        scope: `"global"` ranks all channels together, `"per-layer"` within each group.
+        min_channels: Channels that every layer keeps to read.
+        width_multiple: Widths of groups are rounded up to a multiple of it.
+        pruning_policy: A TFMOT `PruningPolicy`, or any object with `allow_pruning(layer)`: only
+            channels whose writers it allows are pruned.
+        observations: Batches on which gradients are observed before each removal.
+        kl_weight: Weight of the divergence of `"vib"` gates in the loss, per channel and position.
+        seed: Seed of random importance and random gates.
+
+    Returns:
+        A functional model with the same inputs, outputs and weights, to be compiled and fitted.
+
+    Raises:
+        TypeError: `model`, the schedule or the importance is none.
+        ValueError: an option is out of range, nothing can be pruned, or the limits do not allow
+            the schedule's final fraction.
+
+    Source: gates and ranking: Molchanov et al., CVPR 2019; random gates: Dai et al., ICML 2018;
+    both as pruners of merged networks: PAM (He et al., KDD 2021, section 5).
+
+    Example:
+    >>> import keras, tfmot_pam
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, activation="relu"),
+    ...                           keras.layers.Dense(2)])
+    >>> gated = tfmot_pam.prune_channels(model, 0.75, "magnitude")
+    >>> tfmot_pam.strip_pruning(gated).layers[1].units
+    2
+    """
+    check_model(model, "`model`")
+    network = read(model)
+    _check_not_gated(network)
+    _check_options(scope, min_channels, width_multiple, observations, kl_weight)
+    kind = find_importance(importance)
+    if hasattr(pruning_policy, "ensure_model_supports_pruning"):
+        pruning_policy.ensure_model_supports_pruning(model)
+    prunable = find_prunable(network, pruning_policy)
+    if usage is not None:
+        usage = check_usage(usage, prunable.tasks)
+    at_once = isinstance(pruning_schedule, numbers.Real)
+    wanted = _wanted(pruning_schedule, importance, kind)
+    settings = PruningSettings(
+        schedule=None if at_once else pruning_schedule,
+        importance=importance,
+        measure=measure,
+        usage=usage,
+        scope=scope,
+        min_channels=min_channels,
+        width_multiple=width_multiple,
+        observations=observations,
+        kl_weight=kl_weight,
+        seed=seed,
+    )
+    budget = settings.budget(prunable)
+    _check_reachable(prunable, settings, budget, wanted)
+    if not at_once:
+        return emit(insert_gates(prunable, settings, kind.stochastic), cls=GatedModel)
+    inputs = _inputs(network, data, importance, kind, seed)
+    evidence = Evidence(
+        prunable, np.ones(len(prunable), bool), inputs=inputs, usage=usage, seed=seed
+    )
+    keep = budget.choose(evidence.keep, score(importance, evidence), 1.0 - wanted)
+    if kind.inputs:
+        network = refitted(prunable.graph, prunable.in_graph(keep), inputs, seed)
+        prunable = dataclasses.replace(prunable, graph=prunable.graph.of(network))
+    gated = emit(insert_gates(prunable, settings), cls=GatedModel)
+    gated.gates.mask.assign(keep.astype("float32"))
+    return gated
+
+
+def strip_pruning(model: keras.Model) -> keras.Model:
+    """Removes the channels that pruning switched off: the result is an ordinary smaller model.
+
+    Use it after the gated model of `prune_channels` was fitted. It computes what the gated model
+    computes, and can be saved, fine-tuned, merged, pruned again or exported.
+
+    Args:
+        model: A model from `prune_channels`; it is not changed.
+
+    Returns:
+        A functional model of ordinary layers. Its attribute `pruning_history` holds the
+        `PruningHistory`.
+
+    Raises:
+        TypeError: `model` is no functional Keras model.
+        ValueError: it has no gates.
+
+    Example:
+    >>> import keras, tfmot_pam
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, name="hidden"),
+    ...                           keras.layers.Dense(2)])
+    >>> small = tfmot_pam.strip_pruning(tfmot_pam.prune_channels(model, 0.5, "random"))
+    >>> small.pruning_history.widths
+    {'hidden': 8}
+    """
+    check_model(model, "`model`")
+    network = read(model)
+    if gates_of(network) is None:
+        raise ValueError(
+            f"The model '{model.name}' has no gates. Expected a model from prune_channels(). "
+            "TFMOT's own wrappers are taken off by TFMOT's strip_pruning."
+        )
+    ungated = remove_gates(network)
+    smaller = emit(remove_channels(ungated.graph, ungated.keep).network)
+    smaller.pruning_history = record(ungated.graph, ungated.keep)
+    return smaller
+
+
+def _check_not_gated(network: Network) -> None:
+    if gates_of(network) is not None:
+        raise ValueError(
+            f"The model '{network.name}' has gates already. Expected a model without. Call "
+            "strip_pruning() first, or go on fitting this one."
+        )
+
+
+def _check_options(scope, min_channels, width_multiple, observations, kl_weight) -> None:
+    if scope not in _SCOPES:
+        raise ValueError(f"Unknown `scope`: {scope!r}. Expected one of {_SCOPES}. Choose one.")
+    counts = {
+        "min_channels": min_channels,
+        "width_multiple": width_multiple,
+        "observations": observations,
+    }
+    for name, value in counts.items():
+        if not isinstance(value, numbers.Integral) or value < 1:
+            raise ValueError(
+                f"`{name}` must be a whole number of at least 1. Received: {value!r}. Use 1."
+            )
+    if not kl_weight >= 0:
+        raise ValueError(f"`kl_weight` must be 0 or more. Received: {kl_weight!r}. Use 1e-5.")
+
+
+def _wanted(pruning_schedule: Any, importance: Any, kind) -> float | None:
+    """The fraction to be removed in the end, None where only the schedule knows."""
+    if not isinstance(pruning_schedule, numbers.Real):
+        if not callable(pruning_schedule):
+            raise TypeError(
+                "`pruning_schedule` must be a TFMOT PruningSchedule, or the fraction to remove at "
+                f"once. Received: {pruning_schedule!r} of type {type(pruning_schedule).__name__}. "
+                "Pass such as tfmot.sparsity.keras.PolynomialDecay(0.0, 0.6, 0, 600)."
+            )
+        ask(pruning_schedule, 0)
+        return final_fraction(pruning_schedule)
+    if not 0 < pruning_schedule < 1:
+        raise ValueError(
+            f"Received pruning_schedule={pruning_schedule!r}. Expected a fraction above 0 and "
+            "below 1 to remove at once, or a TFMOT PruningSchedule. Choose one."
+        )
+    if not kind.at_once:
+        able = [name for name, found in IMPORTANCES.items() if found.at_once]
+        raise ValueError(
+            f"importance={importance!r} is learnt while the model trains, so channels cannot be "
+            f"removed at once. Pass a schedule and fit the model, or choose one of {able}."
+        )
+    return float(pruning_schedule)
+
+
+def _inputs(network: Network, data: Any, importance: Any, kind, seed: int) -> np.ndarray | None:
+    if not kind.inputs:
+        return None
+    if data is None:
+        raise ValueError(
+            f"importance={importance!r} looks at what the layers compute. Received no data. Pass "
+            "inputs of the training split as data=x; labels are not needed."
+        )
+    (tensor,) = network.inputs
+    found = take_samples(data, task_names(network), network.shape(tensor)[1:], seed=seed)
+    dtype = network.layer_of(network.node(tensor.node)).config["dtype"]
+    if found.shared:
+        x = next(iter(found.by_task.values())).x
+    else:
+        x = np.concatenate([own.x for own in found.by_task.values()])
+    return x.astype(dtype, copy=False)
+
+
+def _check_reachable(
+    prunable: PrunableChannels, settings: PruningSettings, budget: Budget, wanted: float | None
+) -> None:
+    """Raises where the floors do not let the schedule reach its final fraction."""
+    least = budget.least()
+    if wanted is not None and 1.0 - wanted < least - 1e-9:
+        fixed = "; ".join(f"'{name}': {reason}" for name, reason in prunable.kept_whole.items())
+        raise ValueError(
+            f"The schedule removes {wanted:.1%} of the {budget.what} in the end, but at most "
+            f"{1 - least:.1%} can go: every layer keeps {settings.min_channels} channels to read, "
+            f"and some layers stay whole ({fixed or 'none'}). Lower the fraction or the floor."
+        )

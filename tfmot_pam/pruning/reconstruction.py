@@ -1,0 +1,231 @@
+"""Reconstruction: channels rated by how much the layers that read them could not do without.
+
+A layer's pre-activations are explained from the features of its input channels, one channel after
+the other, the most useful per operation first. What a channel adds when its turn comes, times how
+much an error of that layer changes the network's outputs, is its importance. Removing the least
+important ones and fitting what is left in closed form (`compensate`) needs no training.
+
+Source: section 7b of the project's algorithms page; the greedy choice with Schur complements is
+that of the Gaussian relevance estimator (`closed_form.blocks`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from tfmot_pam.closed_form import linear
+from tfmot_pam.closed_form.blocks import BlockSystem, rows_by_channel
+from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.network import Layer, Network, Node, iterate_tensors
+from tfmot_pam.graph.runner import Stepper
+from tfmot_pam.graph.usage import usage_probabilities
+from tfmot_pam.pruning.channels import PrunableChannels
+from tfmot_pam.pruning.costs import WidthCosts, node_weights
+
+_SAMPLES = 256
+_PLACES = 4096
+_RIDGE = 1e-3
+_PROBE = 0.05  # relative error of a layer whose effect on the outputs is measured
+_DRAWS = 2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Reader:
+    """A mixing layer on sampled places: what it reads, what it computes, and what that is worth.
+
+    Args:
+        layer: The layer.
+        channels: For each feature column its prunable channel, or -1.
+        features: Centred, `[places, columns]`.
+        targets: Centred pre-activations `[places, outputs]`, of total mean square 1.
+        scale: What the targets were divided by.
+        weight: How much the outputs' error grows with the share of the targets left unexplained.
+    """
+
+    layer: Layer
+    channels: np.ndarray
+    features: np.ndarray
+    targets: np.ndarray
+    scale: float
+    weight: float = 1.0
+
+
+def rate(prunable: PrunableChannels, x: np.ndarray, usage, seed: int = 0) -> np.ndarray:
+    """Rates every prunable channel.
+
+    Args:
+        prunable: The network and its prunable channels.
+        x: Calibration inputs `[samples, ...]`, from the training split.
+        usage: Probability of each combination; None takes all alike.
+        seed: Seed of the choice of samples and places.
+
+    Returns:
+        For each channel the growth of the outputs' relative error if it went, at least 0; infinite
+        where only layers without a closed form read it.
+    """
+    rng = np.random.default_rng(seed)
+    if len(x) > _SAMPLES:
+        x = x[np.sort(rng.choice(len(x), _SAMPLES, replace=False))]
+    readers = _weighted(prunable.network, _readers(prunable, x, rng), x, rng)
+    weights = node_weights(prunable, usage_probabilities(usage, prunable.tasks))
+    full = np.ones(len(prunable), bool)
+    price = np.maximum(WidthCosts(prunable).marginal_macs(full, weights), 1e-9)
+    result = np.full(len(prunable), np.inf)
+    for cluster in _clusters(prunable, readers):
+        _rate_cluster(cluster, price, result)
+    return result
+
+
+def _readers(prunable: PrunableChannels, x: np.ndarray, rng) -> list[_Reader]:
+    places, network = prunable.reading_places(), prunable.network
+    running, found = Stepper(network, x), []
+    for node in network.nodes:
+        layer = network.layer_of(node)
+        gated = prunable.graph.roles[node.name] == "mixing" and node.inputs[0] in places
+        if gated and layer.kind in linear.LINEAR_FORMS:
+            value = running.value(node.inputs[0])
+            found.append(_observe(node, layer, value, places[node.inputs[0]], rng))
+        running.step()
+    return found
+
+
+def _observe(node: Node, layer: Layer, value: np.ndarray, positions, rng) -> _Reader:
+    form = linear.LINEAR_FORMS[layer.kind]
+    where = linear.sample_places(len(value), form.grid(layer, value.shape), _PLACES, rng)
+    features = form.features(layer, value, where)
+    targets = linear.pre_activation(form, layer, value, where)
+    # Columns run over kernel positions, then channels (depth multipliers innermost).
+    inner = features.shape[1] // _kernel_positions(layer) // len(positions)
+    channels = np.tile(np.repeat(positions, inner), _kernel_positions(layer))
+    features = features - features.mean(axis=0)
+    targets = targets - targets.mean(axis=0)
+    scale = float(np.sqrt(np.mean(np.square(targets)) * targets.shape[1])) or 1.0
+    return _Reader(layer, channels, features, targets / scale, scale)
+
+
+def _kernel_positions(layer: Layer) -> int:
+    if layer.kind.startswith("Conv"):
+        return int(np.prod(layer.config["kernel_size"]))
+    return 1
+
+
+# --- how much a layer's error matters ----------------------------------------------------------
+
+
+def _weighted(network: Network, readers: list[_Reader], x, rng) -> list[_Reader]:
+    """Measures by how much the outputs change where one layer's pre-activations are off a little.
+
+    The layer's weights are disturbed at random, so that a known share of its pre-activations'
+    variance is error; outputs are taken before a final softmax or sigmoid.
+    """
+    model = emit(_logits(network), wrap=False)
+    base = _outputs(model, x)
+    spread = [float(np.mean(np.square(o - o.mean(axis=0)))) or 1.0 for o in base]
+    weighted = []
+    for reader in readers:
+        name = linear.LINEAR_FORMS[reader.layer.kind].matrix
+        kernel = reader.layer.weights[name]
+        target = model.get_layer(reader.layer.name)
+        variable = next(w for w in target.weights if w.name == name)
+        errors = []
+        for _ in range(_DRAWS):
+            noise = rng.normal(size=kernel.shape)
+            moved = reader.features @ noise.reshape(-1, kernel.shape[-1]) / reader.scale
+            share = float(np.mean(np.square(moved)) * moved.shape[1])
+            variable.assign(kernel + noise * np.sqrt(_PROBE / max(share, 1e-12)))
+            found = _outputs(model, x)
+            pairs = zip(found, base, spread, strict=True)
+            errors.append(sum(float(np.mean(np.square(f - b))) / s for f, b, s in pairs))
+        variable.assign(kernel)
+        weighted.append(dataclasses.replace(reader, weight=float(np.mean(errors)) / _PROBE))
+    return weighted
+
+
+def _logits(network: Network) -> Network:
+    """The network with linear outputs, where a layer's own activation makes them otherwise."""
+    layers = dict(network.layers)
+    for tensor in iterate_tensors(network.outputs):
+        layer = layers[network.node(tensor.node).layer]
+        if layer.kind in linear.LINEAR_FORMS:
+            config = {**layer.config, "activation": "linear"}
+            layers[layer.name] = dataclasses.replace(layer, config=config)
+    return network.replace(layers=layers)
+
+
+def _outputs(model: keras.Model, x: np.ndarray) -> list[np.ndarray]:
+    return keras.tree.flatten(model.predict(x, batch_size=64, verbose=0))
+
+
+# --- the greedy choice -------------------------------------------------------------------------
+
+
+def _clusters(prunable: PrunableChannels, readers: list[_Reader]) -> list[list[_Reader]]:
+    """Readers that have groups of channels in common, directly or by others."""
+    starts = np.array([group.start for group in prunable.groups])
+    clusters: list[tuple[set[int], list[_Reader]]] = []
+    for reader in readers:
+        channels = np.unique(reader.channels[reader.channels >= 0])
+        groups = set(np.searchsorted(starts, channels, side="right").tolist())
+        joined = [cluster for cluster in clusters if cluster[0] & groups]
+        clusters = [cluster for cluster in clusters if not cluster[0] & groups]
+        clusters.append(
+            (groups.union(*(c[0] for c in joined)), [r for c in joined for r in c[1]] + [reader])
+        )
+    return [found for _, found in clusters]
+
+
+class _System:
+    """One reader's regression, with the places of its channels."""
+
+    def __init__(self, reader: _Reader):
+        gated = reader.channels >= 0
+        features, targets = reader.features, reader.targets
+        if not gated.all():
+            # What is always there explains its part first.
+            fixed = features[:, ~gated]
+            features = features[:, gated]
+            for_features, _ = linear.fit(fixed, features, _RIDGE)
+            for_targets, _ = linear.fit(fixed, targets, _RIDGE)
+            features, targets = features - fixed @ for_features, targets - fixed @ for_targets
+        self.channels, blocks = np.unique(reader.channels[gated], return_inverse=True)
+        rows = rows_by_channel(np.asarray(features, np.float32), blocks)
+        ridge = _RIDGE * (float(np.mean(np.square(features))) or 1.0)
+        self._system = BlockSystem(rows, targets, ridge)
+        self._weight = reader.weight
+        self.place = {channel: place for place, channel in enumerate(self.channels.tolist())}
+
+    def add_gains(self, total: np.ndarray) -> None:
+        gains = self._weight * self._system.gains().sum(axis=0)
+        total[self.channels[: len(gains)]] += gains
+
+    def condition(self, channel: int) -> None:
+        if channel not in self.place:
+            return
+        place, last = self.place.pop(channel), self._system.live - 1
+        self._system.condition(place)
+        if place != last:
+            moved = int(self.channels[last])
+            self.channels[place], self.place[moved] = moved, place
+
+
+def _rate_cluster(readers: list[_Reader], price: np.ndarray, result: np.ndarray) -> None:
+    """Writes the importance of the channels that some readers have in common."""
+    systems = [_System(reader) for reader in readers]
+    left = np.unique(np.concatenate([system.channels for system in systems]))
+    picked, values = [], []
+    while len(left):
+        gains = np.zeros(len(price))
+        for system in systems:
+            if system.place:
+                system.add_gains(gains)
+        pick = int(left[np.argmax(gains[left] / price[left])])
+        for system in systems:
+            system.condition(pick)
+        left = left[left != pick]
+        picked.append(pick)
+        values.append(max(float(gains[pick]), 0.0))
+    # A later channel never matters more than an earlier one: without that it would add less.
+    result[picked] = np.maximum.accumulate(np.array(values)[::-1])[::-1]

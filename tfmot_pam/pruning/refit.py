@@ -1,0 +1,41 @@
+"""Fits the weights of the channels that stay to what the whole network computed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from tfmot_pam.closed_form.compensate import Compensation, compensate
+from tfmot_pam.graph.channels import ChannelGraph, rule_of
+from tfmot_pam.graph.network import Network
+from tfmot_pam.graph.slicing import scatter_weights
+from tfmot_pam.graph.surgery import remove_channels
+
+
+def refitted(graph: ChannelGraph, keep: np.ndarray, x: np.ndarray, seed: int = 0) -> Network:
+    """The network with weights that make up for the channels that go.
+
+    Args:
+        graph: The network's channel graph.
+        keep: Which of the graph's channels stay, bool `[channels]`.
+        x: Calibration inputs `[samples, ...]`, from the training split.
+        seed: Seed of the choice of samples and places.
+
+    Returns:
+        The whole network; only the weights between channels that stay are changed, so that it
+        computes the original's pre-activations best once the others are gone.
+    """
+    network, calls = graph.network, graph.network.calls()
+    cut = remove_channels(graph, keep)
+    fitted = compensate(cut.network, cut.origins, [network], x, Compensation(seed=seed))
+    layers = dict(network.layers)
+    for name, origin in cut.origins.items():
+        found = fitted.layer_of(fitted.node(name))
+        call = graph.call(network.node(origin.nodes[0]), calls)
+        weights = scatter_weights(rule_of(call), call, origin.rows, origin.columns, found.weights)
+        config = dict(call.layer.config)
+        if "bias" in found.weights:
+            config["use_bias"] = True
+        layers[call.layer.name] = dataclasses.replace(call.layer, config=config, weights=weights)
+    return network.replace(layers=layers)
