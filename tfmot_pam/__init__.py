@@ -9,6 +9,8 @@ from tfmot_pam.graph.selection import combinations as combinations
 from tfmot_pam.graph.selection import select_tasks as select_tasks
 from tfmot_pam.merging.merge import merge as merge
 from tfmot_pam.merging.plan import MergePlan as MergePlan
+from tfmot_pam.pipeline.compress import compress as compress
+from tfmot_pam.pipeline.result import CompressionResult as CompressionResult
 from tfmot_pam.pruning.callbacks import PruningSummaries as PruningSummaries
 from tfmot_pam.pruning.callbacks import UpdatePruningStep as UpdatePruningStep
 from tfmot_pam.pruning.history import PruningHistory as PruningHistory

@@ -127,9 +127,12 @@ class PruningSummaries(keras.callbacks.Callback):
         import tensorflow as tf
 
         keep = keras.ops.convert_to_numpy(self.model.gates.mask) > 0
+        # tf.summary.scalar would need TensorBoard to be installed where the model is trained.
+        metadata = tf.compat.v1.SummaryMetadata(data_class=1)  # DATA_CLASS_SCALAR
+        metadata.plugin_data.plugin_name = "scalars"
         with self._writer.as_default():
             for name, value in scalars(self._prunable, self._costs, keep).items():
-                tf.summary.scalar(f"pruning/{name}", value, step=epoch)
+                tf.summary.write(f"pruning/{name}", np.float32(value), epoch, metadata)
 
     def on_train_end(self, logs=None) -> None:
         self._writer.close()

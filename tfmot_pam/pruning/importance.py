@@ -68,9 +68,13 @@ class Importance:
 
 
 def _taylor(evidence: Evidence) -> np.ndarray:
-    """sum_t E[(dL_t/dg)^2] / L_t(0)^2 (Molchanov et al., CVPR 2019, equation 8)."""
+    """sqrt(sum_t E[(dL_t/dg)^2] / L_t(0)^2) (Molchanov et al., CVPR 2019, equation 8).
+
+    The root makes it a change of the loss, which a cost can divide; it alters no order within
+    channels of equal cost.
+    """
     scale = np.maximum(evidence.starting_losses, _TINY)
-    return (evidence.squared_gradients / np.square(scale)[:, None]).sum(axis=0)
+    return np.sqrt((evidence.squared_gradients / np.square(scale)[:, None]).sum(axis=0))
 
 
 def _taylor_abs(evidence: Evidence) -> np.ndarray:

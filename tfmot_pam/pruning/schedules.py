@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 
@@ -36,3 +37,29 @@ def final_fraction(schedule: Any) -> float | None:
         if isinstance(value, (int, float)):
             return float(value)
     return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Ramp:
+    """A schedule that rises as TFMOT's `PolynomialDecay` from 0 does, without importing TFMOT.
+
+    At step s the fraction is final_sparsity (1 - (1 - s / end_step)^3) (Zhu & Gupta, 2017).
+
+    Args:
+        final_sparsity: The fraction at `end_step` and after.
+        end_step: The last step at which channels are removed.
+        frequency: Steps between removals.
+    """
+
+    final_sparsity: float
+    end_step: int
+    frequency: int = 100
+
+    def __call__(self, step: int) -> tuple[bool, float]:
+        due = step <= self.end_step and (step % self.frequency == 0 or step == self.end_step)
+        left = 1.0 - min(step / self.end_step, 1.0)
+        return due and step > 0, self.final_sparsity * (1.0 - left**3)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return dataclasses.asdict(self)

@@ -12,6 +12,7 @@ from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.pruning.budget import Budget, Limits, find_measures
 from tfmot_pam.pruning.channels import PrunableChannels
 from tfmot_pam.pruning.costs import WidthCosts
+from tfmot_pam.pruning.schedules import Ramp
 
 _TFMOT_SCHEDULES = ("ConstantSparsity", "PolynomialDecay")
 
@@ -98,7 +99,7 @@ def _read(written: Mapping[str, Any] | None) -> Any:
     if written is None:
         return None
     name = written["schedule_class"]
-    found = keras.saving.get_custom_objects().get(name)
+    found = Ramp if name == "Ramp" else keras.saving.get_custom_objects().get(name)
     if found is None and name in _TFMOT_SCHEDULES:
         import tensorflow_model_optimization as tfmot
 

@@ -1,0 +1,466 @@
+"""`prune_channels`, `UpdatePruningStep` and `strip_pruning`: TFMOT's pattern for whole channels."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow_model_optimization as tfmot
+from keras import layers
+
+import tfmot_pam
+from tests.small_nets import conv_net, dense_net
+from tests.surgery_test import assert_same_outputs
+from tfmot_pam.graph.reader import read
+from tfmot_pam.pruning.callbacks import scalars
+from tfmot_pam.pruning.channels import find_prunable
+from tfmot_pam.pruning.costs import WidthCosts
+from tfmot_pam.pruning.gates import remove_gates
+from tfmot_pam.pruning.importance import IMPORTANCES
+from tfmot_pam.pruning.schedules import Ramp
+
+schedules = tfmot.sparsity.keras
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def constant(fraction=0.5, begin=3, frequency=1):
+    return schedules.ConstantSparsity(fraction, begin_step=begin, frequency=frequency)
+
+
+def two_heads(width=8):
+    """A shared group, one group for each of the two tasks, and their heads."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6,), name="vector")
+    shared = tfmot_pam.TaskGroup(layers.Dense(width, "relu", name="shared"), ("a", "b"))(x)
+    heads = {}
+    for task in ("a", "b"):
+        own = tfmot_pam.TaskGroup(layers.Dense(width, "relu", name=f"own_{task}"), (task,))(x)
+        heads[task] = layers.Dense(3, name=task)(layers.Concatenate()([shared, own]))
+    return keras.Model(x, heads)
+
+
+def data(tasks=("a", "b"), rows=64):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(rows, 6)).astype("float32")
+    return x, {task: (x @ rng.normal(size=(6, 3))).astype("float32") for task in tasks}
+
+
+def trained(gated, epochs=1, callbacks=None):
+    x, y = data()
+    gated.compile(keras.optimizers.SGD(0.01), {"a": "mse", "b": "mse"})
+    callbacks = [tfmot_pam.UpdatePruningStep()] if callbacks is None else callbacks
+    gated.fit(x, y, batch_size=8, epochs=epochs, verbose=0, callbacks=callbacks)
+    return gated
+
+
+def widths(model):
+    return {layer.name: layer.units for layer in dense_layers(model)}
+
+
+def dense_layers(model):
+    found = [getattr(layer, "layer", layer) for layer in model.layers]
+    return [layer for layer in found if isinstance(layer, layers.Dense)]
+
+
+# --- the calling pattern ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("importance", [*sorted(set(IMPORTANCES) - {"reconstruction"})])
+def test_every_importance_prunes_while_training(importance):
+    gated = trained(tfmot_pam.prune_channels(two_heads(), constant(), importance))
+    small = tfmot_pam.strip_pruning(gated)
+    left = {name: width for name, width in widths(small).items() if name not in ("a", "b")}
+    assert sum(left.values()) == 12
+    assert_same_outputs(gated, small, data()[0])
+    assert isinstance(small, keras.Model)
+    assert not isinstance(small, type(gated))
+
+
+def test_polynomial_decay_removes_what_it_says_when_it_says():
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(float(np.mean(self.model.gates.mask)))
+
+    schedule = schedules.PolynomialDecay(0.0, 0.75, begin_step=2, end_step=6, frequency=2)
+    gated = tfmot_pam.prune_channels(two_heads(), schedule, "magnitude")
+    trained(gated, callbacks=[tfmot_pam.UpdatePruningStep(), Watch()])
+    for step, left in enumerate(seen):
+        asked = [float(schedule(s)[1]) for s in range(step + 1) if bool(schedule(s)[0])]
+        expected = 24 - int(np.ceil(24 * max(asked, default=0.0) - 1e-6))
+        assert round(24 * left) == expected
+
+
+def test_a_users_own_schedule():
+    class AtOnce(schedules.PruningSchedule):
+        def __call__(self, step):
+            return step == 4, 0.5
+
+        def get_config(self):
+            return {"class_name": "AtOnce", "config": {}}
+
+    gated = trained(tfmot_pam.prune_channels(two_heads(), AtOnce(), "taylor"))
+    assert float(np.sum(gated.gates.mask)) == 12
+
+
+def test_gates_of_one_change_nothing():
+    model, (x, _) = two_heads(), data()
+    assert_same_outputs(tfmot_pam.prune_channels(model, constant()), model, x, 1e-6)
+
+
+def test_what_is_off_stays_off():
+    gated = tfmot_pam.prune_channels(two_heads(), constant(), "random")
+    trained(gated)
+    before = np.array(gated.gates.mask)
+    gated.gates.mask.assign(before)
+    trained(gated)
+    assert np.all(np.array(gated.gates.mask) <= before)
+
+
+def test_steps_go_on_over_several_fits():
+    schedule, callback = constant(begin=12), tfmot_pam.UpdatePruningStep()
+    gated = tfmot_pam.prune_channels(two_heads(), schedule, "magnitude")
+    trained(gated, callbacks=[callback])
+    assert np.all(np.array(gated.gates.mask) == 1)
+    trained(gated, callbacks=[callback])
+    assert np.sum(np.array(gated.gates.mask)) == 12
+
+
+def test_single_models_and_further_merging():
+    models = {"p": dense_net(0, name="p"), "q": dense_net(1, name="q")}
+    small = {
+        task: tfmot_pam.strip_pruning(tfmot_pam.prune_channels(model, 0.3, "magnitude"))
+        for task, model in models.items()
+    }
+    x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    merged = tfmot_pam.merge(small, x, method="separate", verbose=0)
+    for task, model in small.items():
+        np.testing.assert_allclose(merged(x)[task], model(x), atol=1e-5)
+    twice = tfmot_pam.strip_pruning(tfmot_pam.prune_channels(merged, 0.3, "random"))
+    assert tfmot_pam.cost(twice).macs < tfmot_pam.cost(merged).macs
+
+
+def test_fine_tune_prunes_on_the_way():
+    model, (x, _) = two_heads(), data()
+    teachers = {task: tfmot_pam.select_tasks(model, task) for task in ("a", "b")}
+    gated = tfmot_pam.prune_channels(model, constant(), "taylor")
+    options = {"epochs": 1, "batch_size": 8, "verbose": 0}
+    tuned = tfmot_pam.fine_tune(
+        gated, x, teachers, callbacks=[tfmot_pam.UpdatePruningStep()], **options
+    )
+    small = tfmot_pam.strip_pruning(tuned)
+    assert np.sum(np.array(tuned.gates.mask)) == 12
+    assert np.all(np.array(gated.gates.mask) == 1)
+    assert_same_outputs(tuned, small, x)
+
+
+def test_gated_models_are_saved_and_loaded_in_a_fresh_process(tmp_path):
+    gated = trained(tfmot_pam.prune_channels(two_heads(), constant(), "taylor"))
+    gated.save(tmp_path / "gated.keras")
+    small = tfmot_pam.strip_pruning(gated)
+    x = data()[0]
+    np.savez(tmp_path / "expected.npz", x=x, **small.predict(x, verbose=0))
+    program = f"""
+import keras, numpy as np, tfmot_pam
+gated = keras.saving.load_model({str(tmp_path / "gated.keras")!r})
+found = np.load({str(tmp_path / "expected.npz")!r})
+outputs = tfmot_pam.strip_pruning(gated).predict(found["x"], verbose=0)
+for task in ("a", "b"):
+    np.testing.assert_allclose(outputs[task], found[task], atol=1e-5)
+assert bool(gated.gates.settings.schedule(3)[0])
+gated.fit(found["x"], {{t: found[t] for t in ("a", "b")}}, verbose=0,
+          callbacks=[tfmot_pam.UpdatePruningStep(step=8)])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+# --- importances --------------------------------------------------------------------------------
+
+
+def test_taylor_equals_the_gradient_of_a_linear_model_in_closed_form():
+    """y = sum_j v_j h_j with h = x W: dL/dg_j = mean 2 (y - t) v_j h_j for the squared error."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(5, use_bias=False, name="hidden")
+    output = layers.Dense(1, use_bias=False, name="out")
+    model = keras.Model(inputs, output(hidden(inputs)))
+    rng = np.random.default_rng(0)
+    x, t = rng.normal(size=(16, 4)).astype("float32"), rng.normal(size=(16, 1)).astype("float32")
+    h = x @ hidden.kernel.numpy()
+    v = output.kernel.numpy()[:, 0]
+    residual = h @ v[:, None] - t
+    expected = np.abs(np.mean(2 * residual * v * h, axis=0)) / np.mean(residual**2)
+    seen = {}
+
+    def importance(evidence):
+        seen["taylor"] = IMPORTANCES["taylor"].score(evidence)
+        seen["abs"] = IMPORTANCES["taylor-abs"].score(evidence)
+        return seen["taylor"]
+
+    gated = tfmot_pam.prune_channels(model, constant(0.2, begin=0), importance)
+    gated.compile(keras.optimizers.SGD(0.0), "mse")
+    gated.fit(x, t, batch_size=16, verbose=0, callbacks=[tfmot_pam.UpdatePruningStep()])
+    np.testing.assert_allclose(seen["taylor"], expected, rtol=1e-4)
+    np.testing.assert_allclose(seen["abs"], expected * np.mean(residual**2), rtol=1e-4)
+    assert np.argmin(expected) == np.flatnonzero(np.array(gated.gates.mask) == 0)[0]
+
+
+def test_taylor_does_not_let_tasks_cancel():
+    """Two tasks that pull a shared channel in opposite directions: taylor-abs sees nothing."""
+    found = {}
+
+    def importance(evidence):
+        found["squared"], found["joint"] = evidence.squared_gradients, evidence.mean_gradient
+        return np.ones(len(evidence.prunable))
+
+    inputs = keras.Input((1,))
+    hidden = layers.Dense(2, use_bias=False, kernel_initializer="ones", name="hidden")(inputs)
+    heads = {
+        task: layers.Dense(1, use_bias=False, kernel_initializer="ones", name=task)(hidden)
+        for task in ("a", "b")
+    }
+    gated = tfmot_pam.prune_channels(keras.Model(inputs, heads), constant(0.5, 0), importance)
+    gated.compile(keras.optimizers.SGD(0.0), {"a": "mse", "b": "mse"})
+    x = np.ones((8, 1), "float32")
+    gated.fit(x, {"a": x * 1.0, "b": x * 3.0}, verbose=0, callbacks=[tfmot_pam.UpdatePruningStep()])
+    np.testing.assert_allclose(found["joint"], [0.0, 0.0], atol=1e-6)
+    assert np.all(found["squared"] > 1.0)
+
+
+def test_stochastic_gates_fold_exactly():
+    gated = tfmot_pam.prune_channels(conv_net(0), constant(), "vib")
+    rng = np.random.default_rng(0)
+    gated.gates.mean.assign(rng.normal(size=gated.gates.channels))
+    mask = np.ones(gated.gates.channels)
+    mask[[1, 9]] = 0
+    gated.gates.mask.assign(mask)
+    images = rng.normal(size=(3, 8, 8, 1)).astype("float32")
+    assert_same_outputs(gated, tfmot_pam.strip_pruning(gated), images)
+
+
+def test_the_divergence_has_its_closed_form():
+    gated = tfmot_pam.prune_channels(conv_net(0, widths=(3, 2)), constant(), "vib")
+    gates = gated.gates
+    mean, log_variance = np.array(gates.mean), np.array(gates.log_variance)
+    sizes = np.array([64.0] * 3 + [1.0] * 2)  # 8x8 places; the last is read after pooling.
+    expected = 0.5 * np.sum(sizes * np.log1p(mean**2 / np.exp(log_variance)))
+    assert float(gates.divergence()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_magnitude_removes_the_smallest_filters():
+    model = dense_net(0, widths=(4,))
+    kernel = model.get_layer("fc0").kernel
+    kernel.assign(kernel * np.array([1.0, 0.01, 1.0, 0.02]))
+    small = tfmot_pam.strip_pruning(tfmot_pam.prune_channels(model, 0.5, "magnitude"))
+    assert small.pruning_history.removed == {"fc0": (1, 3)}
+
+
+def test_batch_norm_scales_rate_channels():
+    x = keras.Input((4,))
+    h = layers.BatchNormalization(name="norm")(layers.Dense(4, name="hidden")(x))
+    model = keras.Model(x, layers.Dense(2)(layers.ReLU()(h)))
+    model.get_layer("norm").gamma.assign([0.1, 3.0, -2.0, 0.0])
+    small = tfmot_pam.strip_pruning(tfmot_pam.prune_channels(model, 0.5, "batch-norm"))
+    assert small.pruning_history.removed == {"hidden": (0, 3)}
+
+
+# --- budgets ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("measure", ["macs", "parameters", ("a",), [("a",), ("b",)]])
+def test_measures_are_met_and_hardly_missed(measure):
+    model = two_heads(40)
+    small = tfmot_pam.strip_pruning(
+        tfmot_pam.prune_channels(model, 0.6, "magnitude", measure=measure)
+    )
+
+    def size(network):
+        if measure == "parameters":
+            return [tfmot_pam.cost(network).parameters]
+        if measure == "macs":
+            return [tfmot_pam.report(network).expected_macs]
+        listed = measure if isinstance(measure, list) else [measure]
+        return [tfmot_pam.cost(network, tasks).macs for tasks in listed]
+
+    shares = [s / w for s, w in zip(size(small), size(model), strict=True)]
+    assert max(shares) <= 0.4
+    assert max(shares) > 0.35
+
+
+def test_channels_of_favourite_combinations_go_first():
+    """What runs often saves more when it goes: the favourite becomes the cheaper one."""
+    usage, costs = {("a",): 0.9, ("b",): 0.1}, {}
+    drawn = np.random.default_rng(0).uniform(0.5, 1.5, 120)
+    for favourite, shares in {"none": None, "a": usage}.items():
+        options = {"measure": "macs", "usage": shares}
+        gated = tfmot_pam.prune_channels(two_heads(40), 0.6, lambda e: drawn, **options)
+        small = tfmot_pam.strip_pruning(gated)
+        costs[favourite] = tfmot_pam.cost(small, "a").macs / tfmot_pam.cost(small, "b").macs
+    assert costs["a"] < 0.8 * costs["none"]
+
+
+def test_floors_and_width_multiples():
+    floor = tfmot_pam.prune_channels(dense_net(0, (8, 8)), 0.5, "magnitude", min_channels=4)
+    assert min(widths(tfmot_pam.strip_pruning(floor)).values()) >= 3
+    model = dense_net(0, (32, 32))
+    small = tfmot_pam.strip_pruning(
+        tfmot_pam.prune_channels(model, 0.4, "random", width_multiple=8)
+    )
+    assert all(width % 8 == 0 for n, width in widths(small).items() if n.startswith("fc"))
+
+
+def test_per_layer_removes_the_same_fraction_everywhere():
+    gated = tfmot_pam.prune_channels(dense_net(0, (10, 20)), 0.5, "magnitude", scope="per-layer")
+    assert widths(tfmot_pam.strip_pruning(gated)) == {"fc0": 5, "fc1": 10, "head": 3}
+
+
+def test_marginal_savings_are_differences_of_costs():
+    prunable = find_prunable(read(conv_net(0)))
+    costs, keep = WidthCosts(prunable), np.ones(len(prunable), bool)
+    weights = dict.fromkeys(prunable.node_tasks, 1.0)
+    keep[2] = False
+    saved = costs.marginal_macs(keep, weights)
+    for channel in (0, 5, 12):
+        fewer = keep.copy()
+        fewer[channel] = False
+        assert saved[channel] == pytest.approx(costs.macs(keep) - costs.macs(fewer))
+
+
+def test_policies_say_what_may_be_pruned():
+    class OnlyOwn:
+        def allow_pruning(self, layer):
+            return layer.name.startswith("own")
+
+    small = tfmot_pam.strip_pruning(
+        tfmot_pam.prune_channels(two_heads(), 0.5, "magnitude", pruning_policy=OnlyOwn())
+    )
+    assert widths(small)["shared"] == 8
+    assert widths(small)["own_a"] + widths(small)["own_b"] == 8
+
+
+def test_summaries_are_written(tmp_path):
+    import tensorflow as tf
+
+    gated = tfmot_pam.prune_channels(two_heads(), constant(), "magnitude")
+    summaries = tfmot_pam.PruningSummaries(tmp_path)
+    trained(gated, callbacks=[tfmot_pam.UpdatePruningStep(), summaries])
+    (path,) = tmp_path.glob("events*")
+    found = {
+        value.tag: float(tf.make_ndarray(value.tensor))
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
+    prunable = remove_gates(read(gated)).prunable()
+    expected = scalars(prunable, WidthCosts(prunable), np.array(gated.gates.mask) > 0)
+    assert found == {f"pruning/{name}": value for name, value in expected.items()}
+    small = tfmot_pam.strip_pruning(gated)
+    assert found["pruning/macs/a"] == tfmot_pam.cost(small, "a").macs
+
+
+def test_the_ramp_is_tfmots_polynomial_decay():
+    ours, theirs = Ramp(0.6, 40, 10), schedules.PolynomialDecay(0.0, 0.6, 0, 40, 3, 10)
+    for step in range(1, 41):
+        assert ours(step)[1] == pytest.approx(float(theirs(step)[1]), abs=1e-6)
+        assert ours(step)[0] == bool(theirs(step)[0])
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+def frozen_model():
+    x = keras.Input((4, 4))
+    h = layers.LSTM(3, return_sequences=True)(x)
+    return keras.Model(x, layers.Dense(2)(layers.LayerNormalization()(h)))
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "error", "message"),
+    [
+        (two_heads, {"pruning_schedule": "fast"}, TypeError, "must be a TFMOT PruningSchedule"),
+        (two_heads, {"pruning_schedule": lambda step: 0.5}, TypeError, "PruningSchedule, such as"),
+        (two_heads, {"pruning_schedule": lambda step: (True, 7)}, ValueError, "fraction 7.0"),
+        (two_heads, {"pruning_schedule": 1.5}, ValueError, "fraction above 0 and below 1"),
+        (two_heads, {"pruning_schedule": 0.5}, ValueError, "learnt while the model trains"),
+        (two_heads, {"importance": "luck"}, ValueError, "Expected one of.*taylor"),
+        (two_heads, {"importance": 3}, TypeError, "must be a name or a callable"),
+        (two_heads, {"measure": "joules"}, ValueError, "Received measure='joules'"),
+        (two_heads, {"measure": ("c",)}, ValueError, r"Unknown tasks: \['c'\]"),
+        (two_heads, {"usage": {("a",): 0.5}}, ValueError, "sum to 0.5; they must sum to 1"),
+        (two_heads, {"usage": {("c",): 1.0}}, ValueError, "every combination must be"),
+        (two_heads, {"scope": "local"}, ValueError, "Unknown `scope`"),
+        (two_heads, {"min_channels": 0}, ValueError, "`min_channels` must be"),
+        (two_heads, {"kl_weight": -1.0}, ValueError, "`kl_weight` must be"),
+        (
+            two_heads,
+            {"pruning_schedule": constant(0.9), "min_channels": 8},
+            ValueError,
+            "at most .* can go: every layer keeps 8",
+        ),
+        (frozen_model, {}, ValueError, "Nothing of the model.*its state reads all channels"),
+        (lambda: "model.keras", {}, TypeError, "must be a keras.Model"),
+        (
+            two_heads,
+            {"pruning_schedule": 0.5, "importance": "reconstruction"},
+            ValueError,
+            "Received no data",
+        ),
+        (
+            lambda: tfmot_pam.prune_channels(two_heads(), constant()),
+            {},
+            ValueError,
+            "has gates already",
+        ),
+    ],
+)
+def test_bad_arguments_are_explained(model, arguments, error, message):
+    with pytest.raises(error, match=message):
+        tfmot_pam.prune_channels(model(), **{"pruning_schedule": constant(), **arguments})
+
+
+def test_missing_callback_is_named():
+    gated = tfmot_pam.prune_channels(two_heads(), constant())
+    with pytest.raises(ValueError, match=r"tfmot_pam.UpdatePruningStep\(\)"):
+        trained(gated, callbacks=[])
+    with pytest.raises(ValueError, match="TFMOT's callback of that name does not work"):
+        trained(gated, callbacks=[keras.callbacks.TerminateOnNaN()])
+
+
+def test_callbacks_refuse_other_models():
+    model, (x, y) = two_heads(), data()
+    model.compile("sgd", {"a": "mse", "b": "mse"})
+    for callback in (tfmot_pam.UpdatePruningStep(), tfmot_pam.PruningSummaries("unused")):
+        with pytest.raises(ValueError, match=r"Received: the model"):
+            model.fit(x, y, verbose=0, callbacks=[callback])
+
+
+def test_stripping_a_model_without_gates_is_refused():
+    with pytest.raises(ValueError, match="has no gates"):
+        tfmot_pam.strip_pruning(two_heads())
+
+
+def test_importances_must_return_a_number_a_channel():
+    for wrong in (lambda e: np.ones(3), lambda e: np.full(len(e.prunable), np.nan)):
+        with pytest.raises(ValueError, match="Expected one number for each of the 24"):
+            tfmot_pam.prune_channels(two_heads(), 0.5, wrong)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"format": "x", "widths": {}, "removed": {}}', '{"format": 1}']
+)
+def test_damaged_histories_are_refused(text):
+    with pytest.raises(ValueError, match="pruning history"):
+        tfmot_pam.PruningHistory.from_json(text)
+
+
+def test_a_history_of_another_model_is_refused():
+    history = tfmot_pam.PruningHistory({"fc0": 9}, {"fc0": (1,)})
+    with pytest.raises(ValueError, match=r"has no layers \['fc0'\], or they have other widths"):
+        history.apply(dense_net(0))

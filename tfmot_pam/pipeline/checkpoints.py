@@ -1,0 +1,139 @@
+"""Checkpoints of a compression: one folder a round, whole or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+_MODEL, _STATE = "model.keras", "state.json"
+_PREFIX = "round-"
+
+
+class Checkpoints:
+    """The rounds that are kept in a directory, or nowhere.
+
+    Args:
+        directory: Where to keep them; None keeps none.
+        identity: What a compression is of: digests by name. Checkpoints of another one are refused.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str] | None, identity: Mapping[str, str]):
+        self._directory = None if directory is None else pathlib.Path(directory)
+        self._identity = dict(identity)
+
+    def save(self, number: int, state: Mapping[str, Any], model: keras.Model) -> None:
+        """Writes a round: first under another name, then renamed in one step.
+
+        Raises:
+            OSError: the round cannot be written; earlier rounds are untouched.
+        """
+        if self._directory is None:
+            return
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            scratch = pathlib.Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self._directory))
+            try:
+                self._write(scratch, state, model)
+                scratch.rename(self._path(number))
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"Round {number} could not be saved in '{self._directory}' ({error.strerror}). The "
+                "rounds before it are whole: make room and call compress() again to go on from "
+                "them.",
+            ) from error
+
+    def _write(self, folder: pathlib.Path, state: Mapping[str, Any], model: keras.Model) -> None:
+        path = folder / _MODEL
+        try:
+            model.save(path)
+        except (RuntimeError, ValueError) as error:
+            # HDF5 reports a full disk in its own way.
+            raise OSError(getattr(error, "errno", None) or 28, str(error)) from error
+        content = {"identity": self._identity, "sha256": _digest(path), "state": dict(state)}
+        with open(folder / _STATE, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def latest(self) -> tuple[dict[str, Any], keras.Model] | None:
+        """The last complete round, or None.
+
+        Warns of a round that is damaged and goes back to the one before it.
+
+        Raises:
+            ValueError: the directory holds something else, or rounds of another compression.
+        """
+        if self._directory is None or not self._directory.exists():
+            return None
+        self._check_directory()
+        for folder in sorted(self._directory.glob(f"{_PREFIX}*"), reverse=True):
+            content = self._read(folder)
+            if content is None:
+                warnings.warn(
+                    f"The checkpoint '{folder}' is damaged and left out: compress() goes on from "
+                    "the round before it.",
+                    stacklevel=3,
+                )
+                shutil.rmtree(folder)
+                continue
+            self._check_identity(content["identity"])
+            return content["state"], keras.saving.load_model(folder / _MODEL, compile=False)
+        return None
+
+    def _check_directory(self) -> None:
+        if not self._directory.is_dir():
+            raise ValueError(
+                f"'{self._directory}' is a file. Expected a directory for the checkpoints. Choose "
+                "another name."
+            )
+        names = {entry.name for entry in self._directory.iterdir()}
+        foreign = [n for n in sorted(names) if not n.startswith((_PREFIX, ".unfinished-"))]
+        if foreign:
+            raise ValueError(
+                f"The directory '{self._directory}' holds {foreign[:5]}, which compress() did not "
+                "write. Expected a new directory, or one with checkpoints. Choose another one."
+            )
+        for name in names:
+            if name.startswith(".unfinished-"):
+                shutil.rmtree(self._directory / name, ignore_errors=True)
+
+    def _read(self, folder: pathlib.Path) -> dict[str, Any] | None:
+        try:
+            content = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+            whole = content["sha256"] == _digest(folder / _MODEL)
+            return content if whole and {"identity", "state"} <= content.keys() else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _check_identity(self, found: Mapping[str, str]) -> None:
+        other = [name for name, digest in self._identity.items() if found.get(name) != digest]
+        if other:
+            raise ValueError(
+                f"The checkpoints in '{self._directory}' belong to a compression with other "
+                f"{' and '.join(other)}. Expected the same as before. Pass those, or choose "
+                "another directory to start anew."
+            )
+
+    def _path(self, number: int) -> pathlib.Path:
+        return self._directory / f"{_PREFIX}{number:04d}"
+
+
+def _digest(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else hashlib.sha256(file.read()).hexdigest()
+        )
