@@ -71,8 +71,9 @@ def compress(
             model, 0..1 (R^2 for real-valued targets); one number, or one a task.
         directory: Where to keep a checkpoint of every round. When the same call is made again, it
             goes on from the last complete one.
-        validation_data: Data like `data`, for the accuracy. None takes every seventh sample of
-            `data` away from training, which must then be arrays.
+        validation_data: Data like `data`, for the accuracy: best samples that the originals were
+            not trained on. None takes every seventh sample of `data` away from training; where the
+            originals know those by heart, compression stops early.
         target: Stop at this share of the computation of the originals run one by one, 0..1.
         usage: Probability of each combination; default: all alike.
         method: As in `merge`.

@@ -28,6 +28,8 @@ from tfmot_pam.pruning.schedules import ask, final_fraction
 from tfmot_pam.pruning.settings import PruningSettings
 
 _SCOPES = ("global", "per-layer")
+# Calibration inputs per task: wide dense layers have thousands of weights a unit to fit.
+_SAMPLES = 2048
 
 
 def prune_channels(
@@ -240,7 +242,9 @@ def _inputs(network: Network, data: Any, importance: Any, kind, seed: int) -> np
             "inputs of the training split as data=x; labels are not needed."
         )
     (tensor,) = network.inputs
-    found = take_samples(data, task_names(network), network.shape(tensor)[1:], seed=seed)
+    found = take_samples(
+        data, task_names(network), network.shape(tensor)[1:], samples=_SAMPLES, seed=seed
+    )
     dtype = network.layer_of(network.node(tensor.node)).config["dtype"]
     if found.shared:
         x = next(iter(found.by_task.values())).x

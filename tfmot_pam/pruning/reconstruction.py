@@ -25,7 +25,7 @@ from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.pruning.channels import PrunableChannels
 from tfmot_pam.pruning.costs import WidthCosts, node_weights
 
-_SAMPLES = 256
+_SAMPLES = 1024
 _PLACES = 4096
 _RIDGE = 1e-3
 _PROBE = 0.05  # relative error of a layer whose effect on the outputs is measured

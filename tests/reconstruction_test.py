@@ -1,0 +1,113 @@
+"""Reconstruction: what other channels can make up for goes first, and is made up for."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfmot_pam
+from tests import random_models
+from tests.small_nets import conv_net, dense_net, images, vectors
+from tests.surgery_test import assert_same_outputs
+from tfmot_pam.closed_form.blocks import BlockSystem, rows_by_channel
+from tfmot_pam.graph.reader import read
+from tfmot_pam.pruning.channels import find_prunable
+from tfmot_pam.pruning.reconstruction import rate
+
+
+def duplicated(model: keras.Model) -> keras.Model:
+    """Lets units 1 and 3 of the first layer compute the same."""
+    first = model.get_layer("fc0")
+    kernel, bias = first.kernel.numpy(), first.bias.numpy()
+    kernel[:, 3], bias[3] = kernel[:, 1], bias[1]
+    first.kernel.assign(kernel)
+    first.bias.assign(bias)
+    return model
+
+
+class OnlyFirst:
+    def allow_pruning(self, layer):
+        return layer.name == "fc0"
+
+
+def test_a_duplicate_goes_first_and_is_made_up_for_exactly():
+    model, x = duplicated(dense_net(0, widths=(6, 5))), vectors(256)
+    rated = rate(find_prunable(read(model)), x, None)
+    assert np.argmin(rated[:6]) in (1, 3)
+    options = {"data": x, "pruning_policy": OnlyFirst()}
+    gated = tfmot_pam.prune_channels(model, 1 / 6, "reconstruction", **options)
+    small = tfmot_pam.strip_pruning(gated)
+    ((name, (gone,)),) = small.pruning_history.removed.items()
+    assert (name, gone in (1, 3)) == ("fc0", True)
+    np.testing.assert_allclose(small(x), model(x), atol=2e-3)
+
+
+def test_a_dead_channel_is_worth_nothing():
+    model, x = dense_net(0, widths=(6, 5)), vectors(256)
+    layer = model.get_layer("fc0")
+    layer.bias.assign(np.where(np.arange(6) == 2, -100.0, 0.0))
+    rated = rate(find_prunable(read(model)), x, None)
+    assert rated[2] == pytest.approx(0.0, abs=1e-6)
+    assert np.all(np.delete(rated[:6], 2) > 1e-6)
+
+
+def test_ratings_add_up_to_all_that_is_explained():
+    """The system's gains, summed over the picks, are the explained share of the targets."""
+    rng = np.random.default_rng(0)
+    features, targets = rng.normal(size=(200, 6)), rng.normal(size=(200, 3))
+    rows = rows_by_channel(features, np.array([0, 0, 1, 1, 2, 2]))
+    system, total = BlockSystem(rows, targets, 1e-9), 0.0
+    while system.live:
+        gains = system.gains().sum(axis=0)
+        pick = int(np.argmax(gains))
+        total += gains[pick]
+        system.condition(pick)
+    solution = np.linalg.lstsq(features, targets, rcond=None)[0]
+    explained = np.square(features @ solution).sum(axis=1).mean()
+    assert total == pytest.approx(explained, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_masked_equals_removed_with_refitted_weights(seed):
+    family = random_models.family(seed)
+    model = family.models["t0"]
+    x = np.random.default_rng(0).normal(size=(32, *family.x.shape[1:])).astype("float32")
+    gated = tfmot_pam.prune_channels(model, 0.2, "reconstruction", data=x)
+    assert_same_outputs(gated, tfmot_pam.strip_pruning(gated), family.x, 1e-4)
+
+
+def test_it_beats_removal_without_a_fit():
+    model, x = conv_net(0, widths=(16, 16)), images(256)
+    errors = {}
+    for importance in ("reconstruction", "magnitude", "random"):
+        options = {"data": x} if importance == "reconstruction" else {}
+        gated = tfmot_pam.prune_channels(model, 0.5, importance, measure="macs", **options)
+        small = tfmot_pam.strip_pruning(gated)
+        errors[importance] = float(np.abs(small(x) - model(x)).max())
+    assert errors["reconstruction"] < 0.5 * min(errors["magnitude"], errors["random"])
+
+
+def test_merged_models_are_rated_under_their_task_sets():
+    models = {"p": conv_net(0), "q": conv_net(1)}
+    x = images(128)
+    merged = tfmot_pam.merge(models, x, method="shared", verbose=0)
+    gated = tfmot_pam.prune_channels(merged, 0.5, "reconstruction", data=x, measure="macs")
+    small = tfmot_pam.strip_pruning(gated)
+    assert tfmot_pam.report(small).expected_macs <= 0.5 * tfmot_pam.report(merged).expected_macs
+    for task, model in models.items():
+        error = float(np.sqrt(np.mean(np.square(small(x)[task] - model(x)))))
+        assert error < 0.1
+
+
+def test_layers_without_a_bias_get_one():
+    x = keras.Input((6,))
+    h = layers.Dense(8, "relu", use_bias=False, name="hidden")(x)
+    model = keras.Model(x, layers.Dense(2, use_bias=False, name="out")(h))
+    data = vectors(128)
+    small = tfmot_pam.strip_pruning(
+        tfmot_pam.prune_channels(model, 0.5, "reconstruction", data=data)
+    )
+    assert small.get_layer("out").use_bias
+    assert np.mean(small(data) - model(data)) == pytest.approx(0.0, abs=1e-4)
