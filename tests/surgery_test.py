@@ -95,6 +95,21 @@ def test_removed_channels_are_the_named_ones():
     np.testing.assert_array_equal(smaller.get_layer("fc1").kernel, rows)
 
 
+def test_batch_norm_statistics_are_estimated_anew():
+    x = keras.Input((5,))
+    h = keras.layers.BatchNormalization(name="norm")(keras.layers.Dense(6, name="hidden")(x))
+    model = random_models.randomise(keras.Model(x, keras.layers.Dense(2)(h)), 0)
+    data = np.random.default_rng(0).normal(2.0, 3.0, (200, 5)).astype("float32")
+    gated = tfmot_pam.prune_channels(model, 0.5, "random")
+    small, kept = tfmot_pam.strip_pruning(gated, data), tfmot_pam.strip_pruning(gated)
+    hidden = keras.Model(small.input, small.get_layer("hidden").output)(data)
+    np.testing.assert_allclose(small.get_layer("norm").moving_mean, np.mean(hidden, 0), rtol=1e-3)
+    np.testing.assert_allclose(
+        small.get_layer("norm").moving_variance, np.var(hidden, 0), rtol=1e-3
+    )
+    assert not np.allclose(kept.get_layer("norm").moving_mean, np.mean(hidden, 0), atol=0.1)
+
+
 def test_the_input_is_not_changed():
     model = conv_net(0)
     before = [w.numpy() for w in model.weights]

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import linalg
 
 _PENDING = 64  # rank-one updates that are gathered into one product
+_WIDE = 8  # columns a block from which batched products beat loops over the columns
 
 
 def rows_by_channel(columns: np.ndarray, channel_of: np.ndarray) -> np.ndarray:
@@ -71,9 +72,15 @@ class BlockSystem:
         new = linalg.solve_triangular(root, columns.reshape(-1, width).T, lower=True)
         said = linalg.solve_triangular(root, self._cross[:, :, pick].T, lower=True)
         new = new.reshape(width, width, live)
-        for added, part in zip(new, said, strict=True):
-            self._cross[..., :live] -= part[:, None, None] * added
-            self._diagonal[..., :live] -= added[:, None] * added[None]
+        if width > _WIDE:
+            rows = new.transpose(2, 1, 0)
+            self._diagonal[..., :live] -= (rows @ rows.swapaxes(1, 2)).transpose(1, 2, 0)
+            said_of = said.T @ new.reshape(width, -1)
+            self._cross[..., :live] -= said_of.reshape(-1, width, live)
+        else:
+            for added, part in zip(new, said, strict=True):
+                self._cross[..., :live] -= part[:, None, None] * added
+                self._diagonal[..., :live] -= added[:, None] * added[None]
         self._factor.condition(new.transpose(1, 2, 0), root)
         last = live - 1
         self._factor.move(last, pick)
@@ -158,6 +165,9 @@ def _block_gains(blocks: np.ndarray, cross: np.ndarray) -> np.ndarray:
       `[targets, channels]`, the gain in R2.
     """
     width = len(blocks)
+    if width > _WIDE:
+        solved = np.linalg.solve(blocks.transpose(2, 0, 1), cross.transpose(2, 1, 0))
+        return np.einsum("twc,cwt->tc", cross, solved)
     if width > 1:
         blocks, cross = blocks.copy(), cross.copy()
     gains = np.square(cross[:, 0]) / blocks[0, 0]

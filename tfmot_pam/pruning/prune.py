@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmot_pam.closed_form.batch_norm import reestimated
 from tfmot_pam.data import take_samples
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.network import Network
@@ -145,7 +146,7 @@ def prune_channels(
     return gated
 
 
-def strip_pruning(model: keras.Model) -> keras.Model:
+def strip_pruning(model: keras.Model, data: Any = None) -> keras.Model:
     """Removes the channels that pruning switched off: the result is an ordinary smaller model.
 
     Use it after the gated model of `prune_channels` was fitted. It computes what the gated model
@@ -153,6 +154,9 @@ def strip_pruning(model: keras.Model) -> keras.Model:
 
     Args:
         model: A model from `prune_channels`; it is not changed.
+        data: Inputs of the training split, in any form that `merge` takes, on which batch-norm
+            statistics are estimated anew. Use it where channels were removed and the model was not
+            trained since; None keeps the statistics.
 
     Returns:
         A functional model of ordinary layers. Its attribute `pruning_history` holds the
@@ -178,7 +182,10 @@ def strip_pruning(model: keras.Model) -> keras.Model:
             "TFMOT's own wrappers are taken off by TFMOT's strip_pruning."
         )
     ungated = remove_gates(network)
-    smaller = emit(remove_channels(ungated.graph, ungated.keep).network)
+    network = remove_channels(ungated.graph, ungated.keep).network
+    if data is not None:
+        network = reestimated(network, calibration_inputs(network, data))
+    smaller = emit(network)
     smaller.pruning_history = record(ungated.graph, ungated.keep)
     return smaller
 
@@ -241,6 +248,11 @@ def _inputs(network: Network, data: Any, importance: Any, kind, seed: int) -> np
             f"importance={importance!r} looks at what the layers compute. Received no data. Pass "
             "inputs of the training split as data=x; labels are not needed."
         )
+    return calibration_inputs(network, data, seed)
+
+
+def calibration_inputs(network: Network, data: Any, seed: int = 0) -> np.ndarray:
+    """Inputs of a network out of the user's data, in the type that the network takes."""
     (tensor,) = network.inputs
     found = take_samples(
         data, task_names(network), network.shape(tensor)[1:], samples=_SAMPLES, seed=seed

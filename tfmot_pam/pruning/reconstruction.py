@@ -27,6 +27,7 @@ from tfmot_pam.pruning.costs import WidthCosts, node_weights
 
 _SAMPLES = 1024
 _PLACES = 4096
+_DIRECTIONS = 16  # columns that a channel has at most
 _RIDGE = 1e-3
 _PROBE = 0.05  # relative error of a layer whose effect on the outputs is measured
 _DRAWS = 2
@@ -191,7 +192,7 @@ class _System:
             for_targets, _ = linear.fit(fixed, targets, _RIDGE)
             features, targets = features - fixed @ for_features, targets - fixed @ for_targets
         self.channels, blocks = np.unique(reader.channels[gated], return_inverse=True)
-        rows = rows_by_channel(np.asarray(features, np.float32), blocks)
+        rows = _principal(rows_by_channel(np.asarray(features, np.float32), blocks))
         ridge = _RIDGE * (float(np.mean(np.square(features))) or 1.0)
         self._system = BlockSystem(rows, targets, ridge)
         self._weight = reader.weight
@@ -209,6 +210,19 @@ class _System:
         if place != last:
             moved = int(self.channels[last])
             self.channels[place], self.place[moved] = moved, place
+
+
+def _principal(rows: np.ndarray) -> np.ndarray:
+    """Wide channels (a flattened map's positions) by their strongest directions, `[width, ...]`."""
+    width, channels, samples = rows.shape
+    if width <= _DIRECTIONS:
+        return rows
+    result = np.empty((_DIRECTIONS, channels, samples), rows.dtype)
+    for channel in range(channels):
+        own = rows[:, channel]
+        _, directions = np.linalg.eigh(own @ own.T)
+        result[:, channel] = directions[:, -_DIRECTIONS:].T @ own
+    return result
 
 
 def _rate_cluster(readers: list[_Reader], price: np.ndarray, result: np.ndarray) -> None:

@@ -1,0 +1,46 @@
+"""Batch-norm statistics, measured anew: what surgery shifts, normalisation shifts back."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from tfmot_pam.graph.network import Network
+from tfmot_pam.graph.runner import Stepper
+
+
+def reestimated(network: Network, x: np.ndarray) -> Network:
+    """The network with the means and variances that its batch norms see on `x`.
+
+    Layer by layer from the input on, so that each one is measured behind layers that are settled.
+
+    Args:
+        network: Any network with one input.
+        x: Calibration inputs `[samples, ...]`, from the training split.
+
+    Returns:
+        The same network with other moving statistics; layers normalising another axis than the
+        last one keep theirs.
+    """
+    running = Stepper(network, x)
+    for node in network.nodes:
+        layer = network.layer_of(node)
+        if layer.kind == "BatchNormalization" and _normalises_channels(layer, network, node):
+            value = running.value(node.inputs[0])
+            axes = tuple(range(value.ndim - 1))
+            found = {"moving_mean": value.mean(axis=axes), "moving_variance": value.var(axis=axes)}
+            weights = {
+                name: found.get(name, weight).astype(weight.dtype)
+                for name, weight in layer.weights.items()
+            }
+            running.change(dataclasses.replace(layer, weights=weights))
+        running.step()
+    layers = {name: running.layer(name) for name in network.layers}
+    return network.replace(layers=layers)
+
+
+def _normalises_channels(layer, network: Network, node) -> bool:
+    axis, rank = layer.config.get("axis", -1), len(network.shape(node.inputs[0]))
+    axes = [axis] if isinstance(axis, int) else list(axis)
+    return [a % rank for a in axes] == [rank - 1]
