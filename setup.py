@@ -9,6 +9,7 @@ README = pathlib.Path(__file__).parent / "README.md"
 REQUIREMENTS = [
     "absl-py>=1.3",
     "ai-edge-litert>=2.1",
+    "flatbuffers>=24.3.25",
     "keras>=3.8",
     "numpy>=1.26",
     "rich>=13",
