@@ -5,6 +5,8 @@ Importing this package imports neither Keras nor TensorFlow; `export` does, when
 
 from __future__ import annotations
 
+from tflite_export.benchmarking import Benchmark as Benchmark
+from tflite_export.benchmarking import benchmark as benchmark
 from tflite_export.exporter import export as export
 from tflite_export.latency import measure_latency as measure_latency
 from tflite_export.records import ExportedFile as ExportedFile
