@@ -51,6 +51,7 @@ def test_every_signature_is_measured(result):
         assert 0 <= latency.lowest_ms <= latency.median_ms <= latency.highest_ms
         assert latency.init_ms > 0
         assert row.peak_memory_bytes > row.bytes
+    assert all(0 <= row.max_abs_error < 1e-4 for row in result.rows)
     assert [row.tasks for row in result.alone] == [("digit",), ("speaker",)]
     assert [row.macs for row in result.alone] == [45, 45]
     assert [one.macs_ratio for one in result.comparisons] == [1, 1, 1.5] * 2
@@ -76,7 +77,10 @@ def test_folder_is_updated(folder, result):
 
 def test_printed_as_a_table(result):
     heading, _, *lines = str(result).splitlines()
-    assert heading.split() == "file signature bytes MACs ms, 1 thread memory speed-up".split()
+    assert (
+        heading.split()
+        == "file signature bytes MACs ms, 1 thread memory largest error speed-up".split()
+    )
     assert len(lines) == 8
     assert lines[3].split()[:2] == ["all_combinations.tflite", "digit"]
 

@@ -32,6 +32,8 @@ class Measurement:
         latency: By number of threads.
         peak_memory_bytes: Memory that loading and running it takes; None where the system does
             not tell.
+        max_abs_error: Largest absolute difference from Keras, from the manifest; None for single
+            networks.
     """
 
     file: str
@@ -41,11 +43,14 @@ class Measurement:
     macs: int | None
     latency: tuple[Latency, ...]
     peak_memory_bytes: int | None
+    max_abs_error: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """A combination against the single networks of its tasks, run one after the other.
+
+    Times are those of the least disturbed round of each: other work on the machine only adds.
 
     Attributes:
         file: Name of the combination's file.
@@ -189,6 +194,7 @@ class _Target:
     signature: str
     tasks: tuple[str, ...]
     macs: int | None
+    max_abs_error: float | None = None
 
 
 def _targets(root: pathlib.Path, manifest: Mapping[str, Any]) -> list[_Target]:
@@ -199,6 +205,7 @@ def _targets(root: pathlib.Path, manifest: Mapping[str, Any]) -> list[_Target]:
             signature["name"],
             tuple(signature["tasks"]),
             signature["macs"],
+            max(found["max_abs_error"] for found in signature["agreement"].values()),
         )
         for entry in manifest["files"]
         for signature in entry["signatures"]
@@ -254,6 +261,7 @@ def _measurement(target: _Target, rounds: Mapping[int, Sequence[Any]]) -> Measur
         macs=target.macs,
         latency=tuple(summarise(number, found) for number, found in rounds.items()),
         peak_memory_bytes=peak_memory(target.path, target.signature),
+        max_abs_error=target.max_abs_error,
     )
 
 
@@ -267,8 +275,8 @@ def _comparisons(rows: Sequence[Measurement], alone: Sequence[Measurement]) -> l
         known = row.macs and all(part.macs for part in parts)
         macs_ratio = sum(part.macs for part in parts) / row.macs if known else None
         for position, latency in enumerate(row.latency):
-            time_alone = sum(part.latency[position].median_ms for part in parts)
-            speedup = time_alone / max(latency.median_ms, 0.005)  # the tool rounds to 0.01
+            time_alone = sum(part.latency[position].lowest_ms for part in parts)
+            speedup = time_alone / max(latency.lowest_ms, 0.005)  # the tool rounds to 0.01
             realised = speedup / macs_ratio if macs_ratio else None
             found.append(
                 Comparison(row.file, row.signature, latency.threads, speedup, macs_ratio, realised)
@@ -294,7 +302,7 @@ def _update(root: pathlib.Path, manifest: dict[str, Any], result: Benchmark) -> 
 def _headings(rows: Sequence[Measurement]) -> list[str]:
     counts = [one.threads for one in rows[0].latency]
     times = [f"ms, {count} thread{'s' if count > 1 else ''}" for count in counts]
-    return ["file", "signature", "bytes", "MACs", *times, "memory", "speed-up"]
+    return ["file", "signature", "bytes", "MACs", *times, "memory", "largest error", "speed-up"]
 
 
 def _cells(row: Measurement, comparisons: Sequence[Comparison]) -> list[str]:
@@ -303,4 +311,5 @@ def _cells(row: Measurement, comparisons: Sequence[Comparison]) -> list[str]:
     times = [f"{one.median_ms:.2f}" for one in row.latency]
     same = [c for c in comparisons if (c.file, c.signature) == (row.file, row.signature)]
     speedup = f"{same[0].speedup:.2f}" if same else ""
-    return [row.file, row.signature, f"{row.bytes:,}", macs, *times, memory, speedup]
+    error = "" if row.max_abs_error is None else f"{row.max_abs_error:.1e}"
+    return [row.file, row.signature, f"{row.bytes:,}", macs, *times, memory, error, speedup]

@@ -20,6 +20,7 @@ from tflite_export.program import explained, run_program
 from tflite_export.quantization import QUANTIZATIONS
 from tflite_export.quiet import quiet_stderr
 from tflite_export.records import ExportedFile
+from tflite_export.tuning import TUNINGS
 
 if TYPE_CHECKING:
     import keras
@@ -72,6 +73,15 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "Whether inputs and outputs of int8 and int16x8 files are integers, too.",
         **options,
     )
+    flags.DEFINE_enum(
+        "tune",
+        "none",
+        list(TUNINGS),
+        "Whether the files of single combinations compute the groups of a layer in one piece: "
+        "none: never. estimate: where a rule of thumb says that it is faster. measure: where it is "
+        "faster on this machine.",
+        **options,
+    )
     flags.DEFINE_string(
         "samples",
         None,
@@ -105,6 +115,7 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
             quantization=values.quantization,
             representative_data=_load_samples(values.representative_data, "representative_data"),
             integer_io=values.integer_io,
+            tune=values.tune,
             samples=_load_samples(values.samples, "samples"),
             overwrite=values.overwrite,
         )
