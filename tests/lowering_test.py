@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from keras import layers
 
+import tfmot_pam
 from tests import small_nets
-from tflite_export import lowering
+from tflite_export import lowering, tuning
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
@@ -197,3 +198,21 @@ def test_layer_called_twice_stays_as_it_is():
     network = read(keras.Model(image, {"a": layers.Conv2D(1, 1)(shared(shared(image)))}))
     assert lowering.fusable_levels(network) == []
     assert len(lowering.fuse(network, []).nodes) == len(network.nodes)
+
+
+@pytest.mark.slow
+def test_two_mobilenets_side_by_side():
+    def network(seed, classes):
+        keras.utils.set_random_seed(seed)
+        model = keras.applications.MobileNetV2((32, 32, 3), 0.35, weights=None, classes=classes)
+        return small_nets.randomise(model, seed)
+
+    models = {"a": network(0, 5), "b": network(1, 4)}
+    x = np.random.default_rng(0).normal(size=(32, 32, 32, 3)).astype("float32")
+    merged = tfmot_pam.merge(models, x, method="separate", verbose=0)
+    expected = small_nets.all_outputs(merged, x[:4])
+    found = tuning.candidates(read(merged))
+    assert len(found) > 3
+    for lowered in found:
+        for task, values in _outputs(lowered, x[:4]).items():
+            np.testing.assert_allclose(values, expected[task], rtol=1e-5, atol=1e-5)

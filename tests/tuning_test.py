@@ -33,12 +33,12 @@ def test_network_without_groups_has_one_candidate():
     assert tuning.candidates(network) == [network]
 
 
-def test_estimate_counts_whole_tiles_and_what_concatenations_write():
+def test_estimate_counts_whole_tiles_what_concatenations_write_and_calls():
     image = keras.Input((4, 4, 2), name="image")
     one, other = layers.Conv2D(17, 1)(image), layers.Conv2D(16, 1)(image)
     joined = layers.Concatenate()([one, other])
     model = keras.Model(image, {"a": layers.Conv2D(8, 1)(joined)})
-    expected = 16 * 2 * 32 + 16 * 2 * 16 + 16 * 33 * 16 + 64 * 16 * 33
+    expected = 16 * 2 * 32 + 16 * 2 * 16 + 16 * 33 * 16 + 64 * 16 * 33 + 4 * 80_000
     assert tuning.estimated_cost(read(model)) == pytest.approx(expected)
 
 
