@@ -9,6 +9,7 @@ README = pathlib.Path(__file__).parent / "README.md"
 REQUIREMENTS = [
     "absl-py>=1.3",
     "ai-edge-litert>=2.1",
+    "flatbuffers>=24.3.25",
     "keras>=3.8",
     "numpy>=1.26",
     "rich>=13",
@@ -47,7 +48,12 @@ setuptools.setup(
     python_requires=">=3.10,<3.14",
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["tflite-export = tflite_export.export_main:run"]},
+    entry_points={
+        "console_scripts": [
+            "tflite-benchmark = tflite_export.benchmark_main:run",
+            "tflite-export = tflite_export.export_main:run",
+        ]
+    },
     keywords=["keras", "tensorflow", "multi-task learning", "model merging", "tflite"],
     classifiers=[
         "Development Status :: 3 - Alpha",

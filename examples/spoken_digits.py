@@ -87,9 +87,10 @@ def main(argv: list[str]) -> None:
     )
     tuned.save(output / "merged.keras")
 
-    # Export one TFLite file a combination; each is run and compared with Keras.
+    # Export one TFLite file a combination, and one of all; each is run and compared with Keras.
     x, labels = load_data(_DATA.value, "test")
-    files = tflite_export.export(tuned, output / "tflite", samples=x[:64])
+    *files, together = tflite_export.export(tuned, output / "tflite", samples=x[:64])
+    print(f"{together.path.name}, all combinations in one file: {together.bytes:,} bytes")
     for task, model in models.items():
         (file,) = tflite_export.export(model, output / f"{task}_alone", samples=x[:64])
         latency = tflite_export.measure_latency(file.path)

@@ -91,5 +91,5 @@ def test_pam_merges_run_and_export(name, tmp_path):
         assert value.shape == models[task](x[:4]).shape
         assert np.isfinite(value).all()
     files = tflite_export.export(merged, tmp_path / "files", verbose=0)
-    assert [file.tasks for file in files] == [("a",), ("b",), ("a", "b")]
+    assert [file.tasks for file in files] == [("a",), ("b",), ("a", "b"), ("a", "b")]
     assert files[0].bytes < files[2].bytes

@@ -18,7 +18,10 @@ def saved_model(tmp_path_factory):
     signal = keras.Input((6,), name="signal")
     tasks = ("digit", "speaker")
     hidden = tfmot_pam.TaskGroup(layers.Dense(5, activation="relu"), tasks)(signal)
-    heads = {task: tfmot_pam.TaskGroup(layers.Dense(3), (task,))(hidden) for task in tasks}
+    heads = {
+        task: tfmot_pam.TaskGroup(layers.Dense(3, bias_initializer="ones"), (task,))(hidden)
+        for task in tasks
+    }
     path = tmp_path_factory.mktemp("model") / "m.keras"
     keras.Model(signal, heads).save(path)
     return path
@@ -50,7 +53,9 @@ def test_program_exports_and_prints_a_table(saved_model, tmp_path):
     assert {path.name for path in output.iterdir()} == {
         "speaker.tflite",
         "digit+speaker.tflite",
+        "all_combinations.tflite",
         "manifest.json",
+        "README.md",
     }
     assert "speaker.tflite" in result.stdout
     assert result.stderr == ""
@@ -63,7 +68,10 @@ def test_program_exports_and_prints_a_table(saved_model, tmp_path):
     [
         (["--output_dir=out"], "--model must have a value"),
         (["--model=m.keras"], "--output_dir must have a value"),
-        (["--model=m.keras", "--output_dir=out", "--quantization=int3"], "<dynamic|none>"),
+        (
+            ["--model=m.keras", "--output_dir=out", "--quantization=int3"],
+            "<none|float16|dynamic|int8|int16x8>",
+        ),
         (["--model=m.keras", "--output_dir=out", "--nonsense=1"], "nonsense"),
     ],
 )
@@ -85,6 +93,8 @@ def test_bad_values_are_explained(saved_model, tmp_path, capsys):
         ([model, output, f"--samples={tmp_path / 'none.npz'}"], "Cannot read"),
         ([model, output, f"--samples={tmp_path / 'notes.txt'}"], "Cannot read"),
         ([model, output, f"--samples={tmp_path / 'two.npz'}"], "one array or one named 'x'"),
+        ([model, output, "--quantization=int8"], "needs `representative_data`"),
+        ([model, output, f"--representative_data={tmp_path / 'none.npy'}"], "Cannot read"),
         ([model, f"--output_dir={tmp_path}"], "exists and is not empty"),
     ]
     for arguments, message in cases:
@@ -103,5 +113,27 @@ def test_all_combinations_and_overwrite_from_npy(saved_model, tmp_path, capsys):
     ]
     assert _main(*arguments, "--combinations=digit") == 0
     assert _main(*arguments, "--overwrite") == 0
-    assert len(list((tmp_path / "out").glob("*.tflite"))) == 3
+    assert len(list((tmp_path / "out").glob("*.tflite"))) == 4
     assert "digit+speaker.tflite" in capsys.readouterr().out
+
+
+def test_integers_in_one_file(saved_model, tmp_path, capsys):
+    data = tmp_path / "x.npz"
+    np.savez(data, x=np.random.default_rng(0).normal(size=(20, 6)))
+    arguments = ["--quantization=int8", "--integer_io", "--mode=signatures"]
+    paths = [f"--model={saved_model}", f"--output_dir={tmp_path / 'out'}"]
+    assert _main(*paths, *arguments, f"--representative_data={data}") == 0
+    (path,) = (tmp_path / "out").glob("*.tflite")
+    tensor = verify.describe_file(path)["digit+speaker"]["outputs"]["speaker"]
+    assert (tensor["dtype"], tensor["shape"]) == ("int8", [1, 3])
+    assert tensor["scale"] > 0
+    assert "all_combinations.tflite" in capsys.readouterr().out
+
+
+def test_installed_script_explains_itself():
+    program = "from tflite_export.export_main import run; run()"
+    command = [sys.executable, "-c", program, "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Exports a saved multi-head Keras model" in result.stdout
+    for flag in ("--model", "--mode: <both|files|signatures>", "--representative_data"):
+        assert flag in result.stdout

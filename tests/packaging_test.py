@@ -102,10 +102,10 @@ def test_every_import_of_the_packages_is_a_requirement(requirements):
     assert {"keras", "numpy", "tensorflow"} <= imported <= declared
 
 
-def test_command_line_program_exists(package):
-    (script,) = package.entry_points.select(group="console_scripts")
-    assert script.name == "tflite-export"
-    assert callable(script.load())
+def test_command_line_programs_exist(package):
+    scripts = package.entry_points.select(group="console_scripts")
+    assert {script.name for script in scripts} == {"tflite-benchmark", "tflite-export"}
+    assert all(callable(script.load()) for script in scripts)
 
 
 def test_lock_holds_exact_pins_only():

@@ -1,10 +1,13 @@
-"""Deploys a multi-head Keras model: one checked TFLite file per combination of its tasks.
+"""Deploys a multi-head Keras model: checked TFLite files for the combinations of its tasks.
 
 Importing this package imports neither Keras nor TensorFlow; `export` does, when it is called.
 """
 
 from __future__ import annotations
 
-from tflite_export.exporter import ExportedFile as ExportedFile
+from tflite_export.benchmarking import Benchmark as Benchmark
+from tflite_export.benchmarking import benchmark as benchmark
 from tflite_export.exporter import export as export
 from tflite_export.latency import measure_latency as measure_latency
+from tflite_export.records import ExportedFile as ExportedFile
+from tflite_export.records import ExportedSignature as ExportedSignature

@@ -2,79 +2,44 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tflite_export.quantization import Quantization
 from tflite_export.quiet import quiet_stderr
-from tflite_export.verify import SIGNATURE, largest_error, rms_error
 
 if TYPE_CHECKING:
     import keras
 
 
-@dataclasses.dataclass(frozen=True)
-class Quantization:
-    """How a file stores its numbers, and how far its outputs may then be from Keras.
-
-    Attributes:
-        configure: Sets the options of a `tf.lite.TFLiteConverter`.
-        measure: Error of one output against Keras.
-        tolerance: The largest error that is still agreement.
-    """
-
-    configure: Callable[[Any], None]
-    measure: Callable[[np.ndarray, np.ndarray], float]
-    tolerance: float
-
-
-def _float32(converter: Any) -> None:
-    converter.optimizations = []
-
-
-def _dynamic(converter: Any) -> None:
-    import tensorflow as tf
-
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-
-
-# Dynamic: rounding weights and activations to 8 bits costs about 1.2 % of a layer's output (root
-# mean square: a step of range / 255 has the standard deviation range / 883, and a range is six to
-# ten standard deviations). Independent errors add in squares: 0.1 is what 70 layers add up to,
-# while outputs that are swapped or scrambled are off by 1 or more.
-QUANTIZATIONS: dict[str, Quantization] = {
-    "none": Quantization(_float32, largest_error, 1e-4),
-    "dynamic": Quantization(_dynamic, rms_error, 0.1),
-}
-
-
-def find_quantization(name: str) -> Quantization:
-    """Returns the quantization of that name.
-
-    Raises:
-        ValueError: There is none.
-    """
-    if name not in QUANTIZATIONS:
-        raise ValueError(
-            f"Unknown quantization. Received: {name!r}. Expected one of: {sorted(QUANTIZATIONS)}."
-        )
-    return QUANTIZATIONS[name]
-
-
-def convert(network: keras.Model, quantization: Quantization) -> bytes:
+def convert(
+    network: keras.Model,
+    signature: str,
+    quantization: Quantization,
+    *,
+    calibration: np.ndarray | None = None,
+    integer_io: bool = False,
+    sparse: bool = False,
+) -> bytes:
     """Converts a model with one input and a dict of outputs, for one sample at a time.
 
-    The file has one signature, `serving_default`, whose input has the name of the model's
-    InputLayer and whose outputs have the keys of the model's output dict. It uses TFLite's
-    built-in operations only.
+    The file has one signature, whose input has the name of the model's InputLayer and whose
+    outputs have the keys of the model's output dict. It uses TFLite's built-in operations only.
+    One signature at a time, because the converter gives several of them wrong biases in 16 bits;
+    `packing.pack` joins files afterwards.
 
     Args:
         network: A functional model with one input tensor and a dict of outputs.
+        signature: Name of the signature.
         quantization: An entry of `QUANTIZATIONS`.
+        calibration: Representative inputs of shape `(n, ...)`, where the quantization is
+            calibrated.
+        integer_io: Whether inputs and outputs are integers, where the quantization allows it.
+        sparse: Whether kernels that are mostly zeros are stored without the zeros.
 
     Returns:
         The contents of the `.tflite` file.
@@ -86,12 +51,22 @@ def convert(network: keras.Model, quantization: Quantization) -> bytes:
 
     with quiet_stderr(), tempfile.TemporaryDirectory() as saved_model:
         module = _traced_module(network)
-        tf.saved_model.save(module, saved_model, signatures={SIGNATURE: module.forward})
+        tf.saved_model.save(module, saved_model, signatures={signature: module.forward})
         converter = tf.lite.TFLiteConverter.from_saved_model(
-            saved_model, signature_keys=[SIGNATURE]
+            saved_model, signature_keys=[signature]
         )
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         quantization.configure(converter)
+        if sparse:
+            converter.optimizations = [
+                *converter.optimizations,
+                tf.lite.Optimize.EXPERIMENTAL_SPARSITY,
+            ]
+        if quantization.calibrated:
+            converter.representative_dataset = lambda: _one_by_one(network, calibration)
+        if integer_io and quantization.integers:
+            converter.inference_input_type = tf.as_dtype(quantization.integers)
+            converter.inference_output_type = tf.as_dtype(quantization.integers)
         try:
             return converter.convert()
         except Exception as error:
@@ -104,6 +79,12 @@ def input_name(network: keras.Model) -> str:
 
     layers = network.layers
     return next(layer.name for layer in layers if isinstance(layer, keras.layers.InputLayer))
+
+
+def _one_by_one(network: keras.Model, samples: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    name = input_name(network)
+    for index in range(len(samples)):
+        yield {name: samples[index : index + 1]}
 
 
 def _traced_module(network: keras.Model) -> Any:

@@ -1,24 +1,26 @@
-r"""Exports a saved multi-head Keras model: one checked TFLite file per combination of its tasks.
+r"""Exports a saved multi-head Keras model: checked TFLite files for the combinations of its tasks.
 
-Example:
-python -m tflite_export.export_main --model=merged.keras --output_dir=out \
-    --combinations=digit,digit+speaker --quantization=dynamic
+Examples:
+tflite-export --model=merged.keras --output_dir=out
+tflite-export --model=merged.keras --output_dir=out --combinations=digit,digit+speaker \
+    --mode=signatures --quantization=int8 --representative_data=x_train.npz --samples=x_test.npz
 """
 
 from __future__ import annotations
 
-import os
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from tflite_export.converter import QUANTIZATIONS
-from tflite_export.exporter import ExportedFile, export
+from tflite_export.exporter import MODES, export
+from tflite_export.program import explained, run_program
+from tflite_export.quantization import QUANTIZATIONS
 from tflite_export.quiet import quiet_stderr
+from tflite_export.records import ExportedFile
+from tflite_export.tuning import TUNINGS
 
 if TYPE_CHECKING:
     import keras
@@ -42,17 +44,49 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         **options,
     )
     flags.DEFINE_enum(
+        "mode",
+        "both",
+        MODES,
+        "files: one file per combination. signatures: one file with a signature per combination, "
+        "weights stored once. both: all of these.",
+        **options,
+    )
+    flags.DEFINE_enum(
         "quantization",
         "none",
-        sorted(QUANTIZATIONS),
-        "How the files store their numbers: none (float32) or dynamic (8-bit weights).",
+        list(QUANTIZATIONS),
+        "How the files store their numbers. none: float32. float16: 16-bit weights. dynamic: "
+        "8-bit weights. int8: everything in 8 bits. int16x8: 16-bit activations, 8-bit weights. "
+        "The last two need --representative_data.",
+        **options,
+    )
+    flags.DEFINE_string(
+        "representative_data",
+        None,
+        "Inputs from the training split, at least 16, better 100 or more, that show which values "
+        "occur: a .npy file, or an .npz file with one array or one named 'x', of shape (n, ...).",
+        **options,
+    )
+    flags.DEFINE_bool(
+        "integer_io",
+        False,
+        "Whether inputs and outputs of int8 and int16x8 files are integers, too.",
+        **options,
+    )
+    flags.DEFINE_enum(
+        "tune",
+        "none",
+        list(TUNINGS),
+        "Whether the files of single combinations compute the groups of a layer in one piece: "
+        "none: never. estimate: where a rule of thumb says that it is faster. measure: where it is "
+        "faster on this machine.",
         **options,
     )
     flags.DEFINE_string(
         "samples",
         None,
-        "Real inputs to check the files on: a .npy file, or an .npz file with one array or one "
-        "named 'x', of shape (n, ...). Without it, random inputs are used.",
+        "Real inputs to check the files on, in a file like that of --representative_data. Without "
+        "it, the representative data are used, or else random inputs.",
         **options,
     )
     flags.DEFINE_bool(
@@ -71,32 +105,28 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
     Returns:
         The exit code: 0, or 1 after a message about what is wrong with the flags or the model.
     """
-    try:
-        if len(argv) > 1:
-            raise ValueError(
-                f"Unexpected arguments. Received: {list(argv[1:])}. Write every option as "
-                "--name=value; --help lists them."
-            )
+
+    def action() -> None:
         files = export(
             _load_model(values.model),
             values.output_dir,
             combinations="all" if values.combinations == ["all"] else values.combinations,
+            mode=values.mode,
             quantization=values.quantization,
-            samples=None if values.samples is None else _load_samples(values.samples),
+            representative_data=_load_samples(values.representative_data, "representative_data"),
+            integer_io=values.integer_io,
+            tune=values.tune,
+            samples=_load_samples(values.samples, "samples"),
             overwrite=values.overwrite,
         )
-    except (OSError, TypeError, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    _print_table(files)
-    return 0
+        _print_table(files)
+
+    return explained(action, argv)
 
 
 def run() -> None:
     """Runs the program on the process's command line; the console script's entry."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    define_flags()
-    app.run(main)
+    run_program(main, define_flags, __doc__)
 
 
 def _load_model(path: str) -> keras.Model:
@@ -110,12 +140,14 @@ def _load_model(path: str) -> keras.Model:
     return keras.saving.load_model(path, compile=False)
 
 
-def _load_samples(path: str) -> np.ndarray:
+def _load_samples(path: str | None, flag: str) -> np.ndarray | None:
+    if path is None:
+        return None
     try:
         loaded = np.load(path)
     except (OSError, EOFError, ValueError) as error:
         raise ValueError(
-            f"Cannot read '{path}' ({error}). Pass a .npy or .npz file with --samples."
+            f"Cannot read '{path}' ({error}). Pass a .npy or .npz file with --{flag}."
         ) from error
     if isinstance(loaded, np.ndarray):
         return loaded
@@ -136,9 +168,18 @@ def _print_table(files: Sequence[ExportedFile]) -> None:
     table = rich.table.Table()
     table.add_column("file", overflow="fold")
     table.add_column("bytes", justify="right")
+    table.add_column("signatures", justify="right")
     table.add_column("largest error", justify="right")
+    table.add_column("same label", justify="right")
     for file in files:
-        table.add_row(file.path.name, f"{file.bytes:,}", f"{file.max_abs_error:.1e}")
+        labels = [one.label_agreement for one in file.signatures if one.label_agreement is not None]
+        table.add_row(
+            file.path.name,
+            f"{file.bytes:,}",
+            str(len(file.signatures)),
+            f"{file.max_abs_error:.1e}",
+            f"{min(labels):.1%}" if labels else "",
+        )
     rich.console.Console().print(table)
 
 

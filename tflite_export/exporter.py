@@ -1,43 +1,30 @@
-"""The export of a multi-head model: a checked TFLite file per combination of its tasks."""
+"""The export of a multi-head model: checked TFLite files for the combinations of its tasks."""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tflite_export import manifest, subnetworks, verify
-from tflite_export.converter import Quantization, convert, find_quantization, input_name
+from tflite_export import manifest, model_card, subnetworks, verify
+from tflite_export.converter import convert, input_name
 from tflite_export.folder import whole_folder
+from tflite_export.packing import pack
+from tflite_export.quantization import Quantization, find_quantization
+from tflite_export.records import ExportedFile, record
+from tflite_export.samples import representative_inputs, trial_inputs
+from tflite_export.tuning import TUNINGS, candidates, equivalent
 
 if TYPE_CHECKING:
     import keras
 
+    from tfmot_pam.graph.network import Network
 
-@dataclasses.dataclass(frozen=True)
-class ExportedFile:
-    """One exported TFLite file.
-
-    Attributes:
-        tasks: The tasks it computes, in model order: the names of its outputs.
-        path: Where it is.
-        bytes: Its size.
-        max_abs_error: Largest absolute difference of its outputs from Keras, over the inputs it
-            was checked on.
-        signature: Name of the signature to run.
-        quantization: How its numbers are stored: `"none"` or `"dynamic"`.
-    """
-
-    tasks: tuple[str, ...]
-    path: pathlib.Path
-    bytes: int
-    max_abs_error: float
-    signature: str
-    quantization: str
+ONE_FILE = "all_combinations"
+MODES = ("both", "files", "signatures")
 
 
 def export(
@@ -45,45 +32,68 @@ def export(
     directory: str | pathlib.Path,
     *,
     combinations: str | Iterable[str | Iterable[str]] = "all",
+    mode: str = "both",
     quantization: str = "none",
+    representative_data: Any = None,
+    integer_io: bool = False,
+    tune: str = "none",
     samples: Any = None,
+    accuracy: Mapping[str, float] | None = None,
     overwrite: bool = False,
     verbose: int = 1,
     seed: int = 0,
 ) -> tuple[ExportedFile, ...]:
-    """Writes one TFLite file per combination of tasks, each run and compared with Keras.
+    """Writes TFLite files for the combinations of tasks, each run and compared with Keras.
 
-    Use it once a model is trained. Every file holds the network of its combination and nothing
-    else, for one sample at a time, in TFLite's built-in operations. Its input has the name of the
-    model's InputLayer and its outputs have the names of the tasks. `manifest.json` beside the
-    files lists tasks, tensors, sizes, hashes and errors. The folder appears when everything in it
-    is finished and checked; when anything fails, nothing is left behind and an old folder stays.
+    Use it once a model is trained. A signature is the network of one combination and nothing
+    else, for one sample at a time, in TFLite's built-in operations. It is named after its tasks;
+    its input has the name of the model's InputLayer and its outputs have the names of the tasks.
+    `manifest.json` beside the files lists signatures, tensors, sizes, hashes and errors, and
+    `README.md` says how to run them on a device. The folder appears when everything in it is
+    finished and checked; when anything fails or the process is killed, an old folder stays.
 
     Args:
         model: A functional or sequential Keras 3 model with one input and a dict of outputs keyed
             by task, as `tfmot_pam.merge` returns it; or with a single output, which is then a
             task with the name of the output layer.
         directory: The folder to write. It must not exist, or be empty.
-        combinations: `"all"` (for T tasks, 2^T - 1 files), or a list of combinations: sequences
-            of task names, or strings such as `"digit"` and `"digit+speaker"`.
-        quantization: `"none"` (float32; outputs within 1e-4 of Keras, absolute up to outputs of
-            size 1 and relative beyond) or `"dynamic"` (8-bit weights, about a quarter of the
-            size; the root mean square of the difference within 10 % of the outputs').
+        combinations: `"all"` (for T tasks, 2^T - 1), or a list of combinations: sequences of task
+            names, or strings such as `"digit"` and `"digit+speaker"`.
+        mode: `"files"` (a file per combination), `"signatures"` (one file,
+            `all_combinations.tflite`, with a signature per combination and the weights stored
+            once), or `"both"`. Of a single combination there is a file of its own in any mode.
+        quantization: `"none"` (float32), `"float16"` (weights; half the size), `"dynamic"` (8-bit
+            weights, activations quantised on the fly; a quarter of the size), `"int8"`
+            (everything in 8 bits) or `"int16x8"` (activations in 16, weights in 8 bits). A file
+            beyond its quantization's tolerance is an error: 1e-4 for none (absolute up to outputs
+            of size 1, relative beyond); for the root mean square of the difference relative to
+            the outputs' 0.01, 0.1, 0.2 and 0.1.
+        representative_data: Inputs of shape `(n, ...)` from the training split, without labels,
+            from which `"int8"` and `"int16x8"` take the ranges of the activations: at least 16,
+            better 100 or more; at most 256 of them, evenly spaced, are used.
+        integer_io: Whether inputs and outputs of `"int8"` and `"int16x8"` files are 8-bit and
+            16-bit integers; scales and zero points are in the manifest.
+        tune: How the groups of each layer are computed in the files of single combinations:
+            `"none"`: as they are, as in the file of all combinations, which shares their weights;
+            `"estimate"`: fused into one layer where a rule of thumb says that this is faster;
+            `"measure"`: where it is faster on this machine. Outputs change by at most 1e-5.
         samples: Real inputs to check the files on, of shape `(n, ...)`, without labels; at most
-            256 of them, evenly spaced, are used. Without them, 16 random inputs are.
+            256 of them are used. Without them the representative data are used, or else 16
+            random inputs.
+        accuracy: Accuracy by task as measured elsewhere, for the manifest and the model card.
         overwrite: Whether to replace the folder of an earlier export. A folder that holds other
             files is refused all the same.
         verbose: 1 shows a progress bar, 0 nothing.
         seed: Seed of the random inputs.
 
     Returns:
-        One record per file, in the order of the combinations.
+        One record per file, in the order of the combinations; the file of all of them is last.
 
     Raises:
-        TypeError: `model`, `combinations` or `samples` has a wrong type.
-        ValueError: The model cannot be exported; a combination, the quantization or the shape of
-            `samples` is wrong; the directory is taken or cannot be written; TFLite lacks an
-            operation; or a file disagrees with Keras.
+        TypeError: `model`, `combinations` or the samples have a wrong type.
+        ValueError: The model cannot be exported; a combination, the mode, the quantization or the
+            shape or number of the samples is wrong; the directory is taken or cannot be written;
+            TFLite lacks an operation; a head is untrained; or a file disagrees with Keras.
 
     Example:
     >>> import keras, tflite_export
@@ -92,64 +102,158 @@ def export(
     >>> heads = {task: keras.layers.Dense(4)(features) for task in ("digit", "speaker")}
     >>> files = tflite_export.export(keras.Model(image, heads), "out")  # doctest: +SKIP
     >>> [file.path.name for file in files]  # doctest: +SKIP
-    ['digit.tflite', 'speaker.tflite', 'digit+speaker.tflite']
+    ['digit.tflite', 'speaker.tflite', 'digit+speaker.tflite', 'all_combinations.tflite']
     """
+    scheme = find_quantization(quantization)
+    _check_options(mode, quantization, scheme, integer_io, tune)
+    model = subnetworks.exportable(model)
+    chosen = subnetworks.signature_names(subnetworks.choose_combinations(model, combinations))
+    calibration = None
+    if scheme.calibrated:
+        calibration = representative_inputs(model, representative_data)
+    samples = representative_data if samples is None else samples
+    trial = trial_inputs(model, samples, seed)
+    expected = subnetworks.keras_outputs(model, trial)
+    subnetworks.check_heads(model, trial, expected)
+    checks = _Checks(scheme, {input_name(model): trial}, expected)
+    source = f"random, seed {seed}" if samples is None else "given"
+    about = {
+        "tasks": list(model.output),
+        "mode": mode,
+        "quantization": quantization,
+        "tune": tune,
+        "checked_on": {"inputs": source, "number": len(trial)},
+        "calibrated_on": None if calibration is None else len(calibration),
+        "accuracy": _checked_accuracy(accuracy, list(expected)),
+    }
+    options = {
+        "quantization": scheme,
+        "calibration": calibration,
+        "integer_io": integer_io,
+        "sparse": scheme.sparse and subnetworks.is_sparse(model),
+    }
+    with whole_folder(directory, overwrite) as folder:
+        contents = _convert_all(subnetworks.views(model, chosen), verbose, options)
+        choose = None if mode == "signatures" else TUNINGS[tune]
+        alone = _tune_all(model, chosen, choose, contents, checks, options)
+        costs = subnetworks.costs(model, chosen)
+        entries = []
+        for name, signatures in _layout(chosen, mode).items():
+            of_file = contents if len(signatures) > 1 else alone
+            entries.append(_write_file(folder / name, signatures, of_file, checks, costs))
+        about.update(files=entries, other_files=[model_card.FILE_NAME])
+        model_card.write(folder, manifest.write(folder, about))
+    return tuple(record(pathlib.Path(directory), entry, quantization) for entry in entries)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Checks:
+    """What every signature is held against: inputs by name, Keras's outputs by task."""
+
+    scheme: Quantization
+    inputs: Mapping[str, np.ndarray]
+    expected: Mapping[str, np.ndarray]
+
+    def agreement(
+        self, path: pathlib.Path, signature: str, tasks: Sequence[str]
+    ) -> dict[str, verify.Agreement]:
+        actual = verify.run_file(path, self.inputs, signature)
+        expected = {task: self.expected[task] for task in tasks}
+        measure, tolerance = self.scheme.measure, self.scheme.tolerance
+        return verify.check_outputs(path.name, actual, expected, measure, tolerance)
+
+
+def _layout(chosen: Mapping[str, Sequence[str]], mode: str) -> dict[str, dict[str, Sequence[str]]]:
+    """Tasks by signature, by name of the file."""
+    alone = {f"{name}.tflite": {name: tasks} for name, tasks in chosen.items()}
+    if mode == "files" or len(chosen) == 1:
+        return alone
+    # No combination's name ends with "+": a task called "all_combinations" has its own file.
+    together = f"{ONE_FILE}+" if ONE_FILE in chosen else ONE_FILE
+    return {**(alone if mode == "both" else {}), f"{together}.tflite": dict(chosen)}
+
+
+def _convert_all(
+    networks: Mapping[str, keras.Model], verbose: int, options: Mapping[str, Any]
+) -> dict[str, bytes]:
     import keras
 
-    scheme = find_quantization(quantization)
-    model = subnetworks.exportable(model)
-    chosen = subnetworks.choose_combinations(model, combinations)
-    inputs = subnetworks.trial_inputs(model, samples, seed)
-    entries = []
-    with whole_folder(directory, overwrite) as folder:
-        progress = keras.utils.Progbar(len(chosen), verbose=verbose, unit_name="file")
-        for count, tasks in enumerate(chosen, start=1):
-            entries.append(_write_file(model, tasks, folder / _file_name(tasks), scheme, inputs))
-            progress.update(count)
-        source = f"random, seed {seed}" if samples is None else "given"
-        checked_on = {"inputs": source, "number": len(inputs)}
-        manifest.write(folder, entries, quantization, checked_on)
-    return tuple(_record(pathlib.Path(directory), entry, quantization) for entry in entries)
+    progress = keras.utils.Progbar(len(networks), verbose=verbose, unit_name="combination")
+    contents = {}
+    for count, (name, network) in enumerate(networks.items(), start=1):
+        try:
+            contents[name] = convert(network, name, **options)
+        except ValueError as error:
+            raise ValueError(f"{name}.tflite cannot be made. {error}") from error
+        progress.update(count)
+    return contents
+
+
+def _tune_all(
+    model: keras.Model,
+    chosen: Mapping[str, Sequence[str]],
+    choose: Callable[..., Network] | None,
+    contents: Mapping[str, bytes],
+    checks: _Checks,
+    options: Mapping[str, Any],
+) -> Mapping[str, bytes]:
+    """Returns `contents` with the files of tuned networks where that changes something."""
+    if choose is None:
+        return contents
+    from tfmot_pam.graph.emitter import emit
+    from tfmot_pam.graph.reader import read
+    from tfmot_pam.graph.selection import select
+
+    (inputs,) = checks.inputs.values()
+    network, tuned = read(model), dict(contents)
+    for name, tasks in chosen.items():
+        selected = select(network, tasks).replace(name="network")
+
+        def file_of(one: Network, name: str = name) -> bytes:
+            return convert(emit(one, wrap=False), name, **options)
+
+        best = choose(candidates(selected), file_of)
+        if best is not selected and equivalent(emit(best), inputs, checks.expected):
+            tuned[name] = file_of(best)
+    return tuned
 
 
 def _write_file(
-    model: keras.Model,
-    tasks: Sequence[str],
     path: pathlib.Path,
-    scheme: Quantization,
-    inputs: np.ndarray,
+    signatures: Mapping[str, Sequence[str]],
+    contents: Mapping[str, bytes],
+    checks: _Checks,
+    costs: Mapping[str, Mapping[str, int]],
 ) -> dict[str, Any]:
-    """Converts one combination, runs the file against Keras and returns its manifest entry."""
-    import tfmot_pam
-
-    all_tasks = len(tasks) == len(model.output)
-    network = model if all_tasks else tfmot_pam.select_tasks(model, tasks)
-    expected = subnetworks.keras_outputs(network, inputs)
-    try:
-        path.write_bytes(convert(network, scheme))
-    except ValueError as error:
-        raise ValueError(f"{path.name} cannot be made. {error}") from error
-    actual = verify.run_file(path, {input_name(network): inputs})
-    errors = verify.check_outputs(path.name, actual, expected, scheme.measure, scheme.tolerance)
-    return manifest.file_entry(path, tasks, verify.SIGNATURE, errors)
+    """Writes a file of the given signatures, runs it and returns its manifest entry."""
+    path.write_bytes(pack([contents[name] for name in signatures]))
+    agreements = {name: checks.agreement(path, name, tasks) for name, tasks in signatures.items()}
+    return manifest.file_entry(path, signatures, agreements, costs)
 
 
-def _file_name(tasks: Sequence[str]) -> str:
-    """Joins the tasks with "+"; what a file system or the "+" forbids becomes %XX."""
-    names = [re.sub(r'[\x00-\x1f/\\:*?"<>|%+]', _percent, task) for task in tasks]
-    return "+".join(names) + ".tflite"
+def _check_options(
+    mode: str, quantization: str, scheme: Quantization, integer_io: bool, tune: str
+) -> None:
+    if mode not in MODES:
+        raise ValueError(f"Unknown mode. Received: {mode!r}. Expected one of: {list(MODES)}.")
+    if tune not in TUNINGS:
+        raise ValueError(f"Unknown tuning. Received: {tune!r}. Expected one of: {list(TUNINGS)}.")
+    if integer_io and scheme.integers is None:
+        raise ValueError(
+            f"`integer_io` needs quantization='int8' or 'int16x8'. Received: {quantization!r}, "
+            "whose inputs and outputs are floating-point numbers."
+        )
 
 
-def _percent(match: re.Match[str]) -> str:
-    return f"%{ord(match[0]):02X}"
-
-
-def _record(directory: pathlib.Path, entry: dict[str, Any], quantization: str) -> ExportedFile:
-    return ExportedFile(
-        tasks=tuple(entry["tasks"]),
-        path=directory / entry["file"],
-        bytes=entry["bytes"],
-        max_abs_error=max(entry["max_abs_error"].values()),
-        signature=entry["signature"],
-        quantization=quantization,
-    )
+def _checked_accuracy(
+    accuracy: Mapping[str, float] | None, tasks: Sequence[str]
+) -> dict[str, float] | None:
+    if accuracy is None:
+        return None
+    unknown = [task for task in accuracy if task not in tasks]
+    if unknown:
+        raise ValueError(
+            f"`accuracy` must be keyed by tasks of the model. Received: {unknown}. "
+            f"The tasks are {list(tasks)}."
+        )
+    return {task: float(value) for task, value in accuracy.items()}

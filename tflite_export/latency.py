@@ -7,6 +7,7 @@ import statistics
 import time
 
 from tflite_export.quiet import quiet_stderr
+from tflite_export.verify import open_file
 
 
 def measure_latency(
@@ -27,7 +28,8 @@ def measure_latency(
         The median time in milliseconds. Inputs are what the allocated tensors hold.
 
     Raises:
-        ValueError: `runs` or `threads` is less than 1.
+        ValueError: `runs` or `threads` is less than 1, or the file has several signatures (see
+            `benchmark`).
 
     Example:
     >>> measure_latency("out/digit.tflite")  # doctest: +SKIP
@@ -35,10 +37,14 @@ def measure_latency(
     """
     if runs < 1 or threads < 1:
         raise ValueError(f"Received runs={runs}, threads={threads}; both must be at least 1.")
-    from ai_edge_litert.interpreter import Interpreter
-
+    interpreter = open_file(path, threads)
+    signatures = list(interpreter.get_signature_list())
+    if len(signatures) > 1:
+        raise ValueError(
+            f"'{path}' has the signatures {signatures}; expected a file with one. Measure it with "
+            "tflite_export.benchmark."
+        )
     with quiet_stderr():
-        interpreter = Interpreter(model_path=str(path), num_threads=threads)
         interpreter.allocate_tensors()
         for _ in range(warmup):
             interpreter.invoke()

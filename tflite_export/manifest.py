@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -12,58 +13,82 @@ from typing import Any
 from tflite_export import verify
 
 FILE_NAME = "manifest.json"
+SCHEMA_VERSION = 1
 
 
 def file_entry(
-    path: pathlib.Path, tasks: Sequence[str], signature: str, errors: Mapping[str, float]
+    path: pathlib.Path,
+    tasks: Mapping[str, Sequence[str]],
+    agreements: Mapping[str, Mapping[str, verify.Agreement]],
+    costs: Mapping[str, Mapping[str, int]],
 ) -> dict[str, Any]:
     """Describes one exported file.
 
     Args:
         path: The `.tflite` file.
-        tasks: The tasks it computes, in model order.
-        signature: Name of its signature.
-        errors: Largest absolute difference from Keras, by task.
+        tasks: The tasks of each of its signatures, in model order.
+        agreements: By signature and task, how far the file is from Keras.
+        costs: By signature, `macs` and `parameters`.
 
     Returns:
-        Tasks, signature, tensors (name, shape, dtype), size, hash and errors, ready for JSON.
+        Name, size, hash and signatures, ready for JSON (see docs/deployment.md).
     """
-    tensors = verify.describe_file(path, signature)
+    tensors = verify.describe_file(path)
     content = path.read_bytes()
     return {
         "file": path.name,
-        "tasks": list(tasks),
-        "signature": signature,
-        "inputs": tensors["inputs"],
-        "outputs": {task: tensors["outputs"][task] for task in tasks},
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
-        "max_abs_error": dict(errors),
+        "signatures": [
+            {
+                "name": name,
+                "tasks": list(of_signature),
+                "inputs": tensors[name]["inputs"],
+                "outputs": {task: tensors[name]["outputs"][task] for task in of_signature},
+                "agreement": {
+                    task: dataclasses.asdict(agreements[name][task]) for task in of_signature
+                },
+                **costs[name],
+            }
+            for name, of_signature in tasks.items()
+        ],
     }
 
 
-def write(
-    folder: pathlib.Path,
-    files: Sequence[Mapping[str, Any]],
-    quantization: str,
-    checked_on: Mapping[str, Any],
-) -> None:
-    """Writes the manifest of `files` into `folder`.
+def write(folder: pathlib.Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a manifest into `folder`, and returns it.
 
     Args:
         folder: The folder that holds the files.
-        files: One `file_entry` per file.
-        quantization: Name of the quantization of all of them.
-        checked_on: The inputs the files were compared on.
+        content: The entries besides the schema's and the packages' versions.
     """
-    content = {
-        "files": list(files),
-        "quantization": quantization,
-        "checked_on": dict(checked_on),
-        "versions": _versions(),
-    }
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    manifest = {"schema_version": SCHEMA_VERSION, **content, "versions": _versions()}
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (folder / FILE_NAME).write_text(text, encoding="utf-8")
+    return manifest
+
+
+def read(folder: str | pathlib.Path) -> dict[str, Any]:
+    """Reads the manifest of an exported folder.
+
+    Raises:
+        ValueError: There is none, or it is of another schema.
+    """
+    path = pathlib.Path(folder, FILE_NAME)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["schema_version"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"'{folder}' holds no readable {FILE_NAME} ({error}). Pass a folder that "
+            "tflite_export.export wrote."
+        ) from error
+    if version != SCHEMA_VERSION:
+        raise ValueError(
+            f"'{path}' has the schema version {version!r}; expected {SCHEMA_VERSION}. Export the "
+            "model again."
+        )
+    return content
 
 
 def listed_names(folder: pathlib.Path) -> set[str]:
@@ -73,8 +98,9 @@ def listed_names(folder: pathlib.Path) -> set[str]:
     """
     try:
         content = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        return {FILE_NAME} | {entry["file"] for entry in content["files"]}
-    except (OSError, ValueError, LookupError, TypeError):
+        others = content.get("other_files", [])
+        return {FILE_NAME, *others} | {entry["file"] for entry in content["files"]}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return set()
 
 

@@ -1,9 +1,10 @@
-"""What is exported: the networks of the chosen combinations, and inputs to try them on."""
+"""What is exported: the networks of the chosen combinations, and what they compute in Keras."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,6 @@ from tflite_export.converter import input_name
 if TYPE_CHECKING:
     import keras
 
-_RANDOM_SAMPLES = 16
-_MOST_SAMPLES = 256
 _KERAS_BATCH = 32
 _SIGNATURE_NAME = r"[A-Za-z0-9.][A-Za-z0-9_.-]*"
 
@@ -91,41 +90,41 @@ def choose_combinations(
     return list(dict.fromkeys(chosen))
 
 
-def trial_inputs(model: keras.Model, samples: Any, seed: int) -> np.ndarray:
-    """Returns the inputs that the files are run on.
+def signature_names(combinations: Sequence[Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Names each combination's signature, and file: its tasks joined with "+".
+
+    What a file system or the "+" forbids within a task's name becomes %XX.
+
+    Args:
+        combinations: Tuples of task names.
+
+    Returns:
+        Combinations by name, in the same order.
+
+    Example:
+    >>> signature_names([("digit",), ("digit", "edge/map")])
+    {'digit': ('digit',), 'digit+edge%2Fmap': ('digit', 'edge/map')}
+    """
+    return {"+".join(map(_file_safe, tasks)): tuple(tasks) for tasks in combinations}
+
+
+def views(model: keras.Model, combinations: Mapping[str, Sequence[str]]) -> dict[str, keras.Model]:
+    """Returns the networks of combinations, which share the layers and weights of `model`.
+
+    All have the same name, so that equal operations of different networks have equal names too.
 
     Args:
         model: A model that `exportable` returned.
-        samples: Real inputs of shape `(n, ...)`, of which at most 256, evenly spaced, are taken;
-            or None for 16 random ones: standard normal numbers, for integer inputs 0 and 1.
-        seed: Seed of the random inputs.
-
-    Raises:
-        TypeError: `samples` has another kind of numbers than the model's input.
-        ValueError: `samples` is empty, has another shape, or holds NaN or infinity.
+        combinations: Tasks by name of the network.
     """
-    shape, dtype = tuple(model.inputs[0].shape[1:]), np.dtype(model.inputs[0].dtype)
-    if samples is None:
-        random = np.random.default_rng(seed)
-        size = (_RANDOM_SAMPLES, *shape)
-        if np.issubdtype(dtype, np.floating):
-            return random.standard_normal(size).astype(dtype)
-        return random.integers(0, 2, size).astype(dtype)
-    given = np.asarray(samples)
-    if given.ndim == 0 or given.shape[1:] != shape or not len(given):
-        raise ValueError(
-            f"`samples` must be an array of shape (n, {str(shape)[1:-1].rstrip(',')}) with n >= 1. "
-            f"Received: shape {given.shape}. Pass inputs as the model takes them."
+    import keras
+
+    return {
+        name: keras.Model(
+            model.inputs[0], {task: model.output[task] for task in tasks}, name="network"
         )
-    if not np.can_cast(given.dtype, dtype, "same_kind"):
-        raise TypeError(
-            f"`samples` must be numbers that fit the model's input of type {dtype}. "
-            f"Received: {given.dtype}. Convert them first."
-        )
-    if not np.isfinite(given).all():
-        raise ValueError("`samples` must be finite. Received: NaN or infinity. Clean them first.")
-    positions = np.linspace(0, len(given) - 1, min(len(given), _MOST_SAMPLES)).round().astype(int)
-    return given[positions].astype(dtype)
+        for name, tasks in combinations.items()
+    }
 
 
 def keras_outputs(network: keras.Model, inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -158,6 +157,67 @@ def keras_outputs(network: keras.Model, inputs: np.ndarray) -> dict[str, np.ndar
     return outputs
 
 
+def costs(
+    model: keras.Model, combinations: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, int]]:
+    """Counts `macs` and `parameters` of combinations.
+
+    Args:
+        model: A model that `exportable` returned.
+        combinations: Tasks by name of the combination.
+    """
+    from tfmot_pam.graph.cost import network_cost
+    from tfmot_pam.graph.reader import read
+    from tfmot_pam.graph.selection import select
+
+    network = read(model)
+    counted = {name: network_cost(select(network, tasks)) for name, tasks in combinations.items()}
+    return {name: {"macs": c.macs, "parameters": c.parameters} for name, c in counted.items()}
+
+
+def is_sparse(model: keras.Model) -> bool:
+    """Tells whether at least half of the model's kernel entries are zero."""
+    kernels = [v.numpy() for v in model.trainable_weights if v.name.endswith("kernel")]
+    entries = sum(kernel.size for kernel in kernels)
+    return sum(np.count_nonzero(kernel) for kernel in kernels) <= entries / 2 < entries
+
+
+def check_heads(model: keras.Model, inputs: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
+    """Finds heads that cannot have been trained.
+
+    Args:
+        model: A model that `exportable` returned.
+        inputs: Inputs of shape `(n, ...)`.
+        outputs: The model's outputs for them, by task.
+
+    Raises:
+        ValueError: A task's output is the same for all inputs.
+
+    Warns:
+        UserWarning: The bias of a task's last layer is zero throughout, as when it was made.
+    """
+    for task, values in outputs.items():
+        if (inputs != inputs[:1]).any() and np.ptp(values, axis=0).max() == 0:
+            raise ValueError(
+                f"The output for '{task}' is the same for all {len(values)} inputs, so its head "
+                "has not been trained, or has died. Train the model first."
+            )
+    from tfmot_pam.graph.reader import read
+
+    network = read(model)
+    for task, tensor in network.outputs.items():
+        node = network.node(tensor.node)
+        while not network.layer_of(node).weights and len(node.inputs) == 1:
+            node = network.node(node.inputs[0].node)
+        bias = network.layer_of(node).weights.get("bias")
+        if bias is not None and not bias.any():
+            warnings.warn(
+                f"The bias of '{node.layer}', the last layer of task '{task}', is zero "
+                "throughout. It looks as if this head has not been trained.",
+                stacklevel=3,
+            )
+
+
 def _check_input(model: keras.Model) -> None:
     shape = tuple(model.inputs[0].shape)
     if None in shape[1:]:
@@ -187,6 +247,10 @@ def _outputs_by_task(model: keras.Model) -> dict[str, Any]:
         f"outputs in a {type(model.output).__name__}. Build the model as keras.Model(inputs, "
         "{'task': output, ...})."
     )
+
+
+def _file_safe(task: str) -> str:
+    return re.sub(r'[\x00-\x1f/\\:*?"<>|%+]', lambda found: f"%{ord(found[0]):02X}", task)
 
 
 def _one_combination(known: Sequence[str], combination: Any) -> tuple[str, ...]:

@@ -1,0 +1,259 @@
+"""Sizes, errors, accuracy and latencies of exported networks: every mode and quantisation.
+
+One command, from the repository's root:
+
+    python -m benchmarks.deployment_benchmark
+
+Trains the demo's spoken-digit networks (digit and speaker; and a third one for odd or even),
+merges two and three of them, fine-tunes, exports each in every quantisation together with the
+networks alone in the same quantisation, and measures all of it in one run per quantisation. A
+second part measures larger networks of random weights (latency does not depend on them), float32,
+the files of single combinations tuned by measurement, against the networks alone. Writes
+benchmarks/results/deployment_*.json and .md, and the tables of docs/deployment.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+import tempfile
+from typing import Any
+
+import keras
+import numpy as np
+from absl import app, flags
+from keras import layers
+
+import tflite_export
+import tfmot_pam
+from benchmarks import results_io
+from examples import spoken_digits as demo
+from tflite_export import verify
+from tflite_export.quantization import QUANTIZATIONS
+
+_TRAINING = flags.DEFINE_integer("training_epochs", 12, "Epochs of training per network.")
+_TUNING = flags.DEFINE_integer("tuning_epochs", 3, "Epochs of fine-tuning.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "How often each signature is timed.")
+_RUNS = flags.DEFINE_integer("runs", 50, "Timed runs per signature and round.")
+_PARTS = flags.DEFINE_list("parts", ["trained", "large"], "Which parts to run.")
+_OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Directory of the results.")
+_DOCS = flags.DEFINE_string("docs", "docs/deployment.md", "The page with the tables; '' for none.")
+
+TASKS = ("digit", "speaker", "parity")
+
+
+def load(split: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The demo's data with a third task: whether the digit is odd."""
+    x, labels = demo.load_data(str(demo.ARCHIVE), split)
+    return x, {**labels, "parity": labels["digit"] % 2}
+
+
+def build_network(task: str, mean: float, std: float) -> keras.Model:
+    """The demo's network with as many classes as the task has."""
+    network = demo.build_network("digit", mean, std)
+    classes = demo.CLASSES.get(task, 2)
+    outputs = layers.Dense(classes, activation="softmax", name=task)(network.layers[-2].output)
+    return keras.Model(network.input, outputs, name=f"{task}_network")
+
+
+def large_network(classes: int) -> keras.Model:
+    """The demo's form at twice the size and twice the width: 41 million MACs."""
+    inputs = x = keras.Input((64, 64, 1), name="image")
+    options = {"padding": "same", "activation": "relu", "bias_initializer": "random_normal"}
+    for index, filters in enumerate((32, 64, 96, 128), start=1):
+        x = layers.Conv2D(filters, 3, name=f"conv{index}", **options)(x)
+        x = layers.MaxPooling2D(name=f"pool{index}")(x)
+    head = layers.Dense(classes, activation="softmax", bias_initializer="random_normal")
+    return keras.Model(inputs, head(layers.GlobalAveragePooling2D()(x)))
+
+
+def export_and_measure(merged: keras.Model, models, folder: pathlib.Path, threads, **options):
+    """Exports a merged model and the networks alone, and measures them in the same run."""
+    alone = {}
+    for task, model in models.items():
+        (file,) = tflite_export.export(model, folder / task, verbose=0, **options)
+        alone[task] = file.path
+    files = tflite_export.export(merged, folder / "merged", verbose=0, **options)
+    measured = tflite_export.benchmark(
+        folder / "merged",
+        alone=alone,
+        threads=threads,
+        rounds=_ROUNDS.value,
+        runs=_RUNS.value,
+        verbose=0,
+    )
+    return files, measured
+
+
+def accuracy_of(file, x: np.ndarray, labels) -> dict[str, float]:
+    """The accuracy of each task as the exported file computes it."""
+    outputs = verify.run_file(file.path, {"spectrogram": x}, file.signature)
+    return {task: demo.accuracy(outputs[task], labels[task]) for task in file.tasks}
+
+
+def trained_rows(name, merged, models, train, test) -> tuple[list[dict], list[dict]]:
+    """One summary per quantisation, and the measurements behind it."""
+    rows, details = [], []
+    for quantization in QUANTIZATIONS:
+        with tempfile.TemporaryDirectory() as folder:
+            files, measured = export_and_measure(
+                merged,
+                models,
+                pathlib.Path(folder),
+                (1, 2),
+                quantization=quantization,
+                representative_data=train[0],
+                samples=test[0],
+            )
+            accuracy = accuracy_of(files[-1], *test)
+            details.append(
+                {
+                    "model": name,
+                    "quantization": quantization,
+                    "files": [_without_folder(dataclasses.asdict(file)) for file in files],
+                    "accuracy": accuracy,
+                    "benchmark": _without_folder(dataclasses.asdict(measured)),
+                }
+            )
+            rows.append(_summary(name, quantization, files, measured, accuracy))
+        print(rows[-1], flush=True)
+    return rows, details
+
+
+def _summary(name, quantization, files, measured, accuracy) -> dict[str, Any]:
+    *own, together = files
+    signatures = [one for file in files for one in file.signatures]
+    largest, in_common = measured.rows[len(own) - 1], measured.rows[-1]
+
+    def per_file(value) -> str:
+        return f"{value(largest)} / {value(in_common)}"
+
+    return {
+        "model": name,
+        "quantization": quantization,
+        "all files, kB": f"{sum(file.bytes for file in own) / 1e3:.0f}",
+        "all tasks' file, kB": f"{own[-1].bytes / 1e3:.0f}",
+        "one file, kB": f"{together.bytes / 1e3:.0f}",
+        "ratio": f"{together.bytes / own[-1].bytes:.3f}",
+        "largest error": f"{max(one.max_abs_error for one in signatures):.1e}",
+        "mean error": f"{max(one.mean_abs_error for one in signatures):.1e}",
+        "same label": f"{min(one.label_agreement for one in signatures):.1%}",
+        "accuracy": " / ".join(f"{100 * value:.1f}" for value in accuracy.values()),
+        "ms, 1 thread": per_file(lambda row: f"{row.latency[0].median_ms:.2f}"),
+        "ms, 2 threads": per_file(lambda row: f"{row.latency[1].median_ms:.2f}"),
+        "memory, MB": per_file(lambda row: f"{row.peak_memory_bytes / 1e6:.1f}"),
+    }
+
+
+def combination_rows(name: str, quantization: str, measured) -> list[dict[str, Any]]:
+    """Every combination against the networks alone."""
+    comparisons = {(c.file, c.signature): c for c in measured.comparisons if c.threads == 1}
+    rows = []
+    for row in measured.rows:
+        compared = comparisons[row.file, row.signature]
+        latency = row.latency[0]
+        rows.append(
+            {
+                "model": name,
+                "quantization": quantization,
+                "file": "one file" if row.file.startswith("all_") else "own, tuned",
+                "combination": row.signature,
+                "MACs": f"{row.macs / 1e6:.2f} M",
+                "ms": f"{latency.lowest_ms:.2f}",
+                "median, highest": f"{latency.median_ms:.2f}, {latency.highest_ms:.2f}",
+                "alone, ms": f"{latency.lowest_ms * compared.speedup:.2f}",
+                "MACs alone / MACs": f"{compared.macs_ratio:.2f}",
+                "ms alone / ms": f"{compared.speedup:.2f}",
+                "realised": f"{compared.realised:.2f}",
+            }
+        )
+    return rows
+
+
+def run_trained() -> tuple[list[dict], list[dict]]:
+    train, test = load("train"), load("test")
+    models = {
+        task: demo.train_network(
+            task, train[0], train[1][task], _TRAINING.value, build=build_network
+        )
+        for task in TASKS
+    }
+    rows, details = [], []
+    for count in (2, 3):
+        chosen = {task: models[task] for task in TASKS[:count]}
+        data = train[0], {task: train[1][task] for task in chosen}
+        merged = tfmot_pam.merge(chosen, data, share=0.5, seed=0, verbose=0)
+        tuned = tfmot_pam.fine_tune(merged, data, chosen, epochs=_TUNING.value, verbose=0)
+        found = trained_rows(f"{count} tasks", tuned, chosen, data, test)
+        rows += found[0]
+        details += found[1]
+    return rows, details
+
+
+def run_large() -> list[dict]:
+    models = {"first": large_network(10), "second": large_network(7)}
+    x = np.random.default_rng(0).normal(size=(64, 64, 64, 1)).astype("float32")
+    rows = []
+    for name, options in {
+        "large, nothing shared": {"method": "separate"},
+        "large, half shared": {"method": "random", "share": 0.5},
+        "large, all shared": {"method": "shared"},
+    }.items():
+        merged = tfmot_pam.merge(models, x, seed=0, verbose=0, **options)
+        with tempfile.TemporaryDirectory() as folder:
+            _, measured = export_and_measure(
+                merged, models, pathlib.Path(folder), (1,), samples=x[:8], tune="measure"
+            )
+        rows += combination_rows(name, "none", measured)
+        print(*rows[-6:], sep="\n", flush=True)
+    return rows
+
+
+def _without_folder(value: Any) -> Any:
+    """Paths without the temporary folder, ready for JSON."""
+    if isinstance(value, dict):
+        return {key: _without_folder(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_folder(entry) for entry in value]
+    if isinstance(value, (str, pathlib.Path)) and str(value).startswith(tempfile.gettempdir()):
+        return "/".join(pathlib.Path(value).parts[-2:])
+    return value
+
+
+def write_into_page(path: pathlib.Path, tables: dict[str, str]) -> None:
+    """Replaces what stands between the page's comments that name the tables."""
+    text = path.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        text = re.sub(
+            f"{marks[0]}.*?{marks[1]}",
+            lambda _, marks=marks, table=table: f"{marks[0]}\n{table}\n{marks[1]}",
+            text,
+            flags=re.DOTALL,
+        )
+    path.write_text(text, encoding="utf-8")
+
+
+def main(argv):
+    del argv
+    keras.utils.set_random_seed(0)
+    tables = {}
+    if "trained" in _PARTS.value:
+        rows, details = run_trained()
+        tables["trained"] = _write("trained", rows, details)
+    if "large" in _PARTS.value:
+        tables["large"] = _write("large", run_large(), [])
+    if _DOCS.value:
+        write_into_page(pathlib.Path(_DOCS.value), tables)
+
+
+def _write(part: str, rows: list[dict], details: list[dict]) -> str:
+    table = results_io.markdown_table(rows)
+    data = {"rows": rows, "details": details}
+    results_io.write(_OUTPUT.value, f"deployment_{part}", f"# Deployment: {part}\n\n{table}", data)
+    return table
+
+
+if __name__ == "__main__":
+    app.run(main)

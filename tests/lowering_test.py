@@ -1,0 +1,218 @@
+"""Tests of lowering: fused groups compute what they computed apart, on many networks."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfmot_pam
+from tests import small_nets
+from tflite_export import lowering, tuning
+from tfmot_pam.graph.cost import network_cost
+from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.reader import read
+from tfmot_pam.graph.selection import select
+
+
+def _normalised(width, position):
+    return [
+        layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{position}"),
+        layers.BatchNormalization(name=f"norm{position}"),
+        layers.ReLU(name=f"relu{position}"),
+    ]
+
+
+def _depthwise(width, position):
+    return [
+        layers.Conv2D(width, 1, name=f"conv{position}", activation="relu"),
+        layers.DepthwiseConv2D(3, padding="same", name=f"depthwise{position}"),
+        layers.BatchNormalization(name=f"norm{position}"),
+        layers.PReLU(shared_axes=(1, 2), name=f"prelu{position}"),
+    ]
+
+
+def _strided(width, position):
+    return [
+        layers.Conv2D(width, 3, strides=2, padding="same", name=f"conv{position}"),
+        layers.LeakyReLU(name=f"relu{position}"),
+        layers.Dropout(0.3, name=f"drop{position}"),
+    ]
+
+
+BLOCKS = {
+    "plain": small_nets.plain_conv,
+    "normalised": _normalised,
+    "depthwise": _depthwise,
+    "strided": _strided,
+}
+
+
+def _apply(stack, x):
+    for layer in stack:
+        x = layer(x)
+    return x
+
+
+def grouped(kind, tasks=("a", "b"), widths=((6, 3, 4, 2), (5, 4, 3, 5), (7, 2, 5, 3))):
+    """A network in groups as `merge` writes it: one that all tasks share, and one per task."""
+    keras.utils.set_random_seed(len(kind))
+    image = keras.Input((8, 8, 1), name="image")
+    block = BLOCKS[kind]
+    groups = ("shared", *tasks)
+    parts = dict.fromkeys(groups, image)
+    for position, sizes in enumerate(widths):
+        reads = dict(parts)
+        if position:
+            reads.update({t: layers.Concatenate()([parts["shared"], parts[t]]) for t in tasks})
+        for group, size in zip(groups, sizes, strict=False):
+            parts[group] = _apply(block(size, f"{position}_{group}"), reads[group])
+    ends = {group: _ending(kind)(part) for group, part in parts.items()}
+    heads = {
+        t: layers.Dense(3, activation="softmax", name=f"head_{t}")(
+            layers.Concatenate()([ends["shared"], ends[t]])
+        )
+        for t in tasks
+    }
+    return small_nets.randomise(keras.Model(image, heads), 1)
+
+
+def _ending(kind):
+    if kind == "plain":
+        return lambda x: layers.Flatten()(layers.MaxPooling2D(2)(x))
+    return lambda x: layers.GlobalAveragePooling2D()(x)
+
+
+def _outputs(network, x):
+    return small_nets.all_outputs(emit(network, wrap=False), x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tasks"), [*((kind, ("a", "b")) for kind in BLOCKS), ("plain", ("a", "b", "c"))]
+)
+def test_every_choice_of_fused_layers_computes_the_same(kind, tasks):
+    model = grouped(kind, tasks)
+    x = small_nets.images(3, seed=5)
+    network = read(model)
+    expected = small_nets.all_outputs(model, x)
+    for combination in (tasks[:1], tasks):
+        selected = select(network, combination)
+        levels = lowering.fusable_levels(selected)
+        assert [len(level) for level in levels] == [1 + len(combination)] * 3
+        for count in range(1, 4):
+            for chosen in itertools.combinations(levels, count):
+                lowered = lowering.fuse(selected, chosen)
+                for task, values in _outputs(lowered, x).items():
+                    np.testing.assert_allclose(values, expected[task], rtol=1e-5, atol=1e-5)
+
+
+def _residual(groups=("shared", "a")):
+    """Groups around a skip connection."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1), name="image")
+    options = {"padding": "same", "activation": "relu", "bias_initializer": "random_normal"}
+    skip = {g: layers.Conv2D(4, 3, name=f"stem_{g}", **options)(image) for g in groups}
+    joined = layers.Concatenate()([skip[g] for g in groups])
+    reads = dict.fromkeys(groups, joined) | {"shared": skip["shared"]}
+    deep = {g: layers.Conv2D(4, 3, name=f"deep_{g}", **options)(reads[g]) for g in groups}
+    added = [layers.Add()([skip[g], deep[g]]) for g in groups]
+    pooled = layers.GlobalAveragePooling2D()(layers.Concatenate()(added))
+    return keras.Model(image, {"a": layers.Dense(3)(pooled)})
+
+
+def test_skip_connections_are_fused_from_end_to_end_or_not_at_all():
+    model = _residual()
+    x = small_nets.images(3)
+    network = read(model)
+    stem, deep = lowering.fusable_levels(network)
+    lowered = lowering.fuse(network, [stem, deep])
+    assert [lowered.layer_of(node).kind for node in lowered.nodes].count("Add") == 1
+    expected = small_nets.all_outputs(model, x)["a"]
+    np.testing.assert_allclose(_outputs(lowered, x)["a"], expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(lowering.CannotFuseError, match="'add.*' combines differently ordered"):
+        lowering.fuse(network, [stem])
+
+
+def test_everything_fused_is_the_network_without_groups():
+    selected = select(read(grouped("normalised")), ["a"])
+    lowered = lowering.fuse(selected, lowering.fusable_levels(selected))
+    kinds = [lowered.layer_of(node).kind for node in lowered.nodes]
+    assert kinds == [
+        "InputLayer",
+        *["Conv2D", "BatchNormalization", "ReLU"] * 3,
+        "GlobalAveragePooling2D",
+        "Dense",
+    ]
+    assert lowering.fusable_levels(lowered) == []
+
+
+def test_zeros_cost_what_they_cost():
+    selected = select(read(grouped("plain")), ["a", "b"])
+    levels = lowering.fusable_levels(selected)
+    before, after = network_cost(selected).macs, network_cost(lowering.fuse(selected, levels)).macs
+    assert after > before
+    assert lowering.fuse(selected, []).outputs.keys() == selected.outputs.keys()
+    assert network_cost(lowering.fuse(selected, [])).macs == before
+
+
+def test_the_network_given_is_not_changed():
+    selected = select(read(grouped("plain")), ["a"])
+    names = [node.name for node in selected.nodes]
+    kernels = {name: layer.weights.get("kernel") for name, layer in selected.layers.items()}
+    copies = {name: None if kernel is None else kernel.copy() for name, kernel in kernels.items()}
+    lowering.fuse(selected, lowering.fusable_levels(selected))
+    assert [node.name for node in selected.nodes] == names
+    for name, kernel in kernels.items():
+        if kernel is not None:
+            np.testing.assert_array_equal(kernel, copies[name])
+
+
+def _two_branches(merge_of_branches, activation="relu"):
+    image = keras.Input((6, 6, 2), name="image")
+    options = {"padding": "same", "activation": activation, "bias_initializer": "ones"}
+    one, other = layers.Conv2D(4, 3, **options)(image), layers.Conv2D(4, 3, **options)(image)
+    joined = merge_of_branches([one, other])
+    return read(keras.Model(image, {"edges": layers.Conv2D(2, 1)(joined)}))
+
+
+def test_layers_that_are_no_groups_are_left_alone():
+    softmax = _two_branches(layers.Concatenate(), activation="softmax")
+    assert lowering.fusable_levels(softmax) == []
+    image = keras.Input((6,), name="image")
+    heads = {task: layers.Dense(3)(image) for task in ("a", "b")}
+    assert lowering.fusable_levels(read(keras.Model(image, heads))) == []
+
+
+@pytest.mark.parametrize("join", [layers.Add(), layers.Multiply(), layers.Concatenate(axis=1)])
+def test_what_would_need_the_groups_apart_is_refused(join):
+    network = _two_branches(join)
+    (level,) = lowering.fusable_levels(network)
+    with pytest.raises(lowering.CannotFuseError, match=r"apart|differently"):
+        lowering.fuse(network, [level])
+
+
+def test_layer_called_twice_stays_as_it_is():
+    image = keras.Input((6, 6, 2), name="image")
+    shared = layers.Conv2D(2, 3, padding="same", activation="relu")
+    network = read(keras.Model(image, {"a": layers.Conv2D(1, 1)(shared(shared(image)))}))
+    assert lowering.fusable_levels(network) == []
+    assert len(lowering.fuse(network, []).nodes) == len(network.nodes)
+
+
+@pytest.mark.slow
+def test_two_mobilenets_side_by_side():
+    def network(seed, classes):
+        keras.utils.set_random_seed(seed)
+        model = keras.applications.MobileNetV2((32, 32, 3), 0.35, weights=None, classes=classes)
+        return small_nets.randomise(model, seed)
+
+    models = {"a": network(0, 5), "b": network(1, 4)}
+    x = np.random.default_rng(0).normal(size=(32, 32, 32, 3)).astype("float32")
+    merged = tfmot_pam.merge(models, x, method="separate", verbose=0)
+    expected = small_nets.all_outputs(merged, x[:4])
+    found = tuning.candidates(read(merged))
+    assert len(found) > 3
+    for lowered in found:
+        for task, values in _outputs(lowered, x[:4]).items():
+            np.testing.assert_allclose(values, expected[task], rtol=1e-5, atol=1e-5)

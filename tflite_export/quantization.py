@@ -1,0 +1,94 @@
+"""How a file stores its numbers: the table of quantisations, with their tolerances."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tflite_export.verify import largest_error, rms_error
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantization:
+    """How a file stores its numbers, and how far its outputs may then be from Keras.
+
+    Attributes:
+        configure: Sets the options of a `tf.lite.TFLiteConverter`.
+        measure: Error of one output against Keras.
+        tolerance: The largest error that is still agreement.
+        calibrated: Whether the ranges of activations come from representative data.
+        integers: NumPy type of the inputs and outputs where they are integers on request; None
+            where they are always floating-point numbers.
+        sparse: Whether kernels with many zeros may be stored without them.
+    """
+
+    configure: Callable[[Any], None]
+    measure: Callable[[np.ndarray, np.ndarray], float]
+    tolerance: float
+    calibrated: bool = False
+    integers: str | None = None
+    sparse: bool = False
+
+
+def _float32(converter: Any) -> None:
+    converter.optimizations = []
+
+
+def _float16(converter: Any) -> None:
+    import tensorflow as tf
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_types = [tf.float16]
+
+
+def _dynamic(converter: Any) -> None:
+    import tensorflow as tf
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+
+
+def _int8(converter: Any) -> None:
+    import tensorflow as tf
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+
+
+def _int16x8(converter: Any) -> None:
+    import tensorflow as tf
+
+    operations = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_ops = [operations]
+
+
+# Rounding weights and activations to 8 bits costs about 1.2 % of a layer's output (root mean
+# square: a step of range / 255 has the standard deviation range / 883, and a range is six to ten
+# standard deviations). Independent errors add in squares: 0.1 is what 70 layers add up to. With
+# ranges fixed beforehand, values beyond them are cut off besides, and what is computed between
+# the layers is rounded too: 0.2. Outputs that are swapped or scrambled are off by 1 or more.
+# Half precision rounds weights by at most 2^-11 of their size, 0.02 % (root mean square); 16-bit
+# activations leave the error of 8-bit weights, which are the finer half of the 1.2 %.
+QUANTIZATIONS: dict[str, Quantization] = {
+    "none": Quantization(_float32, largest_error, 1e-4, sparse=True),
+    "float16": Quantization(_float16, rms_error, 0.01, sparse=True),
+    "dynamic": Quantization(_dynamic, rms_error, 0.1),
+    "int8": Quantization(_int8, rms_error, 0.2, calibrated=True, integers="int8"),
+    "int16x8": Quantization(_int16x8, rms_error, 0.1, calibrated=True, integers="int16"),
+}
+
+
+def find_quantization(name: str) -> Quantization:
+    """Returns the quantization of that name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in QUANTIZATIONS:
+        raise ValueError(
+            f"Unknown quantization. Received: {name!r}. Expected one of: {list(QUANTIZATIONS)}."
+        )
+    return QUANTIZATIONS[name]
