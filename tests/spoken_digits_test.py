@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 def output(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("demo") / "out"
     program = [sys.executable, "-m", "examples.spoken_digits"]
-    options = [f"--output_dir={folder}", "--epochs=5", "--fine_tune_epochs=1"]
+    options = [f"--output_dir={folder}", "--epochs=6", "--target=0.7"]
     subprocess.run([*program, *options], check=True, cwd=ROOT, capture_output=True, text=True)
     return folder
 
@@ -32,12 +32,12 @@ def test_every_combination_is_reported_and_exported(output):
     for row in report["rows"]:
         assert (output / "tflite" / f"{'+'.join(row['tasks'])}.tflite").stat().st_size > 10_000
         for task, reached in row["accuracy"].items():
-            assert reached >= row["original_accuracy"][task] - 0.03
+            assert reached >= row["original_accuracy"][task] - 0.04
     assert (output / "groups.png").stat().st_size > 10_000
 
 
 def test_model_and_plan_can_be_read_again(output):
-    model = keras.models.load_model(output / "merged.keras")
+    model = keras.models.load_model(output / "compressed" / "model.keras")
     plan = tfmot_pam.MergePlan.load(output / "plan.json")
     assert tuple(model.output) == plan.tasks == tuple(spoken_digits.CLASSES)
     assert plan.shared == pytest.approx(0.5, abs=0.02)
@@ -50,14 +50,12 @@ def test_merging_keeps_the_accuracy_before_any_training():
     models, alone = {}, {}
     for task in spoken_digits.CLASSES:
         models[task] = spoken_digits.train_network(task, train[0], train[1][task], 5)
-        alone[task] = spoken_digits.accuracy(models[task].predict(x, verbose=0), labels[task])
+        alone |= spoken_digits.accuracies(models[task], x, labels)
     lost = {}
     for compensation in (True, False):
         merged = tfmot_pam.merge(models, train, share=0.5, compensation=compensation, verbose=0)
-        outputs = merged.predict(x, verbose=0)
-        lost[compensation] = max(
-            alone[task] - spoken_digits.accuracy(outputs[task], labels[task]) for task in models
-        )
+        reached = spoken_digits.accuracies(merged, x, labels)
+        lost[compensation] = max(alone[task] - reached[task] for task in models)
     assert min(alone.values()) > 0.9
     assert lost[True] <= 0.02
     assert lost[False] > 0.2
