@@ -6,6 +6,12 @@ from tfmot_pam.graph.rules import Axes as Axes
 from tfmot_pam.graph.rules import LayerRule as LayerRule
 from tfmot_pam.graph.selection import combinations as combinations
 from tfmot_pam.graph.selection import select_tasks as select_tasks
+from tfmot_pam.graph.tf_keras.conversion import LayerConversion as LayerConversion
+from tfmot_pam.graph.tf_keras.conversion import (
+    register_layer_conversion as register_layer_conversion,
+)
+from tfmot_pam.graph.tf_keras.convert import from_tf_keras as from_tf_keras
+from tfmot_pam.graph.tf_keras.convert import to_tf_keras as to_tf_keras
 from tfmot_pam.merging.compensate import Compensation as Compensation
 from tfmot_pam.merging.merge import merge as merge
 from tfmot_pam.merging.plan import MergePlan as MergePlan

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tfmot_pam.data import Batches, Samples, take_samples
+from tfmot_pam.graph.generation import same_generation
 from tfmot_pam.training.feed import Feed
 from tfmot_pam.training.heads import output_kind
 from tfmot_pam.training.objective import set_objective
@@ -17,6 +18,7 @@ from tfmot_pam.training.usage import StepTasks, check_usage
 _SCALE_SAMPLES = 256
 
 
+@same_generation("merged")
 def fine_tune(
     merged: keras.Model,
     data: Any,
@@ -48,7 +50,8 @@ def fine_tune(
     takes a batch of each, and every task's loss is measured on its own samples.
 
     Args:
-        merged: A functional Keras 3 model with one input and a dict of outputs keyed by task.
+        merged: A functional model with one input and a dict of outputs keyed by task. A tf_keras
+            model is trained as its Keras 3 twin and comes back as a tf_keras model.
         data: The data, in any form that `merge` takes; labels optional if there are teachers.
             Arrays are shuffled, and their teacher outputs computed once and kept in memory.
             Streams are passed through in their own order and batch size.
@@ -76,7 +79,8 @@ def fine_tune(
         and export. Compile it with losses keyed by task before `evaluate`. `merged` is unchanged.
 
     Raises:
-        TypeError: `merged` is not a functional Keras 3 model, or an argument has a wrong type.
+        TypeError: `merged` is not a functional model, or an argument has a wrong type. Optimizer,
+            losses and callbacks are always Keras 3's.
         ValueError: There are neither labels nor teachers for a task, or an argument does not fit
             the model.
 
