@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tfmot_pam.graph.generation import is_tf_keras, read_model
+from tfmot_pam.graph.generation import read_model
+from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.tf_keras import convert, emitter
 
 _SWITCH = "TF_USE_LEGACY_KERAS"
@@ -34,11 +35,14 @@ def import_tfmot() -> Any:
     return sys.modules["tensorflow_model_optimization"]
 
 
-def enter(model: Any) -> Any:
-    """A tf_keras model of the same layers and weights: the copy that TFMOT may change."""
-    if not is_tf_keras(model):
-        return convert.to_tf_keras(model)
-    copied = emitter.emit(read_model(model))
+def enter(model: Any, change: Callable[[Network], Network] = lambda network: network) -> Any:
+    """A tf_keras model that computes the same: the copy that TFMOT may change.
+
+    Args:
+        model: A model of either Keras.
+        change: A transformation of its network that leaves alone what it computes.
+    """
+    copied = emitter.emit(change(read_model(model)))
     convert.check_crossing(model, copied)
     return convert.with_plan(copied, model)
 

@@ -9,6 +9,7 @@ from typing import Any
 from tfmot_pam.graph.generation import is_tf_keras
 from tfmot_pam.graph.selection import check_tasks
 from tfmot_pam.toolkit.crossing import check_names, enter, finish, has_kernel, import_tfmot
+from tfmot_pam.toolkit.hoisting import hoist_concatenations
 
 # What a model was treated with before, and the scheme of TFMOT that keeps it.
 SCHEMES: Mapping[str | None, Callable[[Any], Any]] = MappingProxyType(
@@ -74,7 +75,7 @@ def quantize_model(model: Any, *, preserve: str | None = None, skip: Iterable[st
             f"Unknown `preserve`: {preserve!r}. Expected one of {list(SCHEMES)}. Choose what the "
             "model was trained for before."
         )
-    copied = enter(model)
+    copied = enter(model, hoist_concatenations)
     names = check_names(skip, copied)
     scheme = SCHEMES[preserve](tfmot)
     registry = tfmot.quantization.keras.default_8bit.Default8BitQuantizeRegistry()
