@@ -30,6 +30,15 @@ def test_guide_runs():
     exec("\n".join(blocks), {"__name__": "guide"})
 
 
+def test_tfmot_page_runs(monkeypatch):
+    # The page imports TFMOT as a user would, which sets this for every later process.
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
+    text = (ROOT / "docs" / "tfmot.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 7
+    exec("\n".join(blocks), {"__name__": "tfmot_page"})
+
+
 @pytest.mark.parametrize("name", modules())
 def test_docstring_examples_run(name):
     module = importlib.import_module(name)
@@ -45,7 +54,9 @@ def test_public_names_are_documented(name):
         assert value.__module__.startswith("tfmot_pam")
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/guide.md", "docs/results.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/guide.md", "docs/results.md", "docs/tfmot.md"]
+)
 def test_links_lead_somewhere(document):
     path = ROOT / document
     for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
