@@ -58,7 +58,7 @@ def cluster_weights(
             f"Received number_of_clusters={number_of_clusters!r}. Expected at least 2 values a "
             "kernel. Choose such as 16."
         )
-    options: dict[str, Any] = {"number_of_clusters": number_of_clusters}
+    options = {}
     if cluster_centroids_init is not None:
         options["cluster_centroids_init"] = cluster_centroids_init
     copied = enter(model)
@@ -68,30 +68,30 @@ def cluster_weights(
     def wrap(layer):
         if not has_kernel(layer) or layer.name in names:
             return layer
-        reason = _reason(layer, number_of_clusters, preserve_sparsity)
+        # TFMOT cannot find more clusters than a small kernel has values.
+        clusters = min(number_of_clusters, _values(layer, preserve_sparsity))
         try:
-            if reason is None:
-                if preserve_sparsity:
-                    return cluster.cluster_weights(layer, preserve_sparsity=True, **options)
-                return tfmot.clustering.keras.cluster_weights(layer, **options)
+            if clusters > 1 and preserve_sparsity:
+                return cluster.cluster_weights(layer, clusters, preserve_sparsity=True, **options)
+            if clusters > 1:
+                return tfmot.clustering.keras.cluster_weights(layer, clusters, **options)
         except ValueError:
-            reason = f"TFMOT cannot wrap {type(layer).__name__}"
-        left_out[layer.name] = reason
+            pass
+        left_out[layer.name] = f"TFMOT cannot cluster {type(layer).__name__}"
         return layer
 
     clustered = tf_keras.models.clone_model(copied, clone_function=wrap)
     if not any("Cluster" in type(layer).__name__ for layer in clustered.layers):
         raise ValueError(
             f"Model '{copied.name}' has no layer that TFMOT can cluster: {left_out}. Expected at "
-            "least one. Ask for fewer clusters, or name fewer layers in `skip`."
+            "least one. Name fewer layers in `skip`."
         )
     return finish(clustered, model, left_out, "cluster_weights()")
 
 
-def _reason(layer: Any, number_of_clusters: int, preserve_sparsity: bool) -> str | None:
-    """Why a layer with a kernel is not worth clustering, or None."""
+def _values(layer: Any, preserve_sparsity: bool) -> int:
+    """How many weights there are to cluster; 0 where TFMOT leaves them alone."""
     if "Depthwise" in type(layer).__name__:
-        return f"TFMOT leaves the weights of {type(layer).__name__} alone"
+        return 0
     kernel = max(layer.get_weights(), key=np.size)
-    values = int(np.count_nonzero(kernel)) if preserve_sparsity else kernel.size
-    return None if values > number_of_clusters else f"its kernel has {values} values only"
+    return int(np.count_nonzero(kernel)) if preserve_sparsity else kernel.size

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from tfmot_pam.graph.generation import is_tf_keras
 from tfmot_pam.graph.selection import check_tasks
@@ -94,10 +97,24 @@ def quantize_model(model: Any, *, preserve: str | None = None, skip: Iterable[st
             left_out[layer.name] = f"TFMOT cannot quantise {kind}"
         return keras_quantization.quantize_annotate_layer(layer, output_only())
 
+    if preserve == "sparsity+clusters":
+        _check_zeros(copied)
     annotated = tf_keras.models.clone_model(copied, clone_function=annotate)
     with tfmot.quantization.keras.quantize_scope({output_only.__name__: output_only}):
         quantized = tfmot.quantization.keras.quantize_apply(annotated, scheme)
     return finish(quantized, model, left_out, "quantize_model()")
+
+
+def _check_zeros(model: Any) -> None:
+    """Warns where TFMOT, which decides once for all convolutions, may keep none of their zeros."""
+    convolutions = [layer for layer in model.layers if type(layer).__name__ == "Conv2D"]
+    dense = [layer.name for layer in convolutions if np.all(layer.get_weights()[0])]
+    if dense:
+        warnings.warn(
+            f"The kernels of {dense} have no zeros, so that TFMOT may keep none of those in other "
+            "convolutions.",
+            stacklevel=3,
+        )
 
 
 def _after_convolutions(model: Any) -> set[str]:
