@@ -550,7 +550,6 @@ class OnlyLegacy(tf_keras.layers.Layer):
     [
         (keras, OnlyKeras(name="odd")),
         (tf_keras, OnlyLegacy(name="odd")),
-        (keras, keras.layers.RMSNormalization(name="odd")),
         (tf_keras, tf_keras.layers.LocallyConnected1D(2, 1, name="odd")),
     ],
 )

@@ -62,6 +62,7 @@ def _forward_time(config: Config) -> Config:
 
 _DEPTHWISE = LayerConversion(weights={"kernel": "depthwise_kernel"})
 _RECURRENT = LayerConversion(
+    # Keras 3's Bidirectional sets `zero_output_for_mask`, which tells with masks only.
     drop=("implementation", "zero_output_for_mask", "use_cudnn", "seed"),
     from_tf_keras=_forward_time,
 )

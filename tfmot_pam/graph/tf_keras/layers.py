@@ -85,8 +85,6 @@ def _builder(prefix, last, entries, name, target, taken) -> activations.Build:
         if wanted not in built:
             unique = wanted if wanted == name else net.unique_name(wanted, taken)
             taken.add(unique)
-            if kind == "LeakyReLU" and target.__name__ == "keras":
-                options = {"negative_slope": options["alpha"]}
             cls = getattr(target.layers, kind)
             built[wanted] = cls(name=unique, dtype=entries.get("dtype"), **options)
         return built[wanted]
@@ -97,8 +95,9 @@ def _builder(prefix, last, entries, name, target, taken) -> activations.Build:
 def _entries(cls, other, conversion: LayerConversion, config, target):
     """The constructor arguments of the other class, and the pieces of its activation."""
     into_keras = target.__name__ == "keras"
-    rename = {new: old for old, new in conversion.rename.items()} if into_keras else None
-    rename = conversion.rename if rename is None else rename
+    rename = conversion.rename
+    if into_keras:
+        rename = {theirs: ours for ours, theirs in rename.items()}
     skip = {"name", "trainable", "batch_input_shape", *conversion.drop}
     entries = {rename.get(key, key): value for key, value in config.items() if key not in skip}
     change = conversion.from_tf_keras if into_keras else conversion.to_tf_keras
