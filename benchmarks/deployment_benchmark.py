@@ -89,7 +89,9 @@ def export_and_measure(merged: keras.Model, models, folder: pathlib.Path, thread
 def accuracy_of(file, x: np.ndarray, labels) -> dict[str, float]:
     """The accuracy of each task as the exported file computes it."""
     outputs = verify.run_file(file.path, {"spectrogram": x}, file.signature)
-    return {task: float(np.mean(outputs[task].argmax(axis=-1) == labels[task])) for task in file.tasks}
+    return {
+        task: float(np.mean(outputs[task].argmax(axis=-1) == labels[task])) for task in file.tasks
+    }
 
 
 def trained_rows(name, merged, models, train, test) -> tuple[list[dict], list[dict]]:

@@ -18,6 +18,7 @@ from keras import layers
 
 import tfmot_pam
 from tests.small_nets import all_outputs
+from tfmot_pam.graph.generation import is_tf_keras
 from tfmot_pam.pipeline.accuracy import ACCURACIES
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 
@@ -113,6 +114,15 @@ def test_other_importances_and_single_models(models, importance):
         {"which": models["sign"]}, (x, {"which": labels["sign"]}), 0.1, target=0.7, **QUICK
     )
     assert list(named.model.output) == ["which"]
+
+
+def test_tf_keras_models_come_back_as_tf_keras_models(models):
+    x, labels = samples()
+    twin = {"sign": tfmot_pam.to_tf_keras(models["sign"])}
+    found = tfmot_pam.compress(twin, (x, {"sign": labels["sign"]}), 0.1, target=0.8, **QUICK)
+    assert is_tf_keras(found.model)
+    with pytest.raises(ValueError, match="mixes the two generations"):
+        tfmot_pam.compress({**twin, "sum": models["sum"]}, samples(), 0.1)
 
 
 def test_without_labels_accuracy_is_agreement(models):

@@ -57,8 +57,20 @@ def test_deployment_page_has_both_tables():
         assert table.count("\n|") > 7
 
 
+def test_tfmot_page_runs(monkeypatch):
+    # The page imports TFMOT as a user would, which sets this for every later process.
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
+    text = (ROOT / "docs" / "tfmot.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 7
+    exec("\n".join(blocks), {"__name__": "tfmot_page"})
+
+
 @pytest.mark.parametrize("name", modules())
-def test_docstring_examples_run(name):
+def test_docstring_examples_run(name, monkeypatch):
+    # Some import TFMOT as a user would, which sets this for every later process.
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "0")
+    monkeypatch.delenv("TF_USE_LEGACY_KERAS")
     module = importlib.import_module(name)
     failed, _ = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     assert failed == 0
@@ -73,7 +85,8 @@ def test_public_names_are_documented(name):
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "docs/deployment.md", "docs/guide.md", "docs/results.md"]
+    "document",
+    ["README.md", *(f"docs/{page}.md" for page in ("deployment", "guide", "results", "tfmot"))],
 )
 def test_links_lead_somewhere(document):
     path = ROOT / document

@@ -150,15 +150,16 @@ def test_a_model_of_the_wrong_kind(make, error, parts):
     refuse(error, *parts, by_task=models(b=make()))
 
 
-def test_a_tf_keras_model():
+def test_a_tf_keras_model_among_others():
     tf_keras = pytest.importorskip("tf_keras")
     model = tf_keras.Sequential([tf_keras.layers.Dense(3, input_shape=(6,))])
     refuse(
-        TypeError,
-        "The model of 'b' must be a keras.Model of Keras 3",
+        ValueError,
+        "`models` mixes the two generations of Keras",
         "Received:",
-        "type tf_keras",
-        "Pass",
+        "The model of 'b'",
+        "Expected all of one",
+        "tfmot_pam.from_tf_keras",
         by_task=models(b=model),
     )
 

@@ -9,12 +9,12 @@ import sys
 import keras
 import numpy as np
 import pytest
-import tensorflow_model_optimization as tfmot
 from keras import layers
 
 import tfmot_pam
 from tests.small_nets import conv_net, dense_net
 from tests.surgery_test import assert_same_outputs
+from tfmot_pam.graph.generation import is_tf_keras
 from tfmot_pam.graph.reader import read
 from tfmot_pam.pruning.callbacks import scalars
 from tfmot_pam.pruning.channels import find_prunable
@@ -22,7 +22,9 @@ from tfmot_pam.pruning.costs import WidthCosts
 from tfmot_pam.pruning.gates import remove_gates
 from tfmot_pam.pruning.importance import IMPORTANCES
 from tfmot_pam.pruning.schedules import Ramp
+from tfmot_pam.toolkit.crossing import import_tfmot
 
+tfmot = import_tfmot()
 schedules = tfmot.sparsity.keras
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -370,6 +372,26 @@ def test_the_ramp_is_tfmots_polynomial_decay():
     for step in range(1, 41):
         assert ours(step)[1] == pytest.approx(float(theirs(step)[1]), abs=1e-6)
         assert ours(step)[0] == bool(theirs(step)[0])
+
+
+def test_tf_keras_models_come_back_as_tf_keras_models():
+    model, (x, _) = tfmot_pam.to_tf_keras(two_heads()), data()
+    gated = trained(tfmot_pam.prune_channels(model, constant(), "magnitude"))
+    small = tfmot_pam.strip_pruning(gated)
+    assert is_tf_keras(small)
+    assert not is_tf_keras(gated)
+    found, expected = small(x), gated(x, training=False)
+    for task in ("a", "b"):
+        np.testing.assert_allclose(found[task], expected[task], atol=1e-5)
+    sparse = tfmot_pam.prune_low_magnitude(small)  # Channels first, then weights.
+    assert sparse.count_params() > 0
+
+
+def test_models_for_quantisation_are_refused():
+    tf_keras_model = tfmot_pam.to_tf_keras(dense_net(0))
+    quantised = tfmot.quantization.keras.quantize_model(tf_keras_model)
+    with pytest.raises((TypeError, ValueError), match="wrapped in TFMOT's Quantize"):
+        tfmot_pam.prune_channels(quantised, 0.5, "magnitude")
 
 
 # --- bad input ----------------------------------------------------------------------------------

@@ -53,9 +53,9 @@ def export(
     finished and checked; when anything fails or the process is killed, an old folder stays.
 
     Args:
-        model: A functional or sequential Keras 3 model with one input and a dict of outputs keyed
-            by task, as `tfmot_pam.merge` returns it; or with a single output, which is then a
-            task with the name of the output layer.
+        model: A functional or sequential model, Keras 3 or tf_keras, with one input and a dict of
+            outputs keyed by task, as `tfmot_pam.merge` returns it; or with a single output, which
+            is then a task with the name of the output layer.
         directory: The folder to write. It must not exist, or be empty.
         combinations: `"all"` (for T tasks, 2^T - 1), or a list of combinations: sequences of task
             names, or strings such as `"digit"` and `"digit+speaker"`.

@@ -36,6 +36,7 @@ def exportable(model: Any) -> keras.Model:
     """
     import keras
 
+    from tfmot_pam.graph.generation import as_keras
     from tfmot_pam.graph.reader import check_model
 
     if keras.backend.backend() != "tensorflow":
@@ -43,6 +44,7 @@ def exportable(model: Any) -> keras.Model:
             "TFLite files are made by TensorFlow. Received: a model on the Keras backend "
             f"'{keras.backend.backend()}'. Save it, and load it with KERAS_BACKEND=tensorflow."
         )
+    model = as_keras(model, "`model`")
     check_model(model, "`model`")
     if len(model.inputs) != 1:
         raise ValueError(

@@ -7,6 +7,12 @@ from tfmot_pam.graph.rules import Axes as Axes
 from tfmot_pam.graph.rules import LayerRule as LayerRule
 from tfmot_pam.graph.selection import combinations as combinations
 from tfmot_pam.graph.selection import select_tasks as select_tasks
+from tfmot_pam.graph.tf_keras.conversion import LayerConversion as LayerConversion
+from tfmot_pam.graph.tf_keras.conversion import (
+    register_layer_conversion as register_layer_conversion,
+)
+from tfmot_pam.graph.tf_keras.convert import from_tf_keras as from_tf_keras
+from tfmot_pam.graph.tf_keras.convert import to_tf_keras as to_tf_keras
 from tfmot_pam.merging.merge import merge as merge
 from tfmot_pam.merging.plan import MergePlan as MergePlan
 from tfmot_pam.pipeline.compress import compress as compress
@@ -19,4 +25,10 @@ from tfmot_pam.pruning.prune import prune_channels as prune_channels
 from tfmot_pam.pruning.prune import strip_pruning as strip_pruning
 from tfmot_pam.reporting.report import report as report
 from tfmot_pam.task_group import TaskGroup as TaskGroup
+from tfmot_pam.toolkit.clustering import cluster_weights as cluster_weights
+from tfmot_pam.toolkit.pruning import prune_low_magnitude as prune_low_magnitude
+from tfmot_pam.toolkit.pruning import strip_wrappers as strip_wrappers
+from tfmot_pam.toolkit.quantization import convert_quantized as convert_quantized
+from tfmot_pam.toolkit.quantization import quantize_model as quantize_model
+from tfmot_pam.toolkit.sparsity import KeepSparsity as KeepSparsity
 from tfmot_pam.training.fine_tune import fine_tune as fine_tune

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import keras
 
 from tfmot_pam.graph.channels import rule_of
+from tfmot_pam.graph.generation import read_model
 from tfmot_pam.graph.network import Network
-from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.rules import Call, call_of
 from tfmot_pam.graph.selection import select
 
@@ -131,7 +131,7 @@ def cost(model: keras.Model, tasks: Sequence[str] | str | None = None) -> Networ
     (2 k_h k_w C_in - 1) H W C_out, a dense layer (2 n_in - 1) n_out, nothing else counts.
 
     Args:
-        model: Any functional or sequential Keras model with fixed input sizes.
+        model: Any functional or sequential model, Keras 3 or tf_keras, with fixed input sizes.
         tasks: Names of the tasks that run, for a model whose outputs are a dict by task.
 
     Returns:
@@ -148,5 +148,5 @@ def cost(model: keras.Model, tasks: Sequence[str] | str | None = None) -> Networ
     >>> tfmot_pam.cost(keras.Model(x, keras.layers.Dense(3)(x))).macs
     12
     """
-    network = read(model)
+    network = read_model(model)
     return network_cost(network if tasks is None else select(network, tasks))

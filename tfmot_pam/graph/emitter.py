@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import keras
@@ -59,6 +60,9 @@ def emit(
 def instantiate(layer: net.Layer, wrap: bool) -> Any:
     """The Keras layer or operation of a `Layer`, not built yet."""
     config = {**copy.deepcopy(dict(layer.config)), "name": layer.name}
+    arguments = inspect.signature(layer.cls.__init__).parameters
+    if not issubclass(layer.cls, keras.layers.Layer) and "name" not in arguments:
+        del config["name"]  # Many operations of older Keras name themselves.
     if issubclass(layer.cls, keras.layers.Lambda):
         # The function is the user's live one: written out, it would lose what it refers to.
         operation = layer.cls(**config)

@@ -162,3 +162,34 @@ def prune_to(network: Network, outputs: Any) -> Network:
     nodes = tuple(reversed(kept))
     layers = {node.layer: network.layers[node.layer] for node in nodes}
     return network.replace(layers=layers, nodes=nodes, outputs=outputs)
+
+
+def rename_layers(network: Network, names: Mapping[str, str]) -> Network:
+    """The same network with other names for some layers; calls are named after their layer."""
+
+    def renamed(name: str) -> str:
+        layer, _, call = name.partition("@")
+        return f"{names.get(layer, layer)}{'@' * bool(call)}{call}"
+
+    def moved(tensor: Tensor) -> Tensor:
+        return Tensor(renamed(tensor.node), tensor.index)
+
+    layers = [
+        dataclasses.replace(layer, name=renamed(name)) for name, layer in network.layers.items()
+    ]
+    nodes = (
+        dataclasses.replace(
+            node,
+            name=renamed(node.name),
+            layer=renamed(node.layer),
+            args=map_tensors(node.args, moved),
+            kwargs=map_tensors(node.kwargs, moved),
+        )
+        for node in network.nodes
+    )
+    return network.replace(
+        layers={layer.name: layer for layer in layers},
+        nodes=tuple(nodes),
+        inputs=tuple(moved(tensor) for tensor in network.inputs),
+        outputs=map_tensors(network.outputs, moved),
+    )

@@ -181,10 +181,10 @@ def _config(operation) -> dict[str, Any]:
         if isinstance(config.get("output_shape"), Mapping):
             del config["output_shape"]  # A function too; Keras infers the shape without it.
         return config
-    return {**config, **_own_functions(operation, config)}
+    return {**config, **own_functions(operation, config)}
 
 
-def _own_functions(operation, config) -> dict[str, Any]:
+def own_functions(operation, config) -> dict[str, Any]:
     """A user's activation function is kept too: written out it is a name, not always its own."""
     live = {
         key: getattr(operation, key, None)
@@ -195,7 +195,7 @@ def _own_functions(operation, config) -> dict[str, Any]:
         key: function
         for key, function in live.items()
         if hasattr(function, "__code__")
-        and function.__module__.split(".")[0] not in ("keras", "tensorflow")
+        and function.__module__.split(".")[0] not in ("keras", "tf_keras", "tensorflow")
     }
 
 

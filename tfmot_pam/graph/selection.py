@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import keras
 
-from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.generation import emit_like, read_model
 from tfmot_pam.graph.network import Network, iterate_tensors, prune_to
-from tfmot_pam.graph.reader import read
 
 
 def task_names(network: Network) -> tuple[str, ...]:
@@ -93,7 +92,7 @@ def combinations(model: keras.Model) -> list[tuple[str, ...]]:
     >>> tfmot_pam.combinations(model)
     [('age',), ('smile',), ('age', 'smile')]
     """
-    return all_combinations(task_names(read(model)))
+    return all_combinations(task_names(read_model(model)))
 
 
 def select_tasks(model: keras.Model, tasks: Sequence[str] | str) -> keras.Model:
@@ -107,7 +106,8 @@ def select_tasks(model: keras.Model, tasks: Sequence[str] | str) -> keras.Model:
         tasks: Task names of the combination, in any order; a single name works too.
 
     Returns:
-        A new functional model with a copy of the same weights and a dict of outputs.
+        A new functional model with a copy of the same weights and a dict of outputs, of the
+        generation of Keras that `model` is of.
 
     Raises:
         TypeError: `model` is no functional or sequential Keras model.
@@ -120,7 +120,7 @@ def select_tasks(model: keras.Model, tasks: Sequence[str] | str) -> keras.Model:
     >>> list(tfmot_pam.select_tasks(model, ["smile"]).output)
     ['smile']
     """
-    network = select(read(model), tasks)
+    network = select(read_model(model), tasks)
     name = "_".join([network.name, *network.outputs])
     # Model names become scopes of TensorFlow graphs, which take few characters.
-    return emit(network.replace(name=re.sub(r"[^A-Za-z0-9_.-]", "_", name)))
+    return emit_like(model, network.replace(name=re.sub(r"[^A-Za-z0-9_.-]", "_", name)))

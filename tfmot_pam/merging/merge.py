@@ -13,6 +13,7 @@ import numpy as np
 from tfmot_pam.closed_form.compensate import Compensation, compensate
 from tfmot_pam.data import Samples, TaskSamples, input_statistics, synthetic_inputs, take_samples
 from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.generation import same_generation
 from tfmot_pam.graph.network import Network, iterate_tensors
 from tfmot_pam.graph.runner import evaluate
 from tfmot_pam.merging.alignment import Alignment, align
@@ -35,6 +36,7 @@ from tfmot_pam.merging.targets import Targets, encode_labels, targets_from_outpu
 from tfmot_pam.training.heads import output_kind
 
 
+@same_generation("models")
 def merge(
     models: Mapping[str, keras.Model] | Sequence[keras.Model],
     data: Any = None,
@@ -64,7 +66,8 @@ def merge(
 
     Args:
         models: Trained functional or sequential models with one input of equal shape and one
-            output each, by task name. A list takes its task names from the models' output layers.
+            output each, all of Keras 3 or all of tf_keras, by task name. A list takes its task
+            names from the models' output layers.
         data: Calibration data from the *training* split: `(x, {task: y})`, `x` alone,
             `{task: (x, y)}`, `{task: x}`, or a `tf.data.Dataset` or `keras.utils.PyDataset` that
             yields batches of these. Labels are class indices, one-hot, 0/1 or -1/+1 matrices or
@@ -90,10 +93,11 @@ def merge(
 
     Returns:
         A functional model with a dict of outputs by task, built of ordinary layers in `TaskGroup`
-        wrappers. Its attribute `merge_plan` holds the `MergePlan`.
+        wrappers; out of tf_keras models a tf_keras model of ordinary layers alone. Its attribute
+        `merge_plan` holds the `MergePlan`.
 
     Raises:
-        TypeError: a model is not a functional or sequential Keras 3 model, or the data has none
+        TypeError: a model is not a functional or sequential Keras model, or the data has none
             of the forms above.
         ValueError: fewer than two models, models that cannot be merged, unusable data or options.
 
@@ -175,7 +179,7 @@ def _calibration(by_task, data, samples: int, seed: int) -> Samples:
     warnings.warn(
         "merge() was given no data: channels are compared on random inputs, which says little "
         "about what the tasks need. Pass inputs of the training split, labels are optional.",
-        stacklevel=3,
+        stacklevel=4,
     )
     mean, std = input_statistics(first)
     x = synthetic_inputs(shape, samples=samples, mean=mean, std=std, dtype=dtype, seed=seed)

@@ -15,9 +15,12 @@ import keras
 import numpy as np
 
 from tfmot_pam.data import Samples, TaskSamples, read_arrays
-from tfmot_pam.graph.reader import read
+from tfmot_pam.graph.generation import are_tf_keras, as_keras
+from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.graph.selection import task_names
+from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.graph.usage import check_usage
+from tfmot_pam.merging.arguments import named_models
 from tfmot_pam.merging.merge import merge
 from tfmot_pam.merging.plan import fingerprint
 from tfmot_pam.pipeline.accuracy import Examination
@@ -109,6 +112,7 @@ def compress(
     >>> result.best.share <= 0.5
     True
     """
+    of_tf_keras = are_tf_keras(models, "models")
     originals = _named(models)
     tasks = list(originals)
     request = check_request(tasks, max_accuracy_drop, target, step, epochs)
@@ -122,7 +126,10 @@ def compress(
     }
     checkpoints = Checkpoints(directory, _identity(originals, training, validation, options))
     running = _Compression(originals, training, validation, options, checkpoints, verbose)
-    return running.run()
+    result = running.run()
+    if of_tf_keras:
+        result = dataclasses.replace(result, model=to_tf_keras(result.model))
+    return result
 
 
 class _Compression:
@@ -280,26 +287,35 @@ def _shown(marks: Mapping[str, float]) -> dict[str, float]:
 
 def _named(models: Any) -> dict[str, keras.Model]:
     """The models by task; one alone keeps its own form, or gets the name that it is given."""
-    from tfmot_pam.merging.arguments import named_models
-
+    if isinstance(models, Mapping):
+        models = {task: as_keras(model, f"The model of {task!r}") for task, model in models.items()}
+        if len(models) == 1:
+            ((task, model),) = models.items()
+            return {task: _with_task(model, task)}
+    elif isinstance(models, (list, tuple)):
+        models = [as_keras(model) for model in models]
+    else:
+        models = as_keras(models)
     if isinstance(models, keras.Model):
         models = [models]
-    if isinstance(models, Sequence) and len(models) == 1:
+    if isinstance(models, list) and len(models) == 1:
         (model,) = models
         (task,) = task_names(read(model))
         return {task: _functional(model)}
-    if isinstance(models, Mapping) and len(models) == 1:
-        ((task, model),) = models.items()
-        read(model)
-        model = _functional(model)
-        output = keras.tree.flatten(model.output)
-        if len(output) != 1:
-            raise ValueError(
-                f"The model of {task!r} has {len(output)} outputs. Expected one. Pass a model "
-                "for each task."
-            )
-        return {task: keras.Model(model.input, {task: output[0]}, name=model.name)}
     return named_models(models)
+
+
+def _with_task(model: keras.Model, task: str) -> keras.Model:
+    """The model with its one output under a task's name."""
+    check_model(model, f"The model of {task!r}")
+    model = _functional(model)
+    outputs = keras.tree.flatten(model.output)
+    if len(outputs) != 1:
+        raise ValueError(
+            f"The model of {task!r} has {len(outputs)} outputs. Expected one. Pass a model for "
+            "each task."
+        )
+    return keras.Model(model.input, {task: outputs[0]}, name=model.name)
 
 
 def _functional(model: keras.Model) -> keras.Model:

@@ -13,10 +13,12 @@ import numpy as np
 from tfmot_pam.closed_form.batch_norm import reestimated
 from tfmot_pam.data import take_samples
 from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.generation import as_keras, is_tf_keras
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.graph.selection import task_names
 from tfmot_pam.graph.surgery import remove_channels
+from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.graph.usage import check_usage
 from tfmot_pam.pruning.budget import Budget
 from tfmot_pam.pruning.channels import PrunableChannels, find_prunable
@@ -60,7 +62,8 @@ def prune_channels(
     channels share one gate. The channel with the least importance per saved operation goes first.
 
     Args:
-        model: A functional or sequential Keras 3 model; outputs as a dict by task, or one output.
+        model: A functional or sequential model; outputs as a dict by task, or one output. A
+            tf_keras model is trained as its Keras 3 twin; `strip_pruning` gives a tf_keras model.
         pruning_schedule: A TFMOT `PruningSchedule` (or anything called like one), read as the
             fraction removed by each step. Or a number: that fraction is removed at once, for
             importances that need no training.
@@ -87,7 +90,8 @@ def prune_channels(
         seed: Seed of random importance and random gates.
 
     Returns:
-        A functional model with the same inputs, outputs and weights, to be compiled and fitted.
+        A functional Keras 3 model with the same inputs, outputs and weights, to be compiled and
+        fitted.
 
     Raises:
         TypeError: `model`, the schedule or the importance is none.
@@ -105,6 +109,8 @@ def prune_channels(
     >>> tfmot_pam.strip_pruning(gated).layers[1].units
     2
     """
+    of_tf_keras = is_tf_keras(model)
+    model = as_keras(model, "`model`")
     check_model(model, "`model`")
     network = read(model)
     _check_not_gated(network)
@@ -128,6 +134,7 @@ def prune_channels(
         observations=observations,
         kl_weight=kl_weight,
         seed=seed,
+        of_tf_keras=of_tf_keras,
     )
     budget = settings.budget(prunable)
     _check_reachable(prunable, settings, budget, wanted)
@@ -159,7 +166,8 @@ def strip_pruning(model: keras.Model, data: Any = None) -> keras.Model:
             trained since; None keeps the statistics.
 
     Returns:
-        A functional model of ordinary layers. Its attribute `pruning_history` holds the
+        A functional model of ordinary layers, of the generation of Keras that `prune_channels` was
+        given. Its attribute `pruning_history` holds the
         `PruningHistory`.
 
     Raises:
@@ -186,6 +194,8 @@ def strip_pruning(model: keras.Model, data: Any = None) -> keras.Model:
     if data is not None:
         network = reestimated(network, calibration_inputs(network, data))
     smaller = emit(network)
+    if ungated.gates.config["settings"].of_tf_keras:
+        smaller = to_tf_keras(smaller)
     smaller.pruning_history = record(ungated.graph, ungated.keep)
     return smaller
 

@@ -33,6 +33,7 @@ class PruningSettings:
         observations: Batches that gradients are observed on before each removal.
         kl_weight: Weight of the divergence of stochastic gates.
         seed: Seed of random importance.
+        of_tf_keras: Whether the model came from tf_keras and goes back there.
     """
 
     schedule: Callable[[int], tuple[Any, Any]] | None = None
@@ -45,6 +46,7 @@ class PruningSettings:
     observations: int = 10
     kl_weight: float = 1e-5
     seed: int = 0
+    of_tf_keras: bool = False
 
     def budget(self, prunable: PrunableChannels) -> Budget:
         """What these settings let go of a network."""

@@ -10,8 +10,8 @@ from typing import Any
 import keras
 
 from tfmot_pam.graph.cost import NetworkCost, network_cost
+from tfmot_pam.graph.generation import read_model
 from tfmot_pam.graph.network import Network
-from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import all_combinations, check_tasks, select, task_names
 from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.reporting.groups import count_groups, trunk_groups
@@ -72,7 +72,7 @@ def report(
     >>> result.groups
     {'trunk': {('age', 'smile'): 3}}
     """
-    network = read(model)
+    network = read_model(model)
     tasks = task_names(network)
     everything = all_combinations(tasks)
     listed = everything if combinations is None else _listed(combinations, tasks)
@@ -152,7 +152,7 @@ def _original_costs(originals, tasks) -> dict[str, NetworkCost]:
             f"`originals` has the tasks {sorted(map(str, originals))}. Expected one model for each "
             f"of {list(tasks)}. Add the missing tasks and take out the unknown ones."
         )
-    return {task: network_cost(read(originals[task])) for task in tasks}
+    return {task: network_cost(read_model(originals[task])) for task in tasks}
 
 
 def _sums(costs: Mapping[str, NetworkCost], chosen: TaskSet) -> dict[str, int]:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tfmot_pam.data import Batches, Samples, take_samples
+from tfmot_pam.graph.generation import same_generation
 from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.graph.selection import task_names
 from tfmot_pam.graph.usage import check_usage
@@ -20,6 +21,7 @@ from tfmot_pam.training.usage import StepTasks
 _SCALE_SAMPLES = 256
 
 
+@same_generation("merged")
 def fine_tune(
     merged: keras.Model,
     data: Any,
@@ -53,7 +55,8 @@ def fine_tune(
     Args:
         merged: A functional or sequential Keras 3 model with one input and a dict of outputs keyed
             by task; or with a single output, whose layer names the task. A model from
-            `prune_channels` is pruned on the way, with `UpdatePruningStep()` in `callbacks`.
+            `prune_channels` is pruned on the way, with `UpdatePruningStep()` in `callbacks`. A
+            tf_keras model is trained as its Keras 3 twin and comes back as a tf_keras model.
         data: The data, in any form that `merge` takes; labels optional if there are teachers.
             Arrays are shuffled, and their teacher outputs computed once and kept in memory.
             Streams are passed through in their own order and batch size.
@@ -81,7 +84,8 @@ def fine_tune(
         and export. Compile it with losses keyed by task before `evaluate`. `merged` is unchanged.
 
     Raises:
-        TypeError: `merged` is not a functional Keras 3 model, or an argument has a wrong type.
+        TypeError: `merged` is not a functional model, or an argument has a wrong type. Optimizer,
+            losses and callbacks are always Keras 3's.
         ValueError: There are neither labels nor teachers for a task, or an argument does not fit
             the model.
 

@@ -1,0 +1,1 @@
+"""TensorFlow Model Optimization's own techniques on merged models, head names kept."""

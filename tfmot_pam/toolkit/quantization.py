@@ -1,0 +1,213 @@
+"""TFMOT's quantisation aware training, alone or preserving sparsity and clusters."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from tfmot_pam.graph.generation import is_tf_keras
+from tfmot_pam.graph.selection import check_tasks
+from tfmot_pam.toolkit.crossing import check_names, enter, finish, has_kernel, import_tfmot
+from tfmot_pam.toolkit.hoisting import hoist_concatenations
+
+# What a model was treated with before, and the scheme of TFMOT that keeps it.
+SCHEMES: Mapping[str | None, Callable[[Any], Any]] = MappingProxyType(
+    {
+        None: lambda tfmot: tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme(),
+        "sparsity": lambda tfmot: (
+            tfmot.quantization.keras.collab_opts.Default8BitPrunePreserveQuantizeScheme()
+        ),
+        "clusters": lambda tfmot: (
+            tfmot.experimental.combine.Default8BitClusterPreserveQuantizeScheme(
+                preserve_sparsity=False
+            )
+        ),
+        "sparsity+clusters": lambda tfmot: (
+            tfmot.experimental.combine.Default8BitClusterPreserveQuantizeScheme(
+                preserve_sparsity=True
+            )
+        ),
+    }
+)
+# TFMOT's registry does not list these, its transformations quantise them.
+_TRANSFORMED = ("SeparableConv1D", "SeparableConv2D")
+_CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D")
+
+
+def quantize_model(model: Any, *, preserve: str | None = None, skip: Iterable[str] = ()) -> Any:
+    """Prepares a model for TFMOT's quantisation aware training; head names stay.
+
+    Use it as TFMOT's function of the same name: compile and fit the result, then
+    `convert_quantized`. It takes Keras 3 models too. Layers that TFMOT cannot quantise compute in
+    floating point and have their outputs quantised, so that one of them does not stop the rest.
+
+    Source: Jacob et al. (CVPR 2018); `tfmot.quantization.keras` does the work.
+
+    Args:
+        model: A functional or sequential model of either Keras, stripped of other wrappers. It is
+            not changed.
+        preserve: What earlier training put into the kernels and must stay: None, `"sparsity"`
+            (PQAT), `"clusters"` (CQAT) or `"sparsity+clusters"` (PCQAT).
+        skip: Names of layers whose kernels stay in floating point.
+
+    Returns:
+        A new tf_keras model with TFMOT's wrappers, not compiled.
+
+    Raises:
+        TypeError: `model` is no functional or sequential model.
+        ValueError: `preserve` is unknown, `skip` names an unknown layer, `model` is wrapped
+            already, or tf_keras lacks a layer.
+
+    Example:
+    >>> import keras, tfmot_pam
+    >>> x = keras.Input((8,), name="x")
+    >>> model = keras.Model(x, {"age": keras.layers.Dense(4, name="age")(x)})
+    >>> list(tfmot_pam.quantize_model(model).output)
+    ['age']
+    """
+    import tf_keras
+
+    tfmot = import_tfmot()
+
+    if preserve not in SCHEMES:
+        raise ValueError(
+            f"Unknown `preserve`: {preserve!r}. Expected one of {list(SCHEMES)}. Choose what the "
+            "model was trained for before."
+        )
+    copied = enter(model, hoist_concatenations)
+    names = check_names(skip, copied)
+    scheme = SCHEMES[preserve](tfmot)
+    registry = tfmot.quantization.keras.default_8bit.Default8BitQuantizeRegistry()
+    output_only = _output_config(tfmot)
+    convolved = _after_convolutions(copied)
+    left_out: dict[str, str] = {}
+
+    def annotate(layer):
+        keras_quantization = tfmot.quantization.keras
+        if isinstance(layer, tf_keras.layers.InputLayer) or layer.name in names:
+            return layer
+        kind = type(layer).__name__
+        if registry.supports(layer) or kind in _TRANSFORMED or layer.name in convolved:
+            return keras_quantization.quantize_annotate_layer(layer)
+        if has_kernel(layer):
+            left_out[layer.name] = f"TFMOT cannot quantise {kind}"
+        return keras_quantization.quantize_annotate_layer(layer, output_only())
+
+    if preserve == "sparsity+clusters":
+        _check_zeros(copied)
+    annotated = tf_keras.models.clone_model(copied, clone_function=annotate)
+    with tfmot.quantization.keras.quantize_scope({output_only.__name__: output_only}):
+        quantized = tfmot.quantization.keras.quantize_apply(annotated, scheme)
+    return finish(quantized, model, left_out, "quantize_model()")
+
+
+def _check_zeros(model: Any) -> None:
+    """Warns where TFMOT, which decides once for all convolutions, may keep none of their zeros."""
+    convolutions = [layer for layer in model.layers if type(layer).__name__ == "Conv2D"]
+    dense = [layer.name for layer in convolutions if np.all(layer.get_weights()[0])]
+    if dense:
+        warnings.warn(
+            f"The kernels of {dense} have no zeros, so that TFMOT may keep none of those in other "
+            "convolutions.",
+            stacklevel=3,
+        )
+
+
+def _after_convolutions(model: Any) -> set[str]:
+    """Batch normalisations that TFMOT folds into the convolution before them."""
+    config = model.get_config()
+    kinds = {entry["name"]: entry["class_name"] for entry in config["layers"]}
+    found = set()
+    for entry in config["layers"]:
+        calls = entry["inbound_nodes"]
+        if entry["class_name"] == "BatchNormalization" and len(calls) == 1:
+            producer = calls[0][0][0]
+            if kinds.get(producer) in _CONVOLUTIONS:
+                found.add(entry["name"])
+    return found
+
+
+def _output_config(tfmot: Any) -> type:
+    """The configuration of a layer that computes in floats and writes quantised values."""
+
+    class QuantizeOutput(tfmot.quantization.keras.QuantizeConfig):
+        def get_weights_and_quantizers(self, layer):
+            return []
+
+        def get_activations_and_quantizers(self, layer):
+            return []
+
+        def set_quantize_weights(self, layer, quantize_weights):
+            pass
+
+        def set_quantize_activations(self, layer, quantize_activations):
+            pass
+
+        def get_output_quantizers(self, layer):
+            quantizers = tfmot.quantization.keras.quantizers
+            return [
+                quantizers.MovingAverageQuantizer(
+                    num_bits=8, per_axis=False, symmetric=False, narrow_range=False
+                )
+            ]
+
+        def get_config(self):
+            return {}
+
+    return QuantizeOutput
+
+
+def convert_quantized(model: Any, tasks: Sequence[str] | str | None = None) -> bytes:
+    """Converts a model after quantisation aware training to an int8 TFLite file.
+
+    Args:
+        model: The tf_keras model that `quantize_model` returned, trained.
+        tasks: The tasks to run; the file holds only what they need. None: all.
+
+    Returns:
+        The contents of the `.tflite` file: kernels in int8, inputs and outputs in float32 for one
+        sample at a time, one signature `serving_default` whose outputs have the tasks' names.
+
+    Raises:
+        TypeError: `model` is no tf_keras model.
+        ValueError: it has several inputs or no dict of outputs, or a task is unknown.
+
+    Example:
+    >>> import keras, tfmot_pam
+    >>> x = keras.Input((8,), name="x")
+    >>> model = keras.Model(x, {"age": keras.layers.Dense(4, name="age")(x)})
+    >>> content = tfmot_pam.convert_quantized(tfmot_pam.quantize_model(model))
+    >>> content[4:8]
+    b'TFL3'
+    """
+    import tensorflow as tf
+    import tf_keras
+
+    if not is_tf_keras(model) or not isinstance(model, tf_keras.Model):
+        raise TypeError(
+            f"`model` must be the tf_keras model of quantize_model(). Received: {model!r} of type "
+            f"{type(model).__module__}.{type(model).__name__}. Other models go to "
+            "tflite_export.export."
+        )
+    if len(model.inputs) != 1 or not isinstance(model.output, Mapping):
+        raise ValueError(
+            f"`model` must have one input and a dict of outputs by task. Received: "
+            f"{len(model.inputs)} inputs and outputs of type {type(model.output).__name__}. Build "
+            "it with tf_keras.Model(inputs, {task: output})."
+        )
+    known = tuple(model.output)
+    chosen = known if tasks is None else check_tasks(tasks, known)
+    part = tf_keras.Model(model.input, {task: model.output[task] for task in chosen})
+    tensor = part.inputs[0]
+    spec = tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, name=part.input_names[0])
+    forward = tf.function(lambda samples: dict(part(samples, training=False)), [spec])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [forward.get_concrete_function()], part
+    )
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    return converter.convert()
