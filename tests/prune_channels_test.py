@@ -71,7 +71,7 @@ def dense_layers(model):
 # --- the calling pattern ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("importance", [*sorted(set(IMPORTANCES) - {"reconstruction"})])
+@pytest.mark.parametrize("importance", sorted(n for n, f in IMPORTANCES.items() if not f.inputs))
 def test_every_importance_prunes_while_training(importance):
     gated = trained(tfmot_pam.prune_channels(two_heads(), constant(), importance))
     small = tfmot_pam.strip_pruning(gated)
@@ -263,6 +263,18 @@ def test_magnitude_removes_the_smallest_filters():
     kernel.assign(kernel * np.array([1.0, 0.01, 1.0, 0.02]))
     small = tfmot_pam.strip_pruning(tfmot_pam.prune_channels(model, 0.5, "magnitude"))
     assert small.pruning_history.removed == {"fc0": (1, 3)}
+
+
+def test_pagcp_rates_by_the_measured_loss_of_the_worst_task():
+    """Of two equal layers, the one whose channels the outputs do not depend on goes first."""
+    model, (x, _) = two_heads(), data()
+    for task in ("a", "b"):
+        kernel = model.get_layer(task).kernel
+        kernel.assign(kernel * np.where(np.arange(16) < 8, 1.0, 1e-3)[:, None])
+    gated = tfmot_pam.prune_channels(model, 0.5, "pagcp", data=x, measure="channels")
+    left = widths(tfmot_pam.strip_pruning(gated))
+    assert left["shared"] == 8
+    assert left.get("own_a", 0) + left.get("own_b", 0) == 4
 
 
 def test_batch_norm_scales_rate_channels():

@@ -11,8 +11,8 @@ import numpy as np
 
 from tfmot_pam.graph.channels import rule_of
 from tfmot_pam.graph.network import Tensor
+from tfmot_pam.pruning import pagcp, reconstruction
 from tfmot_pam.pruning.channels import PrunableChannels
-from tfmot_pam.pruning.reconstruction import rate
 
 _TINY = 1e-12
 
@@ -57,7 +57,8 @@ class Importance:
         gradients: Whether gradients have to be observed for it.
         stochastic: Whether it needs random gates.
         at_once: Whether it can rate a model that is not being trained.
-        inputs: Whether it needs calibration inputs. Weights are then refitted in closed form.
+        inputs: Whether it needs calibration inputs.
+        refits: Whether the weights that stay are refitted in closed form.
     """
 
     score: Callable[[Evidence], np.ndarray]
@@ -65,6 +66,7 @@ class Importance:
     stochastic: bool = False
     at_once: bool = True
     inputs: bool = False
+    refits: bool = False
 
 
 def _taylor(evidence: Evidence) -> np.ndarray:
@@ -132,8 +134,13 @@ def _batch_norm(evidence: Evidence) -> np.ndarray:
     return np.where(count[numbers] > 0, scales, _magnitude_l2(evidence))
 
 
+def _pagcp(evidence: Evidence) -> np.ndarray:
+    """The largest measured loss of a task (PAGCP, Ye et al., T-PAMI 2023)."""
+    return pagcp.rate(evidence.prunable, _magnitude_l2(evidence), evidence.inputs)
+
+
 def _reconstruction(evidence: Evidence) -> np.ndarray:
-    return rate(evidence.prunable, evidence.inputs, evidence.usage, evidence.seed)
+    return reconstruction.rate(evidence.prunable, evidence.inputs, evidence.usage, evidence.seed)
 
 
 def _random(evidence: Evidence) -> np.ndarray:
@@ -148,8 +155,9 @@ IMPORTANCES: Mapping[str, Importance] = MappingProxyType(
         "magnitude": Importance(_magnitude_l2),
         "magnitude-l1": Importance(_magnitude_l1),
         "batch-norm": Importance(_batch_norm),
+        "pagcp": Importance(_pagcp, inputs=True),
         "random": Importance(_random),
-        "reconstruction": Importance(_reconstruction, inputs=True),
+        "reconstruction": Importance(_reconstruction, inputs=True, refits=True),
     }
 )
 

@@ -71,10 +71,11 @@ def prune_channels(
             paper's: the joint gradient's size), `"vib"` (the paper's: random gates that learn how
             much noise they can take), `"magnitude"`, `"magnitude-l1"`, `"batch-norm"`,
             `"reconstruction"` (closed form, at once: what other channels cannot make up for; the
-            weights that stay are refitted), `"random"`, or a function from `Evidence` to one
+            weights that stay are refitted), `"pagcp"` (at once: the loss of the tasks, measured
+            layer by layer), `"random"`, or a function from `Evidence` to one
             number a channel.
-        data: Calibration inputs for `"reconstruction"`, from the training split: any form of data
-            that `merge` takes.
+        data: Calibration inputs for `"reconstruction"` and `"pagcp"`, from the training split: any
+            form of data that `merge` takes.
         measure: What the fraction is of: `"channels"`, `"macs"` (expected MACs), `"parameters"`,
             the MACs of a combination such as `("digit",)`, or a list of combinations, each of
             which is brought down by the fraction.
@@ -145,7 +146,7 @@ def prune_channels(
         prunable, np.ones(len(prunable), bool), inputs=inputs, usage=usage, seed=seed
     )
     keep = budget.choose(evidence.keep, score(importance, evidence), 1.0 - wanted)
-    if kind.inputs:
+    if kind.refits:
         network = refitted(prunable.graph, prunable.in_graph(keep), inputs, seed)
         prunable = dataclasses.replace(prunable, graph=prunable.graph.of(network))
     gated = emit(insert_gates(prunable, settings), cls=GatedModel)

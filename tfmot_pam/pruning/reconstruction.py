@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import dataclasses
 
-import keras
 import numpy as np
 
 from tfmot_pam.closed_form import linear
 from tfmot_pam.closed_form.blocks import BlockSystem, rows_by_channel
 from tfmot_pam.graph.emitter import emit
-from tfmot_pam.graph.network import Layer, Network, Node, iterate_tensors
+from tfmot_pam.graph.network import Layer, Network, Node
 from tfmot_pam.graph.runner import Stepper
 from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.pruning.channels import PrunableChannels
 from tfmot_pam.pruning.costs import WidthCosts, node_weights
+from tfmot_pam.pruning.outputs import before_activation, predict
 
 _SAMPLES = 1024
 _PLACES = 4096
@@ -122,8 +122,8 @@ def _weighted(network: Network, readers: list[_Reader], x, rng) -> list[_Reader]
     The layer's weights are disturbed at random, so that a known share of its pre-activations'
     variance is error; outputs are taken before a final softmax or sigmoid.
     """
-    model = emit(_logits(network), wrap=False)
-    base = _outputs(model, x)
+    model = emit(before_activation(network), wrap=False)
+    base = predict(model, x)
     spread = [float(np.mean(np.square(o - o.mean(axis=0)))) or 1.0 for o in base]
     weighted = []
     for reader in readers:
@@ -137,27 +137,12 @@ def _weighted(network: Network, readers: list[_Reader], x, rng) -> list[_Reader]
             moved = reader.features @ noise.reshape(-1, kernel.shape[-1]) / reader.scale
             share = float(np.mean(np.square(moved)) * moved.shape[1])
             variable.assign(kernel + noise * np.sqrt(_PROBE / max(share, 1e-12)))
-            found = _outputs(model, x)
+            found = predict(model, x)
             pairs = zip(found, base, spread, strict=True)
             errors.append(sum(float(np.mean(np.square(f - b))) / s for f, b, s in pairs))
         variable.assign(kernel)
         weighted.append(dataclasses.replace(reader, weight=float(np.mean(errors)) / _PROBE))
     return weighted
-
-
-def _logits(network: Network) -> Network:
-    """The network with linear outputs, where a layer's own activation makes them otherwise."""
-    layers = dict(network.layers)
-    for tensor in iterate_tensors(network.outputs):
-        layer = layers[network.node(tensor.node).layer]
-        if layer.kind in linear.LINEAR_FORMS:
-            config = {**layer.config, "activation": "linear"}
-            layers[layer.name] = dataclasses.replace(layer, config=config)
-    return network.replace(layers=layers)
-
-
-def _outputs(model: keras.Model, x: np.ndarray) -> list[np.ndarray]:
-    return keras.tree.flatten(model.predict(x, batch_size=64, verbose=0))
 
 
 # --- the greedy choice -------------------------------------------------------------------------

@@ -1,0 +1,64 @@
+"""PAGCP's rating: the loss of each task, measured as a layer loses its weakest channels.
+
+The layers are visited one by one, the weakest channels of each switched off in steps, and every
+task's outputs compared with what they were. A channel is rated by the largest relative error of
+any task at the step that takes it away, so all channels rated up to a tolerance can go in their
+layer without any task losing more.
+
+Source: PAGCP (Ye et al., T-PAMI 2023), section 3: a measured, per-task tolerance decides each
+layer's ratio. Rated here from the unpruned network for every layer, not one after the other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfmot_pam.graph.emitter import emit
+from tfmot_pam.pruning.channels import PrunableChannels
+from tfmot_pam.pruning.gates import ChannelGates, insert_gates
+from tfmot_pam.pruning.outputs import before_activation, predict
+from tfmot_pam.pruning.settings import PruningSettings
+
+_SAMPLES = 256
+_STEPS = 8
+
+
+def rate(prunable: PrunableChannels, strength: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Rates every prunable channel by the measured loss of the tasks.
+
+    Args:
+        prunable: The network and its prunable channels.
+        strength: How strong each channel is within its group; the weakest go first. `[channels]`.
+        x: Calibration inputs `[samples, ...]`, from the training split.
+
+    Returns:
+        For each channel the largest relative squared error of a task's outputs once it and all
+        weaker channels of its group are gone, `[channels]`.
+    """
+    x = x[:: max(1, len(x) // _SAMPLES)][:_SAMPLES]
+    network = before_activation(insert_gates(prunable, PruningSettings()))
+    gated = emit(network, wrap=False)
+    gates = next(layer for layer in gated.layers if isinstance(layer, ChannelGates))
+    mask = np.ones(len(prunable), "float32")
+    whole = predict(gated, x)
+    spread = [max(float(np.mean(np.square(o - o.mean(axis=0)))), 1e-12) for o in whole]
+    result = np.zeros(len(prunable))
+    for group in prunable.groups:
+        order = group.start + np.argsort(strength[group.slice], kind="stable")
+        error = 0.0
+        for gone, taken in _steps(order):
+            mask[gone] = 0.0
+            gates.mask.assign(mask)
+            pairs = zip(predict(gated, x), whole, spread, strict=True)
+            error = max(error, *(float(np.mean(np.square(o - w))) / s for o, w, s in pairs))
+            result[taken] = error
+        mask[order] = 1.0
+    return result
+
+
+def _steps(order: np.ndarray):
+    """All channels gone after each step, and those that it takes."""
+    done = 0
+    for end in np.unique(np.ceil(np.linspace(0, len(order), _STEPS + 1)[1:]).astype(int)).tolist():
+        yield order[:end], order[done:end]
+        done = end
