@@ -109,7 +109,7 @@ def test_teachers_may_be_of_the_other_generation(both, merged):
 
 
 def test_export(merged, tmp_path):
-    files = tflite_export.export(merged[1], tmp_path / "out", samples=X, verbose=0)
+    files = tflite_export.export(merged[1], tmp_path / "out", mode="files", samples=X, verbose=0)
     assert [file.tasks for file in files] == tfmot_pam.combinations(merged[0])
     assert max(file.max_abs_error for file in files) < 1e-5
 

@@ -138,7 +138,7 @@ def most_values(stored) -> int:
 
 def check_export(model, folder) -> list[np.ndarray]:
     """Exports every combination, runs it in LiteRT against Keras; the kernels of the largest."""
-    files = tflite_export.export(model, folder, samples=X[:16], verbose=0)
+    files = tflite_export.export(model, folder, mode="files", samples=X[:16], verbose=0)
     assert [file.tasks for file in files] == tfmot_pam.combinations(model)
     assert max(file.max_abs_error for file in files) < 1e-5
     return stored_kernels(files[-1].path.read_bytes(), np.float32)

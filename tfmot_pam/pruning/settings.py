@@ -13,6 +13,7 @@ from tfmot_pam.pruning.budget import Budget, Limits, find_measures
 from tfmot_pam.pruning.channels import PrunableChannels
 from tfmot_pam.pruning.costs import WidthCosts
 from tfmot_pam.pruning.schedules import Ramp
+from tfmot_pam.toolkit.crossing import import_tfmot
 
 _TFMOT_SCHEDULES = ("ConstantSparsity", "PolynomialDecay")
 
@@ -103,9 +104,7 @@ def _read(written: Mapping[str, Any] | None) -> Any:
     name = written["schedule_class"]
     found = Ramp if name == "Ramp" else keras.saving.get_custom_objects().get(name)
     if found is None and name in _TFMOT_SCHEDULES:
-        import tensorflow_model_optimization as tfmot
-
-        found = getattr(tfmot.sparsity.keras, name)
+        found = getattr(import_tfmot().sparsity.keras, name)
     if found is None:
         raise ValueError(
             f"The model was pruned by a schedule of class {name!r}, which is not known here. "
