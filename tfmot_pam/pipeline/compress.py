@@ -29,7 +29,7 @@ from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.result import CompressionResult, Round, round_from
 from tfmot_pam.pruning.callbacks import UpdatePruningStep
 from tfmot_pam.pruning.importance import find_importance
-from tfmot_pam.pruning.prune import prune_channels, strip_pruning
+from tfmot_pam.pruning.prune import UnreachableFraction, prune_channels, strip_pruning
 from tfmot_pam.pruning.schedules import Ramp
 from tfmot_pam.reporting.report import report
 from tfmot_pam.training.fine_tune import fine_tune
@@ -211,11 +211,9 @@ class _Compression:
             step = min(step, 1.0 - self.request.target / self._best().share)
         try:
             smaller = self._smaller(step)
-        except ValueError as error:
-            if "at most" not in str(error):
-                raise
-            # The floors end it: nothing that large can be removed any more.
-            self.step /= 2
+        except UnreachableFraction:
+            # So much cannot be removed any more: every layer keeps something to read.
+            self.step = step / 2
             return
         self._examine(smaller, step)
         if self.rounds[-1].accepted:
@@ -371,19 +369,19 @@ def _identity(originals, training: Samples, validation: Samples, options) -> dic
 
 
 def _digest(content: Any) -> str:
-    def plain(value):
-        return sorted(map(str, value.items())) if isinstance(value, Mapping) else str(value)
-
-    return hashlib.sha256(json.dumps(_listed(content), default=plain).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_plain(content)).encode()).hexdigest()
 
 
-def _listed(value: Any) -> Any:
-    """Mappings with any keys as lists of pairs, so that JSON can hold them."""
+def _plain(value: Any) -> Any:
+    """Plain data that is the same in every process; of objects and functions their names."""
     if isinstance(value, Mapping):
-        return [[str(key), _listed(found)] for key, found in value.items()]
+        return [[str(key), _plain(found)] for key, found in value.items()]
     if isinstance(value, (list, tuple)):
-        return [_listed(found) for found in value]
-    return value
+        return [_plain(found) for found in value]
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _data_digest(samples: Samples) -> str:

@@ -35,6 +35,10 @@ _SCOPES = ("global", "per-layer")
 _SAMPLES = 2048
 
 
+class UnreachableFraction(ValueError):
+    """A schedule wants more removed than the floors allow."""
+
+
 def prune_channels(
     model: keras.Model,
     pruning_schedule: Callable[[int], tuple[Any, Any]] | float,
@@ -283,7 +287,7 @@ def _check_reachable(
     least = budget.least()
     if wanted is not None and 1.0 - wanted < least - 1e-9:
         fixed = "; ".join(f"'{name}': {reason}" for name, reason in prunable.kept_whole.items())
-        raise ValueError(
+        raise UnreachableFraction(
             f"The schedule removes {wanted:.1%} of the {budget.what} in the end, but at most "
             f"{1 - least:.1%} can go: every layer keeps {settings.min_channels} channels to read, "
             f"and some layers stay whole ({fixed or 'none'}). Lower the fraction or the floor."
