@@ -20,6 +20,8 @@ from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.surgery import fixed_channels, remove_channels
 
 SEEDS = st.integers(0, 1_000_000)
+# With random batch-norm statistics the signal dies on the way through these.
+DIES = ("MobileNetV2", "MobileNetV3Small", "EfficientNetB0")
 MEASURES = ("channels", "macs", "parameters")
 
 
@@ -168,9 +170,9 @@ def test_applications_pruned_by_half(name, tmp_path):
     assert tfmot_pam.cost(small).macs == pytest.approx(expected, rel=1e-9)
     sizes = {}
     for key, network in {"whole": model, "small": small}.items():
-        # With random statistics the signal dies on the way through a deep network.
-        alive = emit(reestimated(read(network), images(64)))
-        (file,) = tflite_export.export(alive, tmp_path / key, samples=x, verbose=0)
+        if name in DIES:
+            network = emit(reestimated(read(network), images(64)))
+        (file,) = tflite_export.export(network, tmp_path / key, samples=x, verbose=0)
         sizes[key] = file.bytes
     assert sizes["small"] < 0.7 * sizes["whole"]
 
