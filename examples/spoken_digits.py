@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
     models = {t: train_network(t, train[0], train[1][t], _EPOCHS.value) for t in CLASSES}
 
     # Merge: the result works before any training, for every combination of the tasks.
-    sharing = {"share": _SHARE.value}
+    sharing = {"share": _SHARE.value, "samples": len(train[0])}
     merged = tfmot_pam.merge(models, train, **sharing, seed=_SEED.value)
     merged.merge_plan.save(output / "plan.json")
     print("Right after the merge, before any training:", accuracies(merged, x, labels))
