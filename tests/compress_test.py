@@ -168,7 +168,7 @@ PROGRAM = """
 import sys, keras, numpy as np, tfmot_pam
 from tests.compress_test import QUICK, samples
 models = {t: keras.saving.load_model(f"{sys.argv[1]}/{t}.keras") for t in ("sign", "sum")}
-options = {**QUICK, "directory": sys.argv[1] + "/rounds", "step": 0.2}
+options = {**QUICK, "directory": sys.argv[1] + "/rounds", "step": 0.3}
 result = tfmot_pam.compress(models, samples(), 0.1, target=0.5, **options)
 print(repr(result.rounds))
 np.savez(sys.argv[1] + "/out.npz", **result.model.predict(samples()[0], verbose=0))

@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 def output(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("demo") / "out"
     program = [sys.executable, "-m", "examples.spoken_digits"]
-    options = [f"--output_dir={folder}", "--epochs=6", "--target=0.7"]
+    options = [f"--output_dir={folder}", "--epochs=6", "--target=0.9", "--fine_tune_epochs=2"]
     subprocess.run([*program, *options], check=True, cwd=ROOT, capture_output=True, text=True)
     return folder
 
