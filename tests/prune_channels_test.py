@@ -446,6 +446,7 @@ def frozen_model():
             ValueError,
             "Received no data",
         ),
+        (two_heads, {"importance": "reconstruction"}, ValueError, "removes channels at once"),
         (
             lambda: tfmot_pam.prune_channels(two_heads(), constant()),
             {},

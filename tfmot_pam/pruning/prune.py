@@ -172,8 +172,7 @@ def strip_pruning(model: keras.Model, data: Any = None) -> keras.Model:
 
     Returns:
         A functional model of ordinary layers, of the generation of Keras that `prune_channels` was
-        given. Its attribute `pruning_history` holds the
-        `PruningHistory`.
+        given. Its attribute `pruning_history` holds the `PruningHistory`.
 
     Raises:
         TypeError: `model` is no functional Keras model.
@@ -238,6 +237,12 @@ def _wanted(pruning_schedule: Any, importance: Any, kind) -> float | None:
                 "`pruning_schedule` must be a TFMOT PruningSchedule, or the fraction to remove at "
                 f"once. Received: {pruning_schedule!r} of type {type(pruning_schedule).__name__}. "
                 "Pass such as tfmot.sparsity.keras.PolynomialDecay(0.0, 0.6, 0, 600)."
+            )
+        if kind.inputs:
+            raise ValueError(
+                f"importance={importance!r} removes channels at once, before any training. "
+                f"Received a schedule: {pruning_schedule!r}. Pass the fraction to remove, such as "
+                "0.5, and data=x."
             )
         ask(pruning_schedule, 0)
         return final_fraction(pruning_schedule)
