@@ -1,4 +1,4 @@
-"""How one kind of layer treats channels: the form of a rule, and the registry of rules."""
+"""How one kind of layer treats channels: the form of a rule."""
 
 from __future__ import annotations
 
