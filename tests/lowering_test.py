@@ -130,7 +130,7 @@ def test_skip_connections_are_fused_from_end_to_end_or_not_at_all():
     assert [lowered.layer_of(node).kind for node in lowered.nodes].count("Add") == 1
     expected = small_nets.all_outputs(model, x)["a"]
     np.testing.assert_allclose(_outputs(lowered, x)["a"], expected, rtol=1e-5, atol=1e-5)
-    with pytest.raises(lowering.CannotFuseError, match="'add.*' combines differently ordered"):
+    with pytest.raises(lowering.CannotLowerError, match="'add.*' combines different"):
         lowering.fuse(network, [stem])
 
 
@@ -188,7 +188,7 @@ def test_layers_that_are_no_groups_are_left_alone():
 def test_what_would_need_the_groups_apart_is_refused(join):
     network = _two_branches(join)
     (level,) = lowering.fusable_levels(network)
-    with pytest.raises(lowering.CannotFuseError, match=r"apart|differently"):
+    with pytest.raises(lowering.CannotLowerError, match=r"as it was|differently"):
         lowering.fuse(network, [level])
 
 

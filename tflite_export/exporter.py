@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from tflite_export.packing import pack
 from tflite_export.quantization import Quantization, find_quantization
 from tflite_export.records import ExportedFile, record
 from tflite_export.samples import representative_inputs, trial_inputs
-from tflite_export.tuning import TUNINGS, candidates, equivalent
+from tflite_export.tuning import TUNINGS, Costs, tune_alone, tune_together
 
 if TYPE_CHECKING:
     import keras
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ONE_FILE = "all_combinations"
 MODES = ("both", "files", "signatures")
+_LOWERED_TOLERANCE = 1e-5
 
 
 def export(
@@ -36,7 +37,7 @@ def export(
     quantization: str = "none",
     representative_data: Any = None,
     integer_io: bool = False,
-    tune: str = "none",
+    tune: str = "estimate",
     samples: Any = None,
     accuracy: Mapping[str, float] | None = None,
     overwrite: bool = False,
@@ -61,7 +62,8 @@ def export(
             names, or strings such as `"digit"` and `"digit+speaker"`.
         mode: `"files"` (a file per combination), `"signatures"` (one file,
             `all_combinations.tflite`, with a signature per combination and the weights stored
-            once), or `"both"`. Of a single combination there is a file of its own in any mode.
+            once), or `"both"`, which agree bit for bit. Of a single combination there is a file of
+            its own in any mode.
         quantization: `"none"` (float32), `"float16"` (weights; half the size), `"dynamic"` (8-bit
             weights, activations quantised on the fly; a quarter of the size), `"int8"`
             (everything in 8 bits) or `"int16x8"` (activations in 16, weights in 8 bits). A file
@@ -73,10 +75,12 @@ def export(
             better 100 or more; at most 256 of them, evenly spaced, are used.
         integer_io: Whether inputs and outputs of `"int8"` and `"int16x8"` files are 8-bit and
             16-bit integers; scales and zero points are in the manifest.
-        tune: How the groups of each layer are computed in the files of single combinations:
-            `"none"`: as they are, as in the file of all combinations, which shares their weights;
-            `"estimate"`: fused into one layer where a rule of thumb says that this is faster;
-            `"measure"`: where it is faster on this machine. Outputs change by at most 1e-5.
+        tune: How layers are written for speed: `"estimate"`: as a rule of thumb says; `"measure"`:
+            as is fastest on this machine; `"none"`: as they are. Batch normalisation is folded,
+            layers over concatenations become sums, and widths that kernels compute slowly are
+            padded, for all combinations alike, so that they share their weights. In the mode
+            `"files"`, groups of channels are besides computed in one piece where that is faster.
+            Outputs change by at most 1e-5.
         samples: Real inputs to check the files on, of shape `(n, ...)`, without labels; at most
             256 of them are used. Without them the representative data are used, or else 16
             random inputs.
@@ -133,14 +137,12 @@ def export(
         "sparse": scheme.sparse and subnetworks.is_sparse(model),
     }
     with whole_folder(directory, overwrite) as folder:
-        contents = _convert_all(subnetworks.views(model, chosen), verbose, options)
-        choose = None if mode == "signatures" else TUNINGS[tune]
-        alone = _tune_all(model, chosen, choose, contents, checks, options)
+        networks = _networks(model, chosen, mode, TUNINGS[tune], checks, options)
+        contents = _convert_all(networks, verbose, options)
         costs = subnetworks.costs(model, chosen)
         entries = []
         for name, signatures in _layout(chosen, mode).items():
-            of_file = contents if len(signatures) > 1 else alone
-            entries.append(_write_file(folder / name, signatures, of_file, checks, costs))
+            entries.append(_write_file(folder / name, signatures, contents, checks, costs))
         about.update(files=entries, other_files=[model_card.FILE_NAME])
         model_card.write(folder, manifest.write(folder, about))
     return tuple(record(pathlib.Path(directory), entry, quantization) for entry in entries)
@@ -153,6 +155,14 @@ class _Checks:
     scheme: Quantization
     inputs: Mapping[str, np.ndarray]
     expected: Mapping[str, np.ndarray]
+
+    def unchanged(self, network: keras.Model) -> bool:
+        """Whether a lowered network's outputs are within 1e-5 of what they were."""
+        outputs = subnetworks.keras_outputs(network, *self.inputs.values())
+        return all(
+            verify.largest_error(values, self.expected[task]) <= _LOWERED_TOLERANCE
+            for task, values in outputs.items()
+        )
 
     def agreement(
         self, path: pathlib.Path, signature: str, tasks: Sequence[str]
@@ -173,6 +183,40 @@ def _layout(chosen: Mapping[str, Sequence[str]], mode: str) -> dict[str, dict[st
     return {**(alone if mode == "both" else {}), f"{together}.tflite": dict(chosen)}
 
 
+def _networks(
+    model: keras.Model,
+    chosen: Mapping[str, Sequence[str]],
+    mode: str,
+    costs: Costs | None,
+    checks: _Checks,
+    options: Mapping[str, Any],
+) -> Mapping[str, keras.Model]:
+    """The networks of combinations, lowered for speed if `costs` tells what they cost."""
+    views = subnetworks.views(model, chosen)
+    if costs is None:
+        return views
+    from tfmot_pam.graph.emitter import emit
+    from tfmot_pam.graph.reader import read
+    from tfmot_pam.graph.selection import select
+
+    def convert_one(network: Network) -> bytes:
+        return convert(emit(network, wrap=False), "network", **options)
+
+    network = read(model).replace(name="network")
+    # The terms of a sum would be rounded each, in ranges of their own.
+    tuning = {"costs": costs, "convert": convert_one, "sums": not checks.scheme.calibrated}
+    if mode == "files" or len(chosen) == 1:
+        found = {
+            name: emit(tune_alone(select(network, tasks), **tuning), wrap=False)
+            for name, tasks in chosen.items()
+        }
+        return {name: one if checks.unchanged(one) else views[name] for name, one in found.items()}
+    together = tune_together(network, chosen.values(), **tuning)
+    if not checks.unchanged(emit(together, wrap=False)):
+        return views
+    return {name: emit(select(together, tasks), wrap=False) for name, tasks in chosen.items()}
+
+
 def _convert_all(
     networks: Mapping[str, keras.Model], verbose: int, options: Mapping[str, Any]
 ) -> dict[str, bytes]:
@@ -187,35 +231,6 @@ def _convert_all(
             raise ValueError(f"{name}.tflite cannot be made. {error}") from error
         progress.update(count)
     return contents
-
-
-def _tune_all(
-    model: keras.Model,
-    chosen: Mapping[str, Sequence[str]],
-    choose: Callable[..., Network] | None,
-    contents: Mapping[str, bytes],
-    checks: _Checks,
-    options: Mapping[str, Any],
-) -> Mapping[str, bytes]:
-    """Returns `contents` with the files of tuned networks where that changes something."""
-    if choose is None:
-        return contents
-    from tfmot_pam.graph.emitter import emit
-    from tfmot_pam.graph.reader import read
-    from tfmot_pam.graph.selection import select
-
-    (inputs,) = checks.inputs.values()
-    network, tuned = read(model), dict(contents)
-    for name, tasks in chosen.items():
-        selected = select(network, tasks).replace(name="network")
-
-        def file_of(one: Network, name: str = name) -> bytes:
-            return convert(emit(one, wrap=False), name, **options)
-
-        best = choose(candidates(selected), file_of)
-        if best is not selected and equivalent(emit(best), inputs, checks.expected):
-            tuned[name] = file_of(best)
-    return tuned
 
 
 def _write_file(

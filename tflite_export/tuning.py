@@ -1,51 +1,48 @@
-"""Chooses, per combination, which layers are computed in one piece instead of in groups."""
+"""Chooses how the layers of a network are lowered: by measurement, or by a rule of thumb."""
 
 from __future__ import annotations
 
-import math
 import pathlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tflite_export.estimate import estimated_cost
 from tflite_export.latency import measure_latency
-from tflite_export.verify import largest_error
 
 if TYPE_CHECKING:
-    import keras
-
     from tfmot_pam.graph.network import Network
 
 _CUTS = 4
-_TOLERANCE = 1e-5
 _WORTH = 0.98  # of the time without any lowering; less is noise
 _ROUNDS = 5
-
-# Output channels that a kernel computes at once, and, in multiply-accumulates, what moving one
-# number and what calling one operation costs (0.8 microseconds): XNNPACK, float32, x86-64 with AVX.
+# A tile is what a kernel computes at once. Up to 32 channels XNNPACK has kernels of one and of two
+# of them, and 17 to 31 channels take longer than 32.
 _TILE = 16
-_MOVED = 64
-_CALLED = 80_000
+_GROWTH = 1.5
+
+# The costs of networks that compute the same, given their conversion to TFLite files.
+Costs = Callable[["Sequence[Network]", Callable[["Network"], bytes]], "Sequence[float]"]
 
 
-def tune_estimate(networks: Sequence[Network], convert: Callable[[Network], bytes]) -> Network:
-    """Chooses by a rule of thumb (see `estimated_cost`).
+def estimated(networks: Sequence[Network], convert: Callable[[Network], bytes]) -> list[float]:
+    """What networks cost by a rule of thumb (see `estimated_cost`).
 
     Args:
-        networks: What `candidates` returned.
+        networks: Networks.
         convert: Not used.
     """
     del convert
-    return min(networks, key=estimated_cost)
+    return [estimated_cost(network) for network in networks]
 
 
-def tune_measure(networks: Sequence[Network], convert: Callable[[Network], bytes]) -> Network:
-    """Chooses by timing the files of all candidates on this machine, one thread, in turn.
+def measured(networks: Sequence[Network], convert: Callable[[Network], bytes]) -> list[float]:
+    """The milliseconds that networks take on this machine, one thread, timed in turn.
 
     Args:
-        networks: What `candidates` returned; the first is the network as it is.
+        networks: Networks.
         convert: Returns the TFLite file of a network.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -53,81 +50,148 @@ def tune_measure(networks: Sequence[Network], convert: Callable[[Network], bytes
         for path, network in zip(paths, networks, strict=True):
             path.write_bytes(convert(network))
         rounds = [[measure_latency(path) for path in paths] for _ in range(_ROUNDS)]
-    times = np.min(rounds, axis=0)
-    best = int(np.argmin(times))
-    return networks[best if times[best] < _WORTH * times[0] else 0]
+    return np.min(rounds, axis=0).tolist()
 
 
-# By name: chooses one of several networks that compute the same, given their conversion.
-TUNINGS: dict[str, Callable[[Sequence[Network], Callable[[Network], bytes]], Network] | None] = {
-    "none": None,
-    "estimate": tune_estimate,
-    "measure": tune_measure,
-}
+TUNINGS: dict[str, Costs | None] = {"none": None, "estimate": estimated, "measure": measured}
 
 
-def candidates(network: Network) -> list[Network]:
-    """Returns a network as it is, and with several of its first or last grouped layers fused.
+def tune_alone(
+    network: Network, costs: Costs, convert: Callable[[Network], bytes], sums: bool = True
+) -> Network:
+    """Lowers the network of one combination for a file of its own.
+
+    Args:
+        network: The network.
+        costs: An entry of `TUNINGS`.
+        convert: Returns the TFLite file of a network.
+        sums: Whether layers may be written as sums of layers, whose terms are quantised apart.
+
+    Returns:
+        The cheapest network found that computes the same outputs.
+    """
+    from tflite_export.lowering import fold_batch_norm
+
+    fused = with_fused_levels(fold_batch_norm(network))
+    found = variants(fused[_cheapest(costs(fused, convert))], sums)
+    return found[_cheapest(costs(found, convert))] if len(found) > 1 else found[0]
+
+
+def tune_together(
+    network: Network,
+    combinations: Iterable[Sequence[str]],
+    costs: Costs,
+    convert: Callable[[Network], bytes],
+    sums: bool = True,
+) -> Network:
+    """Lowers a network of all tasks, such that its combinations share their weights.
+
+    Args:
+        network: The network.
+        combinations: The combinations whose costs count.
+        costs: An entry of `TUNINGS`.
+        convert: Returns the TFLite file of the network of a combination.
+        sums: Whether layers may be written as sums of layers, whose terms are quantised apart.
+
+    Returns:
+        The cheapest network found that computes the same outputs. What it computes for one task
+        is the same in all combinations.
+    """
+    from tflite_export.lowering import fold_batch_norm
+    from tfmot_pam.graph.selection import select
+
+    found, chosen = variants(fold_batch_norm(network), sums), list(combinations)
+    selected = [select(one, tasks) for one in found for tasks in chosen]
+    table = np.reshape(costs(selected, convert), (len(found), len(chosen)))
+    return found[_cheapest(table.sum(axis=1).tolist())]
+
+
+def _cheapest(costs: Sequence[float]) -> int:
+    """The position of the cheapest; the first one, unless another is clearly cheaper."""
+    best = int(np.argmin(costs))
+    return best if costs[best] < _WORTH * costs[0] else 0
+
+
+def with_fused_levels(network: Network) -> list[Network]:
+    """Returns a network as it is, and with some of its grouped layers fused.
 
     Args:
         network: The network of a combination.
 
     Returns:
-        At most ten networks that compute the same outputs.
+        At most eleven networks that compute the same outputs: with several of the first or of the
+        last layers fused, and with what the rule of thumb chooses for every layer.
     """
     # Here and not above: running and measuring files shall not load Keras.
-    from tflite_export.lowering import CannotFuseError, fusable_levels, fuse
+    from tflite_export.lowering import fusable_levels
 
     levels = fusable_levels(network)
     cuts = sorted(set(np.linspace(0, len(levels), _CUTS + 1).round().astype(int).tolist()))
     choices = [levels[:cut] for cut in cuts] + [levels[cut:] for cut in cuts]
-    found, seen = [network], {()}
-    for chosen in choices:
-        if tuple(chosen) in seen:
-            continue
-        seen.add(tuple(chosen))
-        try:
-            found.append(fuse(network, chosen))
-        except CannotFuseError:
-            continue
+    choices.append(_fused_by_estimate(network, levels))
+    distinct = {tuple(chosen): chosen for chosen in choices if chosen}
+    fused = [_try_to_fuse(network, chosen) for chosen in distinct.values()]
+    return [network, *(one for one in fused if one is not None)]
+
+
+def _fused_by_estimate(
+    network: Network, levels: Sequence[tuple[str, ...]]
+) -> list[tuple[str, ...]]:
+    """Decides level by level how many of the narrowest groups are computed in one piece."""
+    chosen: list[tuple[str, ...]] = []
+    lowest = estimated_cost(network)
+    for level in levels:
+        by_width = sorted(level, key=lambda name: network.node(name).shapes[0][-1])
+        best = None
+        for count in range(2, len(level) + 1):
+            tried = _try_to_fuse(network, [*chosen, tuple(by_width[:count])])
+            if tried is not None and estimated_cost(tried) < lowest:
+                lowest, best = estimated_cost(tried), tuple(by_width[:count])
+        if best is not None:
+            chosen.append(best)
+    return chosen
+
+
+def _try_to_fuse(network: Network, levels: Sequence[tuple[str, ...]]) -> Network | None:
+    from tflite_export.lowering import CannotLowerError, fuse
+
+    try:
+        return fuse(network, levels)
+    except CannotLowerError:
+        return None
+
+
+def variants(network: Network, sums: bool = True) -> list[Network]:
+    """Returns a network as it is, with sums for concatenations, with padded layers, and with both.
+
+    Args:
+        network: Any network.
+        sums: Whether layers may be written as sums of layers.
+
+    Returns:
+        At most six networks that compute the same outputs.
+    """
+    from tflite_export.lowering import pad_channels, split_sums, splittable_nodes
+
+    found = [network, *(pad_channels(network, widths) for widths in _paddings(network))]
+    if sums and splittable_nodes(network):
+        found += [split_sums(one, splittable_nodes(one)) for one in found]
     return found
 
 
-def estimated_cost(network: Network) -> float:
-    """Estimates the time of a network, in multiply-accumulates.
+def _paddings(network: Network) -> list[dict[tuple[str, ...], int]]:
+    """Widths for `pad_channels`: of what depthwise layers read, and of narrow layers besides."""
+    from tflite_export.lowering import paddable_layers
 
-    A layer's output channels count in whole tiles, every number that a Concatenate writes counts
-    for the reading and the writing, and so does every call of an operation.
-
-    Args:
-        network: Any network whose sizes are fixed.
-    """
-    from tfmot_pam.graph.cost import network_cost
-
-    per_node = {layer.name: layer.macs for layer in network_cost(network).per_layer}
-    total = 0.0
-    for node in network.nodes:
-        shape = node.shapes[0]
-        if not node.inputs or not shape or None in shape[1:]:
+    of_depthwise, narrow = {}, {}
+    for layer in paddable_layers(network):
+        tiled = -(-layer.width // _TILE) * _TILE
+        if tiled == layer.width or tiled > _GROWTH * layer.width:
             continue
-        total += _CALLED
-        tiles = math.ceil(shape[-1] / _TILE) * _TILE / shape[-1]
-        total += per_node.get(node.name, 0) * tiles
-        if network.layer_of(node).kind == "Concatenate":
-            total += _MOVED * math.prod(shape[1:])
-    return total
-
-
-def equivalent(network: keras.Model, inputs: np.ndarray, expected: dict[str, np.ndarray]) -> bool:
-    """Tells whether a lowered model's outputs are within 1e-5 of what they were.
-
-    Args:
-        network: The lowered model, with a dict of outputs.
-        inputs: Inputs of shape `(n, ...)`.
-        expected: The outputs before lowering, at least those of the model.
-    """
-    outputs = network(inputs, training=False)
-    return all(
-        largest_error(np.asarray(values), expected[task]) <= _TOLERANCE
-        for task, values in outputs.items()
-    )
+        kinds = [network.layer_of(network.node(name)).kind for name in layer.members]
+        if any("Depthwise" in kind for kind in kinds):
+            of_depthwise[layer.writers] = tiled
+        elif tiled == 2 * _TILE:
+            narrow[layer.writers] = tiled
+    found = [of_depthwise, of_depthwise | narrow]
+    return [widths for widths in (found if narrow else found[:1]) if widths]
