@@ -8,8 +8,9 @@ Trains the demo's spoken-digit networks (digit and speaker; and a third one for 
 merges two and three of them, fine-tunes, exports each in every quantisation together with the
 networks alone in the same quantisation, and measures all of it in one run per quantisation. A
 second part measures larger networks of random weights (latency does not depend on them), float32,
-the files of single combinations tuned by measurement, against the networks alone. Writes
-benchmarks/results/deployment_*.json and .md, and the tables of docs/deployment.md.
+merged, and merged and pruned, tuned by measurement and by the rule of thumb, against the networks
+alone, or pruned alone by as much. Writes benchmarks/results/deployment_*.json and .md, and the
+tables of docs/deployment.md.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def _summary(name, quantization, files, measured, accuracy) -> dict[str, Any]:
     }
 
 
-def combination_rows(name: str, quantization: str, measured) -> list[dict[str, Any]]:
+def combination_rows(name: str, file: str, measured) -> list[dict[str, Any]]:
     """Every combination against the networks alone."""
     comparisons = {(c.file, c.signature): c for c in measured.comparisons if c.threads == 1}
     rows = []
@@ -158,8 +159,7 @@ def combination_rows(name: str, quantization: str, measured) -> list[dict[str, A
         rows.append(
             {
                 "model": name,
-                "quantization": quantization,
-                "file": "one file" if row.file.startswith("all_") else "own, tuned",
+                "file": file,
                 "combination": row.signature,
                 "MACs": f"{row.macs / 1e6:.2f} M",
                 "ms": f"{latency.lowest_ms:.2f}",
@@ -193,22 +193,52 @@ def run_trained() -> tuple[list[dict], list[dict]]:
     return rows, details
 
 
-def run_large() -> list[dict]:
+# How the files of the second part are made: the mode and the tuning.
+LARGE_FILES = {
+    "own, none": ("files", "none"),
+    "own, measured": ("files", "measure"),
+    "own, estimated": ("files", "estimate"),
+    "one file, measured": ("signatures", "measure"),
+}
+
+
+def large_models() -> dict[str, tuple[keras.Model, dict[str, keras.Model]]]:
+    """Merged models, each with the networks alone that it is compared with, by name."""
     models = {"first": large_network(10), "second": large_network(7)}
     x = np.random.default_rng(0).normal(size=(64, 64, 64, 1)).astype("float32")
-    rows = []
+    found = {}
     for name, options in {
-        "large, nothing shared": {"method": "separate"},
-        "large, half shared": {"method": "random", "share": 0.5},
-        "large, all shared": {"method": "shared"},
+        "nothing shared": {"method": "separate"},
+        "half shared": {"method": "random", "share": 0.5},
+        "all shared": {"method": "shared"},
     }.items():
         merged = tfmot_pam.merge(models, x, seed=0, verbose=0, **options)
-        with tempfile.TemporaryDirectory() as folder:
-            _, measured = export_and_measure(
-                merged, models, pathlib.Path(folder), (1,), samples=x[:8], tune="measure"
-            )
-        rows += combination_rows(name, "none", measured)
-        print(*rows[-6:], sep="\n", flush=True)
+        found[name] = merged, models
+        for multiple in (1, 16) if name == "half shared" else ():
+            alone = {task: _pruned(model, multiple) for task, model in models.items()}
+            found[f"{name}, pruned, multiples of {multiple}"] = _pruned(merged, multiple), alone
+    return found
+
+
+def _pruned(model: keras.Model, multiple: int) -> keras.Model:
+    """The model without the smallest 40 % of each layer's channels."""
+    gated = tfmot_pam.prune_channels(
+        model, 0.4, "magnitude", scope="per-layer", width_multiple=multiple
+    )
+    return tfmot_pam.strip_pruning(gated)
+
+
+def run_large() -> list[dict]:
+    x = np.random.default_rng(1).normal(size=(8, 64, 64, 1)).astype("float32")
+    rows = []
+    for name, (merged, models) in large_models().items():
+        for file, (mode, tune) in LARGE_FILES.items():
+            with tempfile.TemporaryDirectory() as folder:
+                _, measured = export_and_measure(
+                    merged, models, pathlib.Path(folder), (1,), mode=mode, samples=x, tune=tune
+                )
+            rows += combination_rows(name, file, measured)
+            print(*rows[-3:], sep="\n", flush=True)
     return rows
 
 

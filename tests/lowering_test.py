@@ -1,14 +1,16 @@
-"""Tests of lowering: fused groups compute what they computed apart, on many networks."""
+"""Tests of lowering: however layers are written, they compute the same, on many networks."""
 
 import itertools
 
 import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras import layers
 
 import tfmot_pam
-from tests import small_nets
+from tests import random_models, small_nets
 from tflite_export import lowering, tuning
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.emitter import emit
@@ -200,6 +202,177 @@ def test_layer_called_twice_stays_as_it_is():
     assert len(lowering.fuse(network, []).nodes) == len(network.nodes)
 
 
+# --- batch normalisation, sums, padding -------------------------------------------------------
+
+BEFORE_NORM = {
+    "convolution": lambda: layers.Conv2D(5, 3, strides=2, use_bias=False),
+    "with bias": lambda: layers.Conv2D(5, 3, bias_initializer="random_normal"),
+    "transposed": lambda: layers.Conv2DTranspose(5, 3, use_bias=False),
+    "depthwise": lambda: layers.DepthwiseConv2D(3, depth_multiplier=2),
+    "separable": lambda: layers.SeparableConv2D(5, 3, depth_multiplier=2, use_bias=False),
+    "grouped": lambda: layers.Conv2D(6, 3, groups=3, use_bias=False),
+    "dense": lambda: layers.Dense(4),
+}
+
+
+def _checked(lowered, model, x):
+    """The kinds of layers of a lowered network, which computes what the model computes."""
+    expected = small_nets.all_outputs(model, x)
+    for task, values in _outputs(lowered, x).items():
+        np.testing.assert_allclose(values, expected[task], rtol=1e-5, atol=1e-5)
+    return [lowered.layer_of(node).kind for node in lowered.nodes]
+
+
+@pytest.mark.parametrize("kind", BEFORE_NORM)
+@pytest.mark.parametrize("options", [{}, {"scale": False, "center": False}])
+def test_normalisation_is_folded_into_every_kind_of_layer(kind, options):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((6, 6, 3), name="image")
+    normalised = layers.BatchNormalization(**options)(BEFORE_NORM[kind]()(image))
+    model = small_nets.randomise(keras.Model(image, {"a": layers.ReLU()(normalised)}), 1)
+    x = small_nets.images(3, shape=(6, 6, 3))
+    kinds = _checked(lowering.fold_batch_norm(read(model)), model, x)
+    assert len(kinds) == 3
+    assert "BatchNormalization" not in kinds
+
+
+def _normalised_twice(x):
+    x = layers.Conv2D(4, 3)(x)
+    return layers.Add()([x, layers.BatchNormalization()(x)])
+
+
+UNFOLDED = {
+    "read by others": _normalised_twice,
+    "after an activation": lambda x: layers.BatchNormalization()(
+        layers.Conv2D(4, 3, activation="relu")(x)
+    ),
+    "other axis": lambda x: layers.BatchNormalization(axis=1)(layers.Conv2D(4, 3)(x)),
+    "no kernel": lambda x: layers.BatchNormalization()(layers.MaxPooling2D()(x)),
+}
+
+
+@pytest.mark.parametrize("kind", UNFOLDED)
+def test_normalisation_that_cannot_be_folded_stays(kind):
+    image = keras.Input((6, 6, 3), name="image")
+    model = small_nets.randomise(keras.Model(image, {"a": UNFOLDED[kind](image)}), 1)
+    kinds = _checked(
+        lowering.fold_batch_norm(read(model)), model, small_nets.images(2, shape=(6, 6, 3))
+    )
+    assert "BatchNormalization" in kinds
+
+
+READERS = {
+    "convolution": lambda: layers.Conv2D(5, 3, activation="relu", bias_initializer="ones"),
+    "without bias": lambda: layers.Conv2D(5, 3, padding="same", use_bias=False),
+    "transposed": lambda: layers.Conv2DTranspose(5, 3, activation="tanh"),
+    "separable": lambda: layers.SeparableConv2D(5, 3, depth_multiplier=2, activation="relu"),
+    "softmax": lambda: layers.Dense(5, activation="softmax", bias_initializer="ones"),
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_layer_over_a_concatenation_becomes_a_sum(kind):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((6, 6, 3), name="image")
+    parts = [layers.Conv2D(width, 1, activation="relu")(image) for width in (2, 5, 3)]
+    model = keras.Model(image, {"a": READERS[kind]()(layers.Concatenate()(parts))})
+    network = read(model)
+    (node,) = lowering.splittable_nodes(network)
+    lowered = lowering.split_sums(network, [node])
+    kinds = _checked(lowered, model, small_nets.images(3, shape=(6, 6, 3)))
+    assert kinds.count("Add") == 1
+    assert "Concatenate" not in kinds
+    assert network_cost(lowered).macs == network_cost(network).macs
+
+
+def test_concatenations_that_other_layers_read_stay():
+    model = grouped("plain")
+    network = read(model)
+    nodes = lowering.splittable_nodes(network)
+    assert len(nodes) == 2 * 2 + 2  # two layers of two tasks' groups, and two heads
+    kinds = _checked(lowering.split_sums(network, nodes[:1]), model, small_nets.images(3))
+    assert kinds.count("Concatenate") == len(nodes) - 1
+
+
+@pytest.mark.parametrize("kind", [*BLOCKS, "residual"])
+def test_every_layer_but_the_heads_can_be_padded(kind):
+    model = _residual() if kind == "residual" else grouped(kind)
+    network = read(model)
+    found = lowering.paddable_layers(network)
+    widths = [layer.width for layer in found]
+    assert widths == ([4, 4] if kind == "residual" else [6, 3, 4, 5, 4, 3, 7, 2, 5])
+    x = small_nets.images(3)
+    _checked(lowering.pad_channels(network, {found[1].writers: 8}), model, x)
+    padded = lowering.pad_channels(network, {layer.writers: 8 for layer in found})
+    _checked(padded, model, x)
+    assert [layer.width for layer in lowering.paddable_layers(padded)] == [8] * len(found)
+    nodes = lowering.splittable_nodes(padded)
+    _checked(lowering.split_sums(padded, nodes), model, x)
+
+
+def test_blocks_of_grouped_convolutions_stay_as_they_are():
+    image = keras.Input((6, 6, 2), name="image")
+    parts = [layers.Conv2D(width, 1)(image) for width in (4, 2)]
+    blocks = layers.Conv2D(6, 3, groups=3)(layers.Concatenate()(parts))
+    network = read(keras.Model(image, {"a": layers.Conv2D(2, 1)(blocks)}))
+    assert lowering.paddable_layers(network) == []
+    (level,) = lowering.fusable_levels(network)
+    fused = lowering.fuse(network, [level])
+    assert [fused.layer_of(node).kind for node in fused.nodes] == ["InputLayer", *["Conv2D"] * 3]
+    with pytest.raises(lowering.CannotLowerError, match="computes channels from several"):
+        lowering.pad_channels(network, {("conv2d",): 8})
+
+
+def test_half_of_a_skip_connection_cannot_be_padded():
+    with pytest.raises(lowering.CannotLowerError, match="combines different numbers"):
+        lowering.pad_channels(read(_residual()), {("stem_a",): 8})
+
+
+@settings(max_examples=8)
+@given(st.integers(0, 1_000_000))
+def test_every_way_of_lowering_a_random_network_computes_the_same(seed):
+    family = random_models.family(seed, tasks=2)
+    merged = tfmot_pam.merge(
+        family.models, family.x, method="random", share=0.5, seed=seed, verbose=0
+    )
+    expected = small_nets.all_outputs(merged, family.x)
+    network = lowering.fold_batch_norm(read(merged))
+    assert tuning.with_fused_levels(network)[0] is network
+    for fused in tuning.with_fused_levels(network)[:: max(1, seed % 3)]:
+        padded = {
+            layer.writers: layer.width + seed % 5 for layer in lowering.paddable_layers(fused)
+        }
+        for lowered in (
+            fused,
+            lowering.pad_channels(fused, padded),
+            lowering.split_sums(fused, lowering.splittable_nodes(fused)),
+        ):
+            for task, values in _outputs(lowered, family.x).items():
+                error = np.abs(values - expected[task]).max()
+                assert error <= 1e-5 * max(1.0, np.abs(expected[task]).max())
+
+
+APPLICATIONS = ("MobileNetV2", "MobileNetV3Small", "EfficientNetB0", "ResNet50", "InceptionV3")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_lowered_applications(name):
+    model = getattr(keras.applications, name)(
+        weights=None, input_shape=(96, 96, 3), classes=3, classifier_activation=None
+    )
+    model = keras.Model(model.input, {"a": small_nets.randomise(model, 0).output})
+    x = small_nets.images(2, shape=(96, 96, 3)) * 50
+    expected = small_nets.all_outputs(model, x)["a"]
+    network = lowering.fold_batch_norm(read(model))
+    kinds = {network.layer_of(node).kind for node in network.nodes}
+    assert "BatchNormalization" not in kinds
+    every = {layer.writers: layer.width + 3 for layer in lowering.paddable_layers(network)}
+    for lowered in [*tuning.variants(network), lowering.pad_channels(network, every)]:
+        found = _outputs(lowered, x)["a"]
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.slow
 def test_two_mobilenets_side_by_side():
     def network(seed, classes):
@@ -211,8 +384,8 @@ def test_two_mobilenets_side_by_side():
     x = np.random.default_rng(0).normal(size=(32, 32, 32, 3)).astype("float32")
     merged = tfmot_pam.merge(models, x, method="separate", verbose=0)
     expected = small_nets.all_outputs(merged, x[:4])
-    found = tuning.candidates(read(merged))
+    found = tuning.with_fused_levels(read(merged))
     assert len(found) > 3
-    for lowered in found:
+    for lowered in [*found, *tuning.variants(lowering.fold_batch_norm(found[-1]))]:
         for task, values in _outputs(lowered, x[:4]).items():
             np.testing.assert_allclose(values, expected[task], rtol=1e-5, atol=1e-5)

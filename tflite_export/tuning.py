@@ -144,9 +144,10 @@ def _fused_by_estimate(
         by_width = sorted(level, key=lambda name: network.node(name).shapes[0][-1])
         best = None
         for count in range(2, len(level) + 1):
-            tried = _try_to_fuse(network, [*chosen, tuple(by_width[:count])])
+            narrowest = tuple(name for name in level if name in by_width[:count])
+            tried = _try_to_fuse(network, [*chosen, narrowest])
             if tried is not None and estimated_cost(tried) < lowest:
-                lowest, best = estimated_cost(tried), tuple(by_width[:count])
+                lowest, best = estimated_cost(tried), narrowest
         if best is not None:
             chosen.append(best)
     return chosen

@@ -9,7 +9,7 @@ from typing import Any
 from tfmot_pam.graph.channels import build_channel_graph, rule_of
 from tfmot_pam.graph.network import Network, Node, iterate_tensors
 from tfmot_pam.graph.rule_table import activation_reason
-from tfmot_pam.graph.rules import LayerRule, call_of
+from tfmot_pam.graph.rules import Call, LayerRule, call_of
 
 # What two layers of one kind may differ in and still be computed as one.
 _FREE = ("name", "trainable", "dtype", "seed", "build_config")
@@ -95,6 +95,9 @@ def paddable_layers(network: Network) -> list[PaddableLayer]:
             continue
         nodes = [network.node(name) for name in space.writers]
         rules = [usable_rule(network, node, calls) for node in nodes]
+        members = [call_of(network, network.node(name), calls) for name in space.members]
+        if any(reads_several_channels(call, rule_of(call)) for call in members):
+            continue
         if all(
             rule is not None
             and rule.role == "mixing"
@@ -117,6 +120,11 @@ def usable_rule(network: Network, node: Node, calls: Mapping[str, int]) -> Layer
     if rule.role in ("mixing", "channelwise") and len(call.in_shapes) > 1:
         return None
     return rule
+
+
+def reads_several_channels(call: Call, rule: LayerRule) -> bool:
+    """Whether a channelwise layer computes some channel from several, as grouped ones do."""
+    return rule.source_positions(call, call.in_shape[-1]).shape[1] > 1
 
 
 def likeness(network: Network, node: Node, rule: LayerRule) -> Any:

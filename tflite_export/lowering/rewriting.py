@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tflite_export.lowering.parts import likeness, usable_rule
-from tflite_export.lowering.views import Joined, Part, View
-from tflite_export.lowering.weights import CannotLowerError, embedded, moved
+from tflite_export.lowering.parts import likeness, reads_several_channels, usable_rule
+from tflite_export.lowering.views import Joined, Part, View, chained
+from tflite_export.lowering.weights import CannotLowerError, embedded, entries, moved
 from tfmot_pam.graph.network import Layer, Network, Node, Tensor, map_tensors, unique_name
-from tfmot_pam.graph.rules import Call, LayerRule, call_of
+from tfmot_pam.graph.rules import Axes, Call, LayerRule, call_of
 
 
 def fuse(network: Network, levels: Sequence[Sequence[str]]) -> Network:
@@ -110,7 +110,7 @@ class _Rewriting:
         """Writes the unit of a ready node; returns the old nodes that it covers."""
         rule = usable_rule(self.network, node, self.calls)
         if rule is not None and rule.role == "concatenate":
-            self.views[Tensor(node.name)] = sum((self.views[t] for t in node.inputs), ())
+            self.views[Tensor(node.name)] = chained([self.views[t] for t in node.inputs])
             return {node.name}
         if rule is not None and not self._stays(node):
             if rule.role == "mixing":
@@ -221,12 +221,11 @@ class _Rewriting:
         for tensor, span in joined.spans().items():
             bias = not terms and call.config.get("use_bias", False)
             weights = {
-                name: _rows(weight, rule.weights[name].inputs, span)
+                name: _rows(weight, rule.weights[name], call, span)
                 for name, weight in layer.weights.items()
                 if name != "bias" or bias
             }
-            of_part = _widened(call, span.stop - span.start)
-            config = rule.resized(of_part, span.stop - span.start, shape[-1])
+            config = rule.resized(_widened(call, len(span)), len(span), shape[-1])
             config |= {"activation": "linear", "use_bias": bias}
             term = dataclasses.replace(layer, config=config, weights=weights)
             terms.append(self._emit(term, (tensor,), shape))
@@ -253,9 +252,9 @@ class _Rewriting:
         width = inputs[0].width
         if any(joined.width != width for joined in inputs):
             raise CannotLowerError(f"'{node.name}' combines different numbers of channels.")
-        wide = rule.source_positions(_widened(calls[0], width), width)
-        if wide.shape[1] > 1:
+        if reads_several_channels(calls[0], rule):
             raise CannotLowerError(f"'{node.name}' computes channels from several.")
+        wide = rule.source_positions(_widened(calls[0], width), width)
         writes = [
             moved(rule.source_positions(call, call.in_shape[-1])[:, 0], found, wide[:, 0])
             for call, found in zip(calls, positions, strict=True)
@@ -284,9 +283,8 @@ def _widened(call: Call, width: int) -> Call:
     )
 
 
-def _rows(weight: np.ndarray, axis: int | None, span: slice) -> np.ndarray:
-    if axis is None:
+def _rows(weight: np.ndarray, axes: Axes, call: Call, span: range) -> np.ndarray:
+    """The entries of a weight that belong to the input channels of a span."""
+    if axes.inputs is None:
         return weight
-    index = [slice(None)] * weight.ndim
-    index[axis] = span
-    return weight[tuple(index)]
+    return np.take(weight, entries(np.array(span), axes.fanout(call.config)), axis=axes.inputs)

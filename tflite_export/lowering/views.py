@@ -33,6 +33,17 @@ class Part:
 View = tuple[Part, ...]
 
 
+def chained(views: Sequence[View]) -> View:
+    """The view of a concatenation; neighbouring parts of one tensor become one."""
+    parts: list[Part] = []
+    for part in (part for view in views for part in view):
+        if parts and parts[-1].tensor == part.tensor:
+            positions = np.concatenate([parts.pop().positions, part.positions])
+            part = dataclasses.replace(part, positions=positions)
+        parts.append(part)
+    return tuple(parts)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Joined:
     """New tensors side by side, each once.
@@ -55,11 +66,11 @@ class Joined:
     def width(self) -> int:
         return sum(self.widths.values())
 
-    def spans(self) -> dict[Tensor, slice]:
+    def spans(self) -> dict[Tensor, range]:
         """Where each tensor's channels are."""
         ends = np.cumsum(list(self.widths.values())).tolist()
         starts = [0, *ends[:-1]]
-        return {t: slice(a, b) for t, a, b in zip(self.widths, starts, ends, strict=True)}
+        return {t: range(a, b) for t, a, b in zip(self.widths, starts, ends, strict=True)}
 
     def positions(self, view: View) -> np.ndarray:
         """Where the channels of a view are."""

@@ -42,22 +42,26 @@ def embedded(
         if any(not np.array_equal(first, call.layer.weights[name]) for call in calls):
             raise CannotLowerError(f"The weight '{name}' does not depend on channels.")
         return first
-    if axes.inputs is not None and axes.fanout(calls[0].config) != 1:
-        raise CannotLowerError(f"The weight '{name}' has several entries per channel.")
+    fanout = axes.fanout(calls[0].config)
     shape = list(first.shape)
     if axes.inputs is not None:
-        shape[axes.inputs] = in_width
+        shape[axes.inputs] = in_width * fanout
     if axes.outputs is not None:
         shape[axes.outputs] = out_width
     wide = np.full(shape, axes.fill, first.dtype)
     for call, read, written in zip(calls, reads, writes, strict=True):
         index: list[Any] = [np.arange(size) for size in shape]
         if axes.inputs is not None:
-            index[axes.inputs % len(shape)] = read
+            index[axes.inputs % len(shape)] = entries(read, fanout)
         if axes.outputs is not None:
             index[axes.outputs % len(shape)] = written
         wide[np.ix_(*index)] = call.layer.weights[name]
     return wide
+
+
+def entries(channels: np.ndarray, fanout: int) -> np.ndarray:
+    """The positions of channels on an axis with several entries per channel."""
+    return (channels[:, None] * fanout + np.arange(fanout)).ravel()
 
 
 def moved(sources: np.ndarray, positions: np.ndarray, wide: np.ndarray) -> np.ndarray:
