@@ -364,6 +364,18 @@ def test_slashes_in_names_become_underscores():
     assert cross(model).get_layer("block_dense")
 
 
+@pytest.mark.parametrize("layer_first", [True, False])
+def test_layers_may_have_the_names_that_keras_numbers_its_operations_by(layer_first):
+    x = keras.Input((4,))
+    last = keras.Function(x, keras.ops.multiply(x, 2.0)).operations[-1].name
+    stem, _, number = last.partition("_")
+    x = tf_keras.Input((4,))
+    dense = tf_keras.layers.Dense(4, name=f"{stem}_{int(number or 0) + 1}")
+    model = tf_keras.Model(x, dense(x) * 2.0 if layer_first else dense(x * 2.0))
+    there = assert_crosses(model)
+    assert there.get_layer(dense.name)
+
+
 # --- files in a fresh process -----------------------------------------------------------------
 
 PROGRAM = """

@@ -85,7 +85,6 @@ class _Replay:
         self._sources: list[tuple[Any, Any]] = []
         self._taken: set[str] = set()
         self._reserved: set[str] = set()
-        self._inputs: list[Any] = []
         # Keras 3 names its free operations itself; these are the names that they had.
         self.operation_names: dict[str, str] = {}
 
@@ -116,8 +115,6 @@ class _Replay:
             tensor = self._input(by_name[name]) if given is None else given
             known[(name, 0, 0)] = tensor
             inputs.append(tensor)
-        if arguments is None:
-            self._inputs = inputs
         pending = [
             (entry["name"], index, call)
             for entry in config["layers"]
@@ -180,9 +177,12 @@ class _Replay:
 
     def _free_operation(self, symbol: str, first: Any, kwargs: dict[str, Any]) -> tuple[str, Any]:
         """The result of an operation, and the name that Keras 3 gave it."""
+        given = keras.tree.flatten((first, kwargs))
+        tensors = [value for value in given if isinstance(value, keras.KerasTensor)]
         while True:
             result = operations.keras_call(symbol, first, kwargs)
-            *_, operation = keras.Function(self._inputs, result).operations
+            # From its own inputs on: a whole graph with a name used twice cannot be listed.
+            *_, operation = keras.Function(tensors, result).operations
             # Keras 3 numbers its names without looking at those that were given.
             if operation.name not in self._reserved:
                 return operation.name, result
