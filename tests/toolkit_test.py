@@ -17,6 +17,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 import tflite_export
 import tfmot_pam
+from tflite_export import verify
 from tfmot_pam.graph.generation import is_tf_keras
 from tfmot_pam.toolkit.crossing import import_tfmot
 
@@ -286,52 +287,66 @@ def test_clusters_that_keep_zeros(treated, tmp_path):
 # --- quantisation -----------------------------------------------------------------------------
 
 
-def check_quantized(model, source) -> list[np.ndarray]:
-    """Trains, converts and runs a model in LiteRT against Keras; its kernels in int8."""
+def check_quantized(model, source, folder) -> list[np.ndarray]:
+    """Trains, exports and runs every combination against Keras; the largest file's int8 kernels."""
     train(model)
-    content = tfmot_pam.convert_quantized(model)
+    expected = {task: np.asarray(value) for task, value in model(X[:32], training=False).items()}
+    files = tflite_export.export(
+        model, folder / "out", quantization="int8", samples=X[:64], verbose=0
+    )
+    assert [file.tasks for file in files[:-1]] == tfmot_pam.combinations(source)
+    assert len(files[-1].signatures) == len(files) - 1
+    for file in files:
+        for signature in file.signatures:
+            found = verify.run_file(file.path, {"spectrogram": X[:32]}, signature.name)
+            assert set(found) == set(signature.tasks)
+            for task, values in found.items():
+                # Outputs are probabilities; an int8 step of an output is 1/256.
+                assert np.abs(values - expected[task]).mean() < 0.01
+            assert signature.label_agreement >= 0.9
+    manifest = json.loads((folder / "out" / "manifest.json").read_text())
+    for entry in manifest["files"]:
+        for signature in entry["signatures"]:
+            counted = tfmot_pam.cost(source, signature["tasks"])
+            assert (signature["macs"], signature["parameters"]) == (
+                counted.macs,
+                counted.parameters,
+            )
+    content = files[-2].path.read_bytes()
     assert len(content) < 4 * sum(np.size(weight) for weight in source.get_weights())
-    runner = Interpreter(model_content=content).get_signature_runner("serving_default")
-    assert list(runner.get_input_details()) == ["spectrogram"]
-    assert sorted(runner.get_output_details()) == sorted(model.output)
-    expected = model(X[:32], training=False)
-    found = [runner(spectrogram=sample[None]) for sample in X[:32]]
-    for task, value in expected.items():
-        outputs = np.concatenate([result[task] for result in found])
-        # Outputs are probabilities; an int8 step of an output is 1/256.
-        assert np.abs(outputs - value).mean() < 0.02
-        assert np.mean(outputs.argmax(axis=1) == np.argmax(value, axis=1)) >= 0.85
     stored = stored_kernels(content, np.int8)
     assert len(stored) == len(kernels(source))
     return stored
 
 
 @pytest.mark.slow
-def test_quantisation_aware_training(merged):
-    check_quantized(tfmot_pam.quantize_model(merged), tfmot_pam.to_tf_keras(merged))
+def test_quantisation_aware_training(merged, tmp_path):
+    source = tfmot_pam.to_tf_keras(merged)
+    check_quantized(tfmot_pam.quantize_model(merged), source, tmp_path)
 
 
 @pytest.mark.slow
-def test_quantisation_that_keeps_sparsity(treated):
+def test_quantisation_that_keeps_sparsity(treated, tmp_path):
     source = treated("half")
-    stored = check_quantized(tfmot_pam.quantize_model(source, preserve="sparsity"), source)
+    model = tfmot_pam.quantize_model(source, preserve="sparsity")
+    stored = check_quantized(model, source, tmp_path)
     assert sum(np.sum(kernel == 0) for kernel in stored) >= sum(
         np.sum(kernel == 0) for kernel in kernels(source).values()
     )
 
 
 @pytest.mark.slow
-def test_quantisation_that_keeps_clusters(treated):
+def test_quantisation_that_keeps_clusters(treated, tmp_path):
     source = treated("clusters")
-    stored = check_quantized(tfmot_pam.quantize_model(source, preserve="clusters"), source)
-    assert most_values(stored) <= 8
+    model = tfmot_pam.quantize_model(source, preserve="clusters")
+    assert most_values(check_quantized(model, source, tmp_path)) <= 8
 
 
 @pytest.mark.slow
-def test_quantisation_that_keeps_sparsity_and_clusters(treated):
+def test_quantisation_that_keeps_sparsity_and_clusters(treated, tmp_path):
     source = treated("sparse clusters")
     model = tfmot_pam.quantize_model(source, preserve="sparsity+clusters")
-    stored = check_quantized(model, source)
+    stored = check_quantized(model, source, tmp_path)
     assert most_values(stored) <= 9
     assert np.mean([zeros(kernel) for kernel in stored]) > 0.45
 
@@ -343,16 +358,22 @@ def test_convolutions_without_zeros_are_named(merged):
 
 
 @pytest.mark.slow
-def test_quantised_combinations(merged):
-    model = tfmot_pam.quantize_model(merged)
-    train(model)
+def test_converted_bytes_compute_what_the_exported_file_does(merged, tmp_path):
+    model = train(tfmot_pam.quantize_model(merged))
     whole = tfmot_pam.convert_quantized(model)
     part = tfmot_pam.convert_quantized(model, "digit")
     assert len(part) < len(whole)
-    runners = [Interpreter(model_content=c).get_signature_runner() for c in (whole, part)]
+    (file,) = tflite_export.export(
+        model, tmp_path / "out", combinations=["digit"], quantization="int8", verbose=0
+    )
+    runners = [
+        Interpreter(model_content=content).get_signature_runner()
+        for content in (whole, part, file.path.read_bytes())
+    ]
     assert list(runners[1].get_output_details()) == ["digit"]
-    first, second = (runner(spectrogram=X[:1])["digit"] for runner in runners)
+    first, second, third = (runner(spectrogram=X[:1])["digit"] for runner in runners)
     np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(second, third)
 
 
 def test_layers_that_tfmot_cannot_quantise():
@@ -494,6 +515,6 @@ def test_models_that_were_never_wrapped():
 
 def test_outputs_without_names():
     x = tf_keras.Input((4,))
-    model = tf_keras.Model(x, tf_keras.layers.Dense(2)(x))
-    with pytest.raises(ValueError, match="one input and a dict of outputs by task"):
-        tfmot_pam.convert_quantized(model)
+    model = tf_keras.Model(x, [tf_keras.layers.Dense(2)(x), tf_keras.layers.Dense(3)(x)])
+    with pytest.raises(ValueError, match="one tensor or a dict keyed by task. Received: 2 outputs"):
+        tfmot_pam.convert_quantized(tfmot.quantization.keras.quantize_model(model))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,8 @@ def export(
     Args:
         model: A functional or sequential model, Keras 3 or tf_keras, with one input and a dict of
             outputs keyed by task, as `tfmot_pam.merge` returns it; or with a single output, which
-            is then a task with the name of the output layer.
+            is then a task with the name of the output layer. Also what
+            `tfmot_pam.quantize_model` returned, trained: with `quantization="int8"`.
         directory: The folder to write. It must not exist, or be empty.
         combinations: `"all"` (for T tasks, 2^T - 1), or a list of combinations: sequences of task
             names, or strings such as `"digit"` and `"digit+speaker"`.
@@ -70,7 +72,8 @@ def export(
             the outputs' 0.01, 0.1, 0.2 and 0.1.
         representative_data: Inputs of shape `(n, ...)` from the training split, without labels,
             from which `"int8"` and `"int16x8"` take the ranges of the activations: at least 16,
-            better 100 or more; at most 256 of them, evenly spaced, are used.
+            better 100 or more; at most 256 of them, evenly spaced, are used. A model after
+            quantisation aware training needs none: it has learned the ranges.
         integer_io: Whether inputs and outputs of `"int8"` and `"int16x8"` files are 8-bit and
             16-bit integers; scales and zero points are in the manifest.
         tune: How the groups of each layer are computed in the files of single combinations:
@@ -104,8 +107,11 @@ def export(
     >>> [file.path.name for file in files]  # doctest: +SKIP
     ['digit.tflite', 'speaker.tflite', 'digit+speaker.tflite', 'all_combinations.tflite']
     """
-    scheme = find_quantization(quantization)
+    aware = subnetworks.is_quantization_aware(model)
+    scheme = find_quantization(quantization, aware)
     _check_options(mode, quantization, scheme, integer_io, tune)
+    if aware:
+        _check_aware(model, representative_data, tune)
     model = subnetworks.exportable(model)
     chosen = subnetworks.signature_names(subnetworks.choose_combinations(model, combinations))
     calibration = None
@@ -114,13 +120,15 @@ def export(
     samples = representative_data if samples is None else samples
     trial = trial_inputs(model, samples, seed)
     expected = subnetworks.keras_outputs(model, trial)
-    subnetworks.check_heads(model, trial, expected)
+    network = subnetworks.network_of(model)
+    subnetworks.check_heads(network, trial, expected)
     checks = _Checks(scheme, {input_name(model): trial}, expected)
     source = f"random, seed {seed}" if samples is None else "given"
     about = {
         "tasks": list(model.output),
         "mode": mode,
         "quantization": quantization,
+        "quantization_aware_training": aware,
         "tune": tune,
         "checked_on": {"inputs": source, "number": len(trial)},
         "calibrated_on": None if calibration is None else len(calibration),
@@ -136,7 +144,7 @@ def export(
         contents = _convert_all(subnetworks.views(model, chosen), verbose, options)
         choose = None if mode == "signatures" else TUNINGS[tune]
         alone = _tune_all(model, chosen, choose, contents, checks, options)
-        costs = subnetworks.costs(model, chosen)
+        costs = subnetworks.costs(network, chosen)
         entries = []
         for name, signatures in _layout(chosen, mode).items():
             of_file = contents if len(signatures) > 1 else alone
@@ -242,6 +250,22 @@ def _check_options(
         raise ValueError(
             f"`integer_io` needs quantization='int8' or 'int16x8'. Received: {quantization!r}, "
             "whose inputs and outputs are floating-point numbers."
+        )
+
+
+def _check_aware(model: Any, representative_data: Any, tune: str) -> None:
+    """Checks what only concerns a model after quantisation aware training."""
+    if tune != "none":
+        raise ValueError(
+            "The layers of a model after quantisation aware training stay as they were trained, "
+            f"each with its ranges. Received: tune={tune!r}. Expected 'none'. Leave `tune` out."
+        )
+    subnetworks.check_ranges(model)
+    if representative_data is not None:
+        warnings.warn(
+            "`representative_data` gives no ranges to a model after quantisation aware training, "
+            "which has learned its own. Leave it out, or pass it as `samples`.",
+            stacklevel=3,
         )
 
 
