@@ -10,6 +10,7 @@ REQUIREMENTS = [
     "absl-py>=1.3",
     "ai-edge-litert>=2.1",
     "flatbuffers>=24.3.25",
+    "h5py>=3.10",
     "keras>=3.8",
     "numpy>=1.26",
     "rich>=13",

@@ -18,6 +18,7 @@ import numpy as np
 import tf_keras as keras
 from absl import app, flags
 
+import tflite_export
 import tfmot_pam
 from tfmot_pam.toolkit.crossing import import_tfmot
 
@@ -88,15 +89,15 @@ def accuracy(model: keras.Model, test_data) -> dict[str, float]:
     return {t: float(np.mean(found[t].argmax(axis=-1) == labels[t])) for t in CLASSES}
 
 
-def lite_accuracy(content: bytes, tasks: tuple[str, ...], test_data) -> dict[str, float]:
+def lite_accuracy(file: tflite_export.ExportedFile, test_data) -> dict[str, float]:
     """The same in LiteRT, as a phone would run it."""
     from ai_edge_litert.interpreter import Interpreter
 
     x, labels = test_data
-    runner = Interpreter(model_content=content).get_signature_runner("serving_default")
+    runner = Interpreter(model_path=str(file.path)).get_signature_runner(file.signature)
     found = [runner(**{"spectrogram": sample[None]}) for sample in x]
-    answers = {task: np.array([result[task].argmax() for result in found]) for task in tasks}
-    return {task: float(np.mean(answers[task] == labels[task])) for task in tasks}
+    answers = {task: np.array([result[task].argmax() for result in found]) for task in file.tasks}
+    return {task: float(np.mean(answers[task] == labels[task])) for task in file.tasks}
 
 
 def show(step: str, values: dict[str, float], size: int | None = None) -> None:
@@ -110,8 +111,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     tfmot = import_tfmot()
-    output = pathlib.Path(_OUTPUT.value)
-    output.mkdir(parents=True)
+    pathlib.Path(_OUTPUT.value).mkdir(parents=True)
     keras.utils.set_random_seed(_SEED.value)
     train_data, test_data = (load_data(_DATA.value, split) for split in ("train", "test"))
     models = {t: load_or_train(t, train_data[0], train_data[1][t]) for t in CLASSES}
@@ -133,11 +133,11 @@ def main(argv: list[str]) -> None:
     train(quantized, train_data)
     show("quantisation aware", accuracy(quantized, test_data))
 
-    for tasks in tfmot_pam.combinations(sparse):
-        content = tfmot_pam.convert_quantized(quantized, tasks)
-        path = output / f"{'+'.join(tasks)}.tflite"
-        path.write_bytes(content)
-        show(path.name, lite_accuracy(content, tasks, test_data), len(content))
+    files = tflite_export.export(
+        quantized, _OUTPUT.value, mode="files", quantization="int8", samples=test_data[0], verbose=0
+    )
+    for file in files:
+        show(file.path.name, lite_accuracy(file, test_data), file.bytes)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tf_keras
 from absl import flags
 from keras import layers
 
@@ -115,6 +116,50 @@ def test_all_combinations_and_overwrite_from_npy(saved_model, tmp_path, capsys):
     assert _main(*arguments, "--overwrite") == 0
     assert len(list((tmp_path / "out").glob("*.tflite"))) == 4
     assert "digit+speaker.tflite" in capsys.readouterr().out
+
+
+def _aware_model():
+    image = tf_keras.Input((8, 8, 1), name="image")
+    x = tf_keras.layers.Conv2D(4, 3, activation="relu")(image)
+    # TFMOT cannot quantise this layer; quantize_model then quantises its outputs.
+    x = tf_keras.layers.Flatten()(tf_keras.layers.LayerNormalization()(x))
+    heads = {task: tf_keras.layers.Dense(3, name=task)(x) for task in ("digit", "speaker")}
+    model = tfmot_pam.quantize_model(tf_keras.Model(image, heads))
+    model.compile("adam", {task: "mse" for task in heads})
+    x = np.random.default_rng(0).normal(size=(32, 8, 8, 1)).astype("float32")
+    model.fit(x, {task: x[:, 0, :3, 0] for task in heads}, verbose=0)
+    return model, x
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5", "ignore:quantize_model")
+def test_saved_tf_keras_models_in_fresh_processes(tmp_path, capsys):
+    model, x = _aware_model()
+    model.save(tmp_path / "aware.h5")
+    np.save(tmp_path / "x.npy", x)
+    options = [f"--output_dir={tmp_path / 'out'}", "--quantization=int8"]
+    options += [f"--samples={tmp_path / 'x.npy'}"]
+    result = _process(f"--model={tmp_path / 'aware.h5'}", *options)
+    assert result.returncode == 0, result.stderr
+    expected = model(x, training=False)
+    for name in ("digit", "speaker", "digit+speaker"):
+        found = verify.run_file(tmp_path / "out" / f"{name}.tflite", {"image": x})
+        for task, values in found.items():
+            assert verify.rms_error(values, expected[task]) < 0.2
+    model.save(tmp_path / "aware.keras")
+    assert _main(f"--model={tmp_path / 'aware.keras'}", *options, "--overwrite") == 1
+    assert "TFMOT's layers load from an .h5 file only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+def test_plain_tf_keras_models(ending, tmp_path):
+    signal = tf_keras.Input((6,), name="signal")
+    head = tf_keras.layers.Dense(2, name="digit", bias_initializer="ones")
+    path = tmp_path / f"plain.{ending}"
+    tf_keras.Model(signal, {"digit": head(signal)}).save(path)
+    assert _main(f"--model={path}", f"--output_dir={tmp_path / 'out'}") == 0
+    assert (tmp_path / "out" / "digit.tflite").exists()
 
 
 def test_integers_in_one_file(saved_model, tmp_path, capsys):

@@ -44,7 +44,7 @@ def test_example(tmp_path):
         assert min(float(value) for value in re.findall(r"([\d.]+)%", text)) > 80
         assert int(size) < 120
         runner = Interpreter(model_path=str(tmp_path / "out" / f"{name}.tflite"))
-        details = runner.get_signature_runner("serving_default")
+        details = runner.get_signature_runner(name)
         assert sorted(details.get_output_details()) == sorted(name.split("+"))
         kernels = [
             runner.get_tensor(tensor["index"])

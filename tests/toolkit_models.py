@@ -179,7 +179,9 @@ def stored_kernels(content: bytes, dtype=np.float32) -> list[np.ndarray]:
 
 def check_export(model, folder, x=X) -> bytes:
     """Exports every combination, runs it in LiteRT against Keras; the largest file's content."""
-    files = tflite_export.export(model, folder, mode="files", samples=x[:16], verbose=0)
+    files = tflite_export.export(
+        model, folder, mode="files", tune="none", samples=x[:16], verbose=0
+    )
     assert [file.tasks for file in files] == tfmot_pam.combinations(model)
     assert max(file.max_abs_error for file in files) < 1e-5
     return files[-1].path.read_bytes()

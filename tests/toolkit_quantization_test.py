@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
+import tflite_export
 import tfmot_pam
 from tests.toolkit_models import (
     HEADS,
@@ -19,23 +22,34 @@ from tests.toolkit_models import (
     treated,
     zeros,
 )
+from tflite_export import verify
 
 
-def check_quantized(model, source) -> list[np.ndarray]:
-    """Trains, converts and runs a model in LiteRT against Keras; its kernels in int8."""
+def check_quantized(model, source, folder) -> list[np.ndarray]:
+    """Trains, exports and runs every combination against Keras; the largest file's int8 kernels."""
     train(model)
-    content = tfmot_pam.convert_quantized(model)
+    expected = {task: np.asarray(value) for task, value in model(X[:32], training=False).items()}
+    files = tflite_export.export(
+        model, folder / "out", quantization="int8", samples=X[:64], verbose=0
+    )
+    assert [file.tasks for file in files[:-1]] == tfmot_pam.combinations(source)
+    assert len(files[-1].signatures) == len(files) - 1
+    for file in files:
+        for signature in file.signatures:
+            found = verify.run_file(file.path, {"spectrogram": X[:32]}, signature.name)
+            assert set(found) == set(signature.tasks)
+            for task, values in found.items():
+                # Outputs are probabilities; an int8 step of an output is 1/256.
+                assert np.abs(values - expected[task]).mean() < 0.01
+            assert signature.label_agreement >= 0.9
+    manifest = json.loads((folder / "out" / "manifest.json").read_text())
+    for entry in manifest["files"]:
+        for signature in entry["signatures"]:
+            counted = tfmot_pam.cost(source, signature["tasks"])
+            found = signature["macs"], signature["parameters"]
+            assert found == (counted.macs, counted.parameters)
+    content = files[-2].path.read_bytes()
     assert len(content) < 4 * sum(np.size(weight) for weight in source.get_weights())
-    runner = Interpreter(model_content=content).get_signature_runner("serving_default")
-    assert list(runner.get_input_details()) == ["spectrogram"]
-    assert sorted(runner.get_output_details()) == sorted(model.output)
-    expected = model(X[:32], training=False)
-    found = [runner(spectrogram=sample[None]) for sample in X[:32]]
-    for task, value in expected.items():
-        outputs = np.concatenate([result[task] for result in found])
-        # Outputs are probabilities; an int8 step of an output is 1/256.
-        assert np.abs(outputs - value).mean() < 0.02
-        assert np.mean(outputs.argmax(axis=1) == np.argmax(value, axis=1)) >= 0.85
     stored = stored_kernels(content, np.int8)
     assert len(stored) == len(kernels(source))
     return stored
@@ -43,16 +57,17 @@ def check_quantized(model, source) -> list[np.ndarray]:
 
 @HEADS
 @pytest.mark.slow
-def test_quantisation_aware_training(heads):
+def test_quantisation_aware_training(heads, tmp_path):
     merged = merged_model(heads)
-    check_quantized(tfmot_pam.quantize_model(merged), tfmot_pam.to_tf_keras(merged))
+    check_quantized(tfmot_pam.quantize_model(merged), tfmot_pam.to_tf_keras(merged), tmp_path)
 
 
 @HEADS
 @pytest.mark.slow
-def test_quantisation_that_keeps_sparsity(heads):
+def test_quantisation_that_keeps_sparsity(heads, tmp_path):
     source = treated("half", heads)
-    stored = check_quantized(tfmot_pam.quantize_model(source, preserve="sparsity"), source)
+    model = tfmot_pam.quantize_model(source, preserve="sparsity")
+    stored = check_quantized(model, source, tmp_path)
     assert sum(np.sum(kernel == 0) for kernel in stored) >= sum(
         np.sum(kernel == 0) for kernel in kernels(source).values()
     )
@@ -60,18 +75,18 @@ def test_quantisation_that_keeps_sparsity(heads):
 
 @HEADS
 @pytest.mark.slow
-def test_quantisation_that_keeps_clusters(heads):
+def test_quantisation_that_keeps_clusters(heads, tmp_path):
     source = treated("clusters", heads)
-    stored = check_quantized(tfmot_pam.quantize_model(source, preserve="clusters"), source)
-    assert most_values(stored) <= 8
+    model = tfmot_pam.quantize_model(source, preserve="clusters")
+    assert most_values(check_quantized(model, source, tmp_path)) <= 8
 
 
 @HEADS
 @pytest.mark.slow
-def test_quantisation_that_keeps_sparsity_and_clusters(heads):
+def test_quantisation_that_keeps_sparsity_and_clusters(heads, tmp_path):
     source = treated("sparse clusters", heads)
     model = tfmot_pam.quantize_model(source, preserve="sparsity+clusters")
-    stored = check_quantized(model, source)
+    stored = check_quantized(model, source, tmp_path)
     assert most_values(stored) <= 9
     assert np.mean([zeros(kernel) for kernel in stored]) > 0.45
 
@@ -85,16 +100,22 @@ def test_convolutions_without_zeros_are_named(heads):
 
 @HEADS
 @pytest.mark.slow
-def test_quantised_combinations(heads):
-    model = tfmot_pam.quantize_model(merged_model(heads))
-    train(model)
+def test_converted_bytes_compute_what_the_exported_file_does(heads, tmp_path):
+    model = train(tfmot_pam.quantize_model(merged_model(heads)))
     whole = tfmot_pam.convert_quantized(model)
     part = tfmot_pam.convert_quantized(model, "digit")
     assert len(part) < len(whole)
-    runners = [Interpreter(model_content=c).get_signature_runner() for c in (whole, part)]
+    (file,) = tflite_export.export(
+        model, tmp_path / "out", combinations=["digit"], quantization="int8", verbose=0
+    )
+    runners = [
+        Interpreter(model_content=content).get_signature_runner()
+        for content in (whole, part, file.path.read_bytes())
+    ]
     assert list(runners[1].get_output_details()) == ["digit"]
-    first, second = (runner(spectrogram=X[:1])["digit"] for runner in runners)
+    first, second, third = (runner(spectrogram=X[:1])["digit"] for runner in runners)
     np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(second, third)
 
 
 def test_layers_that_tfmot_cannot_quantise():

@@ -14,6 +14,7 @@ import tf_keras
 import tfmot_pam
 from tests.toolkit_models import HEADS, ROOT, merged_model
 from tfmot_pam.graph.generation import is_tf_keras
+from tfmot_pam.toolkit.crossing import import_tfmot
 
 
 @HEADS
@@ -147,6 +148,7 @@ def test_models_that_were_never_wrapped():
 
 def test_outputs_without_names():
     x = tf_keras.Input((4,))
-    model = tf_keras.Model(x, tf_keras.layers.Dense(2)(x))
-    with pytest.raises(ValueError, match="one input and a dict of outputs by task"):
-        tfmot_pam.convert_quantized(model)
+    model = tf_keras.Model(x, [tf_keras.layers.Dense(2)(x), tf_keras.layers.Dense(3)(x)])
+    quantized = import_tfmot().quantization.keras.quantize_model(model)
+    with pytest.raises(ValueError, match="one tensor or a dict keyed by task. Received: 2 outputs"):
+        tfmot_pam.convert_quantized(quantized)

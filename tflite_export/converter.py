@@ -33,7 +33,7 @@ def convert(
     `packing.pack` joins files afterwards.
 
     Args:
-        network: A functional model with one input tensor and a dict of outputs.
+        network: A functional model of either Keras with one input tensor and a dict of outputs.
         signature: Name of the signature.
         quantization: An entry of `QUANTIZATIONS`.
         calibration: Representative inputs of shape `(n, ...)`, where the quantization is
@@ -74,11 +74,8 @@ def convert(
 
 
 def input_name(network: keras.Model) -> str:
-    """Returns the name of a one-input functional model's InputLayer."""
-    import keras
-
-    layers = network.layers
-    return next(layer.name for layer in layers if isinstance(layer, keras.layers.InputLayer))
+    """Returns the name of a one-input functional model's InputLayer, of either Keras."""
+    return next(layer.name for layer in network.layers if type(layer).__name__ == "InputLayer")
 
 
 def _one_by_one(network: keras.Model, samples: np.ndarray) -> Iterator[dict[str, np.ndarray]]:

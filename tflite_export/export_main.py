@@ -8,28 +8,29 @@ tflite-export --model=merged.keras --output_dir=out --combinations=digit,digit+s
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
 
 from tflite_export.exporter import MODES, export
+from tflite_export.loading import load_model
 from tflite_export.program import explained, run_program
 from tflite_export.quantization import QUANTIZATIONS
-from tflite_export.quiet import quiet_stderr
 from tflite_export.records import ExportedFile
 from tflite_export.tuning import TUNINGS
-
-if TYPE_CHECKING:
-    import keras
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the program's flags: in a function, so that importing this module defines none."""
     options = {"flag_values": values}
-    flags.DEFINE_string("model", None, "The saved model, a .keras file.", **options)
+    flags.DEFINE_string(
+        "model",
+        None,
+        "The saved model, a .keras or .h5 file of Keras 3 or tf_keras; after quantisation aware "
+        "training an .h5 file, with --quantization=int8.",
+        **options,
+    )
     flags.DEFINE_string(
         "output_dir",
         None,
@@ -57,7 +58,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         list(QUANTIZATIONS),
         "How the files store their numbers. none: float32. float16: 16-bit weights. dynamic: "
         "8-bit weights. int8: everything in 8 bits. int16x8: 16-bit activations, 8-bit weights. "
-        "The last two need --representative_data.",
+        "The last two need --representative_data, except after quantisation aware training.",
         **options,
     )
     flags.DEFINE_string(
@@ -108,7 +109,7 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
 
     def action() -> None:
         files = export(
-            _load_model(values.model),
+            load_model(values.model),
             values.output_dir,
             combinations="all" if values.combinations == ["all"] else values.combinations,
             mode=values.mode,
@@ -127,17 +128,6 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
 def run() -> None:
     """Runs the program on the process's command line; the console script's entry."""
     run_program(main, define_flags, __doc__)
-
-
-def _load_model(path: str) -> keras.Model:
-    with quiet_stderr():
-        import keras
-
-        import tfmot_pam  # noqa: F401 - registers the layers of merged models
-
-    if not pathlib.Path(path).is_file():
-        raise ValueError(f"There is no file '{path}'. Pass a saved .keras file with --model.")
-    return keras.saving.load_model(path, compile=False)
 
 
 def _load_samples(path: str | None, flag: str) -> np.ndarray | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,8 @@ def export(
     Args:
         model: A functional or sequential model, Keras 3 or tf_keras, with one input and a dict of
             outputs keyed by task, as `tfmot_pam.merge` returns it; or with a single output, which
-            is then a task with the name of the output layer.
+            is then a task with the name of the output layer. Also what
+            `tfmot_pam.quantize_model` returned, trained: with `quantization="int8"`.
         directory: The folder to write. It must not exist, or be empty.
         combinations: `"all"` (for T tasks, 2^T - 1), or a list of combinations: sequences of task
             names, or strings such as `"digit"` and `"digit+speaker"`.
@@ -72,7 +74,8 @@ def export(
             the outputs' 0.01, 0.1, 0.2 and 0.1.
         representative_data: Inputs of shape `(n, ...)` from the training split, without labels,
             from which `"int8"` and `"int16x8"` take the ranges of the activations: at least 16,
-            better 100 or more; at most 256 of them, evenly spaced, are used.
+            better 100 or more; at most 256 of them, evenly spaced, are used. A model after
+            quantisation aware training needs none: it has learned the ranges.
         integer_io: Whether inputs and outputs of `"int8"` and `"int16x8"` files are 8-bit and
             16-bit integers; scales and zero points are in the manifest.
         tune: How layers are written for speed: `"estimate"`: as a rule of thumb says; `"measure"`:
@@ -80,7 +83,8 @@ def export(
             layers over concatenations become sums, and widths that kernels compute slowly are
             padded, for all combinations alike, so that they share their weights. In the mode
             `"files"`, groups of channels are besides computed in one piece where that is faster.
-            Outputs change by at most 1e-5.
+            Outputs change by at most 1e-5. A model after quantisation aware training stays as it
+            was trained.
         samples: Real inputs to check the files on, of shape `(n, ...)`, without labels; at most
             256 of them are used. Without them the representative data are used, or else 16
             random inputs.
@@ -108,8 +112,11 @@ def export(
     >>> [file.path.name for file in files]  # doctest: +SKIP
     ['digit.tflite', 'speaker.tflite', 'digit+speaker.tflite', 'all_combinations.tflite']
     """
-    scheme = find_quantization(quantization)
+    aware = subnetworks.is_quantization_aware(model)
+    scheme = find_quantization(quantization, aware)
     _check_options(mode, quantization, scheme, integer_io, tune)
+    if aware:
+        tune = _check_aware(model, representative_data, tune)
     model = subnetworks.exportable(model)
     chosen = subnetworks.signature_names(subnetworks.choose_combinations(model, combinations))
     calibration = None
@@ -118,13 +125,15 @@ def export(
     samples = representative_data if samples is None else samples
     trial = trial_inputs(model, samples, seed)
     expected = subnetworks.keras_outputs(model, trial)
-    subnetworks.check_heads(model, trial, expected)
+    network = subnetworks.network_of(model)
+    subnetworks.check_heads(network, trial, expected)
     checks = _Checks(scheme, {input_name(model): trial}, expected)
     source = f"random, seed {seed}" if samples is None else "given"
     about = {
         "tasks": list(model.output),
         "mode": mode,
         "quantization": quantization,
+        "quantization_aware_training": aware,
         "tune": tune,
         "checked_on": {"inputs": source, "number": len(trial)},
         "calibrated_on": None if calibration is None else len(calibration),
@@ -137,9 +146,9 @@ def export(
         "sparse": scheme.sparse and subnetworks.is_sparse(model),
     }
     with whole_folder(directory, overwrite) as folder:
-        networks = _networks(model, chosen, mode, TUNINGS[tune], checks, options)
+        networks = _networks(model, network, chosen, mode, TUNINGS[tune], checks, options)
         contents = _convert_all(networks, verbose, options)
-        costs = subnetworks.costs(model, chosen)
+        costs = subnetworks.costs(network, chosen)
         entries = []
         for name, signatures in _layout(chosen, mode).items():
             entries.append(_write_file(folder / name, signatures, contents, checks, costs))
@@ -185,6 +194,7 @@ def _layout(chosen: Mapping[str, Sequence[str]], mode: str) -> dict[str, dict[st
 
 def _networks(
     model: keras.Model,
+    network: Network,
     chosen: Mapping[str, Sequence[str]],
     mode: str,
     costs: Costs | None,
@@ -196,13 +206,12 @@ def _networks(
     if costs is None:
         return views
     from tfmot_pam.graph.emitter import emit
-    from tfmot_pam.graph.reader import read
     from tfmot_pam.graph.selection import select
 
     def convert_one(network: Network) -> bytes:
         return convert(emit(network, wrap=False), "network", **options)
 
-    network = read(model).replace(name="network")
+    network = network.replace(name="network")
     # The terms of a sum would be rounded each, in ranges of their own.
     tuning = {"costs": costs, "convert": convert_one, "sums": not checks.scheme.calibrated}
     if mode == "files" or len(chosen) == 1:
@@ -258,6 +267,23 @@ def _check_options(
             f"`integer_io` needs quantization='int8' or 'int16x8'. Received: {quantization!r}, "
             "whose inputs and outputs are floating-point numbers."
         )
+
+
+def _check_aware(model: Any, representative_data: Any, tune: str) -> str:
+    """Checks what only concerns a model after quantisation aware training; its tuning: none."""
+    if tune == "measure":
+        raise ValueError(
+            "The layers of a model after quantisation aware training stay as they were trained, "
+            f"each with its ranges. Received: tune={tune!r}. Expected 'none'. Leave `tune` out."
+        )
+    subnetworks.check_ranges(model)
+    if representative_data is not None:
+        warnings.warn(
+            "`representative_data` gives no ranges to a model after quantisation aware training, "
+            "which has learned its own. Leave it out, or pass it as `samples`.",
+            stacklevel=3,
+        )
+    return "none"
 
 
 def _checked_accuracy(

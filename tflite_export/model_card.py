@@ -47,6 +47,8 @@ def _opening(manifest: Mapping[str, Any]) -> str:
         "int8": "8-bit integers",
         "int16x8": "16-bit activations and 8-bit weights",
     }[manifest["quantization"]]
+    if manifest.get("quantization_aware_training"):
+        given += " (quantisation aware training)"
     source = "real" if checked["inputs"] == "given" else "random"
     return (
         f"TFLite files with a signature per combination of tasks, stored as {given}. Each was run "

@@ -80,15 +80,34 @@ QUANTIZATIONS: dict[str, Quantization] = {
     "int16x8": Quantization(_int16x8, rms_error, 0.1, calibrated=True, integers="int16"),
 }
 
+# After quantisation aware training the ranges are in the model, and Keras rounds as the file does.
+# What is left are single steps where a sum lies between two; a layer in floating point, such as
+# LayerNormalization, may enlarge them to what int8 is allowed.
+QUANTIZATION_AWARE: dict[str, Quantization] = {
+    "int8": Quantization(_dynamic, rms_error, 0.2, integers="int8"),
+}
 
-def find_quantization(name: str) -> Quantization:
+
+def find_quantization(name: str, aware: bool = False) -> Quantization:
     """Returns the quantization of that name.
 
+    Args:
+        name: A key of `QUANTIZATIONS`.
+        aware: Whether the model is one after quantisation aware training.
+
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or such a model has no such.
     """
     if name not in QUANTIZATIONS:
         raise ValueError(
             f"Unknown quantization. Received: {name!r}. Expected one of: {list(QUANTIZATIONS)}."
         )
-    return QUANTIZATIONS[name]
+    if not aware:
+        return QUANTIZATIONS[name]
+    if name not in QUANTIZATION_AWARE:
+        raise ValueError(
+            f"A model after quantisation aware training has learned to compute in 8 bits. "
+            f"Received: quantization={name!r}. Expected one of: {list(QUANTIZATION_AWARE)}. For "
+            "others export the model that was passed to quantize_model()."
+        )
+    return QUANTIZATION_AWARE[name]

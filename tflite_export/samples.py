@@ -29,7 +29,7 @@ def trial_inputs(model: keras.Model, samples: Any, seed: int) -> np.ndarray:
     """
     if samples is not None:
         return _checked(model, samples, "samples")
-    shape, dtype = tuple(model.inputs[0].shape[1:]), np.dtype(model.inputs[0].dtype)
+    shape, dtype = _input_kind(model)
     random = np.random.default_rng(seed)
     size = (_RANDOM_SAMPLES, *shape)
     if np.issubdtype(dtype, np.floating):
@@ -65,8 +65,16 @@ def representative_inputs(model: keras.Model, data: Any) -> np.ndarray:
     return checked
 
 
+def _input_kind(model: keras.Model) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape without the batch and type of a model's input, of either Keras."""
+    import keras
+
+    tensor = model.inputs[0]
+    return tuple(tensor.shape[1:]), np.dtype(keras.backend.standardize_dtype(tensor.dtype))
+
+
 def _checked(model: keras.Model, data: Any, name: str) -> np.ndarray:
-    shape, dtype = tuple(model.inputs[0].shape[1:]), np.dtype(model.inputs[0].dtype)
+    shape, dtype = _input_kind(model)
     given = np.asarray(data)
     if given.ndim == 0 or given.shape[1:] != shape or not len(given):
         raise ValueError(

@@ -14,6 +14,8 @@ from tflite_export.converter import input_name
 if TYPE_CHECKING:
     import keras
 
+    from tfmot_pam.graph.network import Network
+
 _KERAS_BATCH = 32
 _SIGNATURE_NAME = r"[A-Za-z0-9.][A-Za-z0-9_.-]*"
 
@@ -26,40 +28,67 @@ def exportable(model: Any) -> keras.Model:
 
     Returns:
         A functional model of the same layers and weights, called on a bare tensor. A single
-        output is keyed by the name of the output layer.
+        output is keyed by the name of the output layer. It is of Keras 3, except that a model
+        after quantisation aware training stays one of tf_keras, where TFMOT's layers live.
 
     Raises:
-        TypeError: `model` is not a functional or sequential Keras 3 model.
+        TypeError: `model` is not a functional or sequential model of either Keras.
         ValueError: It is not built, its outputs have no task names, it has several inputs, an
             input of unknown size or with a name that TensorFlow cannot write, or a weight that is
             not finite; or Keras runs on another backend than TensorFlow.
     """
     import keras
 
+    from tfmot_pam.graph import reader
     from tfmot_pam.graph.generation import as_keras
-    from tfmot_pam.graph.reader import check_model
+    from tfmot_pam.graph.tf_keras import reader as tf_keras_reader
 
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "TFLite files are made by TensorFlow. Received: a model on the Keras backend "
             f"'{keras.backend.backend()}'. Save it, and load it with KERAS_BACKEND=tensorflow."
         )
-    model = as_keras(model, "`model`")
-    check_model(model, "`model`")
+    if is_quantization_aware(model):
+        tf_keras_reader.check_model(model, "`model`", quantized=True)
+    else:
+        model = as_keras(model, "`model`")
+        reader.check_model(model, "`model`")
     if len(model.inputs) != 1:
         raise ValueError(
             f"The model must have one input. Received: {len(model.inputs)} inputs. "
             "Feed it one tensor and split that inside the model."
         )
-    model = keras.Model(model.inputs[0], _outputs_by_task(model), name=model.name)
+    model = _model_class(model)(model.inputs[0], _outputs_by_task(model), name=model.name)
     _check_input(model)
     for variable in model.weights:
         if not np.isfinite(np.asarray(variable.numpy(), dtype=np.float64)).all():
             raise ValueError(
-                f"The weights must be finite. Received: NaN or infinity in '{variable.path}' of "
-                f"model '{model.name}'. Train the model again; it diverged."
+                f"The weights must be finite. Received: NaN or infinity in "
+                f"'{getattr(variable, 'path', variable.name)}' of model "
+                f"'{model.name}'. Train the model again; it diverged."
             )
     return model
+
+
+def is_quantization_aware(model: Any) -> bool:
+    """Tells whether a model was prepared for TFMOT's quantisation aware training."""
+    from tfmot_pam.graph.generation import is_tf_keras
+    from tfmot_pam.graph.tf_keras import wrappers
+
+    return is_tf_keras(model) and wrappers.is_quantization_aware(model)
+
+
+def network_of(model: Any) -> Network:
+    """Reads a model as data; of one after quantisation aware training, the network within.
+
+    Args:
+        model: A model that `exportable` returned.
+    """
+    from tfmot_pam.graph.generation import is_tf_keras
+    from tfmot_pam.graph.reader import read
+    from tfmot_pam.graph.tf_keras import reader as tf_keras_reader
+
+    return tf_keras_reader.read(model, quantized=True) if is_tf_keras(model) else read(model)
 
 
 def choose_combinations(
@@ -76,11 +105,11 @@ def choose_combinations(
         TypeError: `combinations` or an entry is of another type.
         ValueError: It is empty, has an empty entry, or names a task that the model lacks.
     """
-    import tfmot_pam
+    from tfmot_pam.graph.selection import all_combinations
 
-    if isinstance(combinations, str) and combinations == "all":
-        return list(tfmot_pam.combinations(model))
     known = tuple(model.output)
+    if isinstance(combinations, str) and combinations == "all":
+        return all_combinations(known)
     if isinstance(combinations, str) or not isinstance(combinations, Iterable):
         raise TypeError(
             f"`combinations` must be 'all' or a list of combinations. Received: {combinations!r}. "
@@ -119,12 +148,9 @@ def views(model: keras.Model, combinations: Mapping[str, Sequence[str]]) -> dict
         model: A model that `exportable` returned.
         combinations: Tasks by name of the network.
     """
-    import keras
-
+    build = _model_class(model)
     return {
-        name: keras.Model(
-            model.inputs[0], {task: model.output[task] for task in tasks}, name="network"
-        )
+        name: build(model.inputs[0], {task: model.output[task] for task in tasks}, name="network")
         for name, tasks in combinations.items()
     }
 
@@ -159,20 +185,16 @@ def keras_outputs(network: keras.Model, inputs: np.ndarray) -> dict[str, np.ndar
     return outputs
 
 
-def costs(
-    model: keras.Model, combinations: Mapping[str, Sequence[str]]
-) -> dict[str, dict[str, int]]:
+def costs(network: Network, combinations: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
     """Counts `macs` and `parameters` of combinations.
 
     Args:
-        model: A model that `exportable` returned.
+        network: What `network_of` read.
         combinations: Tasks by name of the combination.
     """
     from tfmot_pam.graph.cost import network_cost
-    from tfmot_pam.graph.reader import read
     from tfmot_pam.graph.selection import select
 
-    network = read(model)
     counted = {name: network_cost(select(network, tasks)) for name, tasks in combinations.items()}
     return {name: {"macs": c.macs, "parameters": c.parameters} for name, c in counted.items()}
 
@@ -184,11 +206,11 @@ def is_sparse(model: keras.Model) -> bool:
     return sum(np.count_nonzero(kernel) for kernel in kernels) <= entries / 2 < entries
 
 
-def check_heads(model: keras.Model, inputs: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
+def check_heads(network: Network, inputs: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
     """Finds heads that cannot have been trained.
 
     Args:
-        model: A model that `exportable` returned.
+        network: What `network_of` read.
         inputs: Inputs of shape `(n, ...)`.
         outputs: The model's outputs for them, by task.
 
@@ -204,9 +226,6 @@ def check_heads(model: keras.Model, inputs: np.ndarray, outputs: Mapping[str, np
                 f"The output for '{task}' is the same for all {len(values)} inputs, so its head "
                 "has not been trained, or has died. Train the model first."
             )
-    from tfmot_pam.graph.reader import read
-
-    network = read(model)
     for task, tensor in network.outputs.items():
         node = network.node(tensor.node)
         while not network.layer_of(node).weights and len(node.inputs) == 1:
@@ -218,6 +237,38 @@ def check_heads(model: keras.Model, inputs: np.ndarray, outputs: Mapping[str, np
                 "throughout. It looks as if this head has not been trained.",
                 stacklevel=3,
             )
+
+
+def check_ranges(model: Any) -> None:
+    """Raises if a model prepared for quantisation aware training has not been trained since.
+
+    Args:
+        model: A model that `is_quantization_aware`.
+
+    Raises:
+        ValueError: All of its ranges are those that TFMOT begins with.
+    """
+    from tfmot_pam.graph.tf_keras.wrappers import has_learned_ranges
+
+    if not has_learned_ranges(model):
+        raise ValueError(
+            f"Model '{model.name}' has not been trained since quantize_model(): all ranges of its "
+            "weights and activations are the -6 to 6 that TFMOT begins with. Compile it, and fit "
+            "it on the training split; it learns the ranges there."
+        )
+
+
+def _model_class(model: Any) -> Any:
+    """The class of functional models of the model's Keras."""
+    import keras
+
+    from tfmot_pam.graph.generation import is_tf_keras
+
+    if not is_tf_keras(model):
+        return keras.Model
+    import tf_keras
+
+    return tf_keras.Model
 
 
 def _check_input(model: keras.Model) -> None:
@@ -243,7 +294,12 @@ def _outputs_by_task(model: keras.Model) -> dict[str, Any]:
     if isinstance(model.output, dict):
         return model.output
     if len(model.outputs) == 1:
-        return {model.output_names[0]: model.outputs[0]}
+        from tfmot_pam.graph.tf_keras.wrappers import unwrapped
+
+        name = model.output_names[0]
+        if is_quantization_aware(model):
+            name = unwrapped(model.get_layer(name)).name
+        return {name: model.outputs[0]}
     raise ValueError(
         f"The outputs must be one tensor or a dict keyed by task. Received: {len(model.outputs)} "
         f"outputs in a {type(model.output).__name__}. Build the model as keras.Model(inputs, "

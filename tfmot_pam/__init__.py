@@ -30,5 +30,6 @@ from tfmot_pam.toolkit.pruning import prune_low_magnitude as prune_low_magnitude
 from tfmot_pam.toolkit.pruning import strip_wrappers as strip_wrappers
 from tfmot_pam.toolkit.quantization import convert_quantized as convert_quantized
 from tfmot_pam.toolkit.quantization import quantize_model as quantize_model
+from tfmot_pam.toolkit.quantization import quantize_scope as quantize_scope
 from tfmot_pam.toolkit.sparsity import KeepSparsity as KeepSparsity
 from tfmot_pam.training.fine_tune import fine_tune as fine_tune

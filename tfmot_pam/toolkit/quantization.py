@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from tfmot_pam.graph.generation import is_tf_keras
 from tfmot_pam.graph.selection import check_tasks
 from tfmot_pam.toolkit.crossing import check_names, enter, finish, has_kernel, import_tfmot
 from tfmot_pam.toolkit.hoisting import hoist_concatenations
@@ -42,8 +41,9 @@ def quantize_model(model: Any, *, preserve: str | None = None, skip: Iterable[st
     """Prepares a model for TFMOT's quantisation aware training; head names stay.
 
     Use it as TFMOT's function of the same name: compile and fit the result, then
-    `convert_quantized`. It takes Keras 3 models too. Layers that TFMOT cannot quantise compute in
-    floating point and have their outputs quantised, so that one of them does not stop the rest.
+    `tflite_export.export(..., quantization="int8")`. It takes Keras 3 models too. Layers that
+    TFMOT cannot quantise compute in floating point and have their outputs quantised, so that one
+    of them does not stop the rest.
 
     Source: Jacob et al. (CVPR 2018); `tfmot.quantization.keras` does the work.
 
@@ -100,9 +100,34 @@ def quantize_model(model: Any, *, preserve: str | None = None, skip: Iterable[st
     if preserve == "sparsity+clusters":
         _check_zeros(copied)
     annotated = tf_keras.models.clone_model(copied, clone_function=annotate)
-    with tfmot.quantization.keras.quantize_scope({output_only.__name__: output_only}):
+    with quantize_scope():
         quantized = tfmot.quantization.keras.quantize_apply(annotated, scheme)
     return finish(quantized, model, left_out, "quantize_model()")
+
+
+def quantize_scope() -> Any:
+    """The context in which tf_keras can load what `quantize_model` made.
+
+    Use it as TFMOT's function of the same name, which does not know the configuration that
+    `quantize_model` gives to layers that TFMOT cannot quantise. Save models as `.h5`: TFMOT's
+    layers do not load from `.keras` files, and those that preserve clusters from none.
+
+    Returns:
+        A context manager of tf_keras's custom objects.
+
+    Example:
+    >>> import keras, tempfile, tf_keras, tfmot_pam
+    >>> x = keras.Input((8,), name="x")
+    >>> model = keras.Model(x, {"age": keras.layers.Dense(4, name="age")(x)})
+    >>> path = f"{tempfile.mkdtemp()}/aware.h5"
+    >>> tfmot_pam.quantize_model(model).save(path)
+    >>> with tfmot_pam.quantize_scope():
+    ...     list(tf_keras.models.load_model(path, compile=False).output)
+    ['age']
+    """
+    tfmot = import_tfmot()
+    output_only = _output_config(tfmot)
+    return tfmot.quantization.keras.quantize_scope({output_only.__name__: output_only})
 
 
 def _check_zeros(model: Any) -> None:
@@ -164,6 +189,9 @@ def _output_config(tfmot: Any) -> type:
 def convert_quantized(model: Any, tasks: Sequence[str] | str | None = None) -> bytes:
     """Converts a model after quantisation aware training to an int8 TFLite file.
 
+    Use it for the bare bytes of one combination. `tflite_export.export` writes all combinations
+    with the same conversion, runs them against Keras and says in a manifest what they are.
+
     Args:
         model: The tf_keras model that `quantize_model` returned, trained.
         tasks: The tasks to run; the file holds only what they need. None: all.
@@ -173,8 +201,8 @@ def convert_quantized(model: Any, tasks: Sequence[str] | str | None = None) -> b
         sample at a time, one signature `serving_default` whose outputs have the tasks' names.
 
     Raises:
-        TypeError: `model` is no tf_keras model.
-        ValueError: it has several inputs or no dict of outputs, or a task is unknown.
+        TypeError: `model` is no tf_keras model of `quantize_model`.
+        ValueError: it has several inputs or outputs without names, or a task is unknown.
 
     Example:
     >>> import keras, tfmot_pam
@@ -184,30 +212,18 @@ def convert_quantized(model: Any, tasks: Sequence[str] | str | None = None) -> b
     >>> content[4:8]
     b'TFL3'
     """
-    import tensorflow as tf
-    import tf_keras
+    from tflite_export import subnetworks
+    from tflite_export.converter import convert
+    from tflite_export.quantization import find_quantization
 
-    if not is_tf_keras(model) or not isinstance(model, tf_keras.Model):
+    if not subnetworks.is_quantization_aware(model):
         raise TypeError(
             f"`model` must be the tf_keras model of quantize_model(). Received: {model!r} of type "
             f"{type(model).__module__}.{type(model).__name__}. Other models go to "
             "tflite_export.export."
         )
-    if len(model.inputs) != 1 or not isinstance(model.output, Mapping):
-        raise ValueError(
-            f"`model` must have one input and a dict of outputs by task. Received: "
-            f"{len(model.inputs)} inputs and outputs of type {type(model.output).__name__}. Build "
-            "it with tf_keras.Model(inputs, {task: output})."
-        )
+    model = subnetworks.exportable(model)
     known = tuple(model.output)
     chosen = known if tasks is None else check_tasks(tasks, known)
-    part = tf_keras.Model(model.input, {task: model.output[task] for task in chosen})
-    tensor = part.inputs[0]
-    spec = tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, name=part.input_names[0])
-    forward = tf.function(lambda samples: dict(part(samples, training=False)), [spec])
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [forward.get_concrete_function()], part
-    )
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    return converter.convert()
+    (network,) = subnetworks.views(model, {"": chosen}).values()
+    return convert(network, "serving_default", find_quantization("int8", aware=True))

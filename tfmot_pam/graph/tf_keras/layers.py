@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfmot_pam.graph import network as net
-from tfmot_pam.graph.tf_keras import activations
+from tfmot_pam.graph.tf_keras import activations, wrappers
 from tfmot_pam.graph.tf_keras.conversion import LayerConversion, counterpart, lacks
 
 _PARTS = {
@@ -210,9 +210,17 @@ def _inner_layer(value: Mapping[str, Any], target: Any) -> Any:
     return converted.layer
 
 
+def weights_by_name(layer: Any) -> dict[str, np.ndarray]:
+    """A tf_keras layer's weights by Keras 3's names; a quantising wrapper's own are among them."""
+    names = tf_keras_weight_names(layer)
+    return {
+        name: np.array(weight.numpy()) for name, weight in zip(names, layer.weights, strict=True)
+    }
+
+
 def tf_keras_weight_names(layer: Any) -> list[str]:
     """Keras 3's names of a tf_keras layer's weights, in the order of `layer.weights`."""
-    found = counterpart(type(layer), keras)
+    found = counterpart(type(wrappers.unwrapped(layer)), keras)
     rename = {} if found is None else {v: k for k, v in found[1].weights.items()}
     names: list[str] = []
     for weight in layer.weights:

@@ -6,16 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfmot_pam.graph import network as net
 from tfmot_pam.graph.reader import own_functions, weight_names
 from tfmot_pam.graph.reader import read as read_keras
 from tfmot_pam.graph.task_sets import restore_task_sets
-from tfmot_pam.graph.tf_keras import layers, operations
+from tfmot_pam.graph.tf_keras import layers, operations, wrappers
 
 
-def read(model: Any, what: str = "The model") -> net.Network:
+def read(model: Any, what: str = "The model", *, quantized: bool = False) -> net.Network:
     """Reads a functional or sequential tf_keras model, from its public `get_config()`.
 
     Every layer becomes its Keras 3 counterpart, so that the network is the same as one that was
@@ -25,6 +24,9 @@ def read(model: Any, what: str = "The model") -> net.Network:
     Args:
         model: A built functional or sequential tf_keras model. It is not changed.
         what: What the model is called in errors.
+        quantized: Whether to see through the wrappers of quantisation aware training: the
+            network is then the one in floating point that they were put around, with the weights
+            as they are before a wrapper rounds them. Otherwise such a model is an error.
 
     Returns:
         The network.
@@ -33,14 +35,20 @@ def read(model: Any, what: str = "The model") -> net.Network:
         TypeError: `model` is not a tf_keras model, or is a subclassed one.
         ValueError: it is not built, it is wrapped by TFMOT, or it has a layer that Keras 3 lacks.
     """
-    check_model(model, what)
+    check_model(model, what, quantized=quantized)
     replay = _Replay()
     network = read_keras(replay.model(model))
     return restore_task_sets(net.rename_layers(network, replay.operation_names))
 
 
-def check_model(model: Any, what: str) -> None:
-    """Raises unless `model` is a built functional or sequential tf_keras model, not wrapped."""
+def check_model(model: Any, what: str, *, quantized: bool = False) -> None:
+    """Raises unless `model` is a built functional or sequential tf_keras model, not wrapped.
+
+    Args:
+        model: Anything.
+        what: What the model is called in errors.
+        quantized: Whether the wrappers of quantisation aware training are allowed.
+    """
     import tf_keras
 
     if not isinstance(model, tf_keras.Model):
@@ -61,12 +69,12 @@ def check_model(model: Any, what: str) -> None:
             "read. Rebuild it with the functional API: tf_keras.Model(inputs, outputs)."
         )
     for layer in model.layers:
-        if type(layer).__module__.startswith("tensorflow_model_optimization"):
+        if wrappers.is_wrapper(layer) and not (quantized and wrappers.is_quantizing(layer)):
             raise ValueError(
                 f"{what} must be stripped first. Received: '{model.name}', whose layer "
                 f"'{layer.name}' is wrapped in TFMOT's {type(layer).__name__}. Use "
                 "tfmot_pam.strip_wrappers for pruning and clustering; after quantisation aware "
-                "training convert it with tfmot_pam.convert_quantized instead."
+                "training export it with tflite_export.export(..., quantization='int8') instead."
             )
 
 
@@ -92,9 +100,10 @@ class _Replay:
         self._reserved = set(_layer_names(model))
         inputs, outputs = self._add(model, "", None)
         for source, layer in self._sources:
-            arrays = [np.array(value) for value in source.get_weights()]
-            names = layers.tf_keras_weight_names(source)
-            layers.copy_weights(dict(zip(names, arrays, strict=True)), weight_names(layer), layer)
+            found, names = layers.weights_by_name(source), weight_names(layer)
+            if wrappers.is_quantizing(source):
+                found = {name: found[name] for name in names if name in found}
+            layers.copy_weights(found, names, layer)
         inputs = inputs[0] if len(inputs) == 1 else inputs
         return keras.Model(inputs, outputs, name=model.name)
 
@@ -150,6 +159,9 @@ class _Replay:
 
     def _call(self, layer: Any, arguments: tuple[Any, dict[str, Any]], prefix: str) -> Any:
         first, kwargs = arguments
+        source, layer = layer, wrappers.unwrapped(layer)
+        if layer is None:
+            return first
         if _is_functional(layer):
             _, outputs = self._add(layer, f"{prefix}{layer.name}_", keras.tree.flatten(first))
             return outputs
@@ -160,7 +172,7 @@ class _Replay:
             # tf_keras lists an initial state with the input.
             first, *state = first
             kwargs = {**kwargs, "initial_state": state}
-        return self._layer(layer, prefix)(first, **kwargs)
+        return self._layer(layer, source, prefix)(first, **kwargs)
 
     def _operate(self, layer: Any, first: Any, kwargs: dict[str, Any], prefix: str) -> Any:
         symbol = layer.get_config()["function"]
@@ -195,19 +207,20 @@ class _Replay:
         self._taken.add(name)
         return name
 
-    def _layer(self, layer: Any, prefix: str) -> layers.Converted:
+    def _layer(self, layer: Any, source: Any, prefix: str) -> layers.Converted:
+        """The counterpart of a layer whose weights are those of `source`: itself or a wrapper."""
         if id(layer) not in self._converted:
             name = self._name(layer.name, prefix)
             converted = layers.convert_layer(type(layer), _config(layer), name, keras, self._taken)
             self._converted[id(layer)] = converted
-            if converted.layer is not None and layer.weights:
-                self._sources.append((layer, converted.layer))
+            if converted.layer is not None and source.weights:
+                self._sources.append((source, converted.layer))
         return self._converted[id(layer)]
 
 
 def _layer_names(model: Any) -> Iterator[str]:
     for layer in model.layers:
-        yield layer.name.replace("/", "_")
+        yield (wrappers.unwrapped(layer) or layer).name.replace("/", "_")
         if _is_functional(layer):
             yield from _layer_names(layer)
 
@@ -220,7 +233,7 @@ def _config(layer: Any) -> dict[str, Any]:
         config = {key: config[key] for key in ("name", "trainable", "dtype")}
         return {**config, "function": layer.function, "arguments": layer.arguments}
     shapes = {"build_config": layer.get_build_config()}
-    return {**config, **own_functions(layer, config), **shapes}
+    return {**wrappers.plain_config(config), **own_functions(layer, config), **shapes}
 
 
 def _starts_at_one(layer: Any) -> bool:
