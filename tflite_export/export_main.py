@@ -76,11 +76,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     )
     flags.DEFINE_enum(
         "tune",
-        "none",
+        "estimate",
         list(TUNINGS),
-        "Whether the files of single combinations compute the groups of a layer in one piece: "
-        "none: never. estimate: where a rule of thumb says that it is faster. measure: where it is "
-        "faster on this machine.",
+        "How layers are written for speed. none: as they are. estimate: as a rule of thumb says. "
+        "measure: as is fastest on this machine. In the mode files, groups of channels are besides "
+        "computed in one piece where that is faster.",
         **options,
     )
     flags.DEFINE_string(
