@@ -47,6 +47,12 @@ class Samples:
     by_task: Mapping[str, TaskSamples]
     shared: bool
 
+    @property
+    def inputs(self) -> np.ndarray:
+        """The inputs of all tasks, each array once; every data set counts alike."""
+        found = [samples.x for samples in self.by_task.values()]
+        return found[0] if self.shared else np.concatenate(found)
+
 
 @dataclass(frozen=True)
 class Source:

@@ -151,7 +151,7 @@ def merge(
             network,
             assembly.origins,
             alignment.networks,
-            _all_inputs(calibration),
+            calibration.inputs,
             chosen,
             progress.rest(),
         )
@@ -194,13 +194,6 @@ def _as_type(calibration: Samples, dtype: str) -> Samples:
         x = converted.setdefault(id(found.x), found.x.astype(dtype, copy=False))
         by_task[task] = TaskSamples(x, found.y)
     return Samples(by_task, calibration.shared)
-
-
-def _all_inputs(calibration: Samples) -> np.ndarray:
-    """The inputs of all tasks; each data set counts alike."""
-    if calibration.shared:
-        return next(iter(calibration.by_task.values())).x
-    return np.concatenate([found.x for found in calibration.by_task.values()])
 
 
 def _check_crossing(by_task, networks: Sequence[Network], calibration: Samples) -> None:

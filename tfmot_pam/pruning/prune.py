@@ -278,11 +278,7 @@ def calibration_inputs(network: Network, data: Any, seed: int = 0) -> np.ndarray
         data, task_names(network), network.shape(tensor)[1:], samples=_SAMPLES, seed=seed
     )
     dtype = network.layer_of(network.node(tensor.node)).config["dtype"]
-    if found.shared:
-        x = next(iter(found.by_task.values())).x
-    else:
-        x = np.concatenate([own.x for own in found.by_task.values()])
-    return x.astype(dtype, copy=False)
+    return found.inputs.astype(dtype, copy=False)
 
 
 def _check_reachable(
