@@ -86,6 +86,25 @@ def test_pruning_some_layers(kind):
     assert {n for n, share in shares.items() if share > 0.4} == {"digit", "fc2_shared"}
 
 
+class LaterLayers(sparsity.PruningPolicy):
+    """A policy of one's own."""
+
+    def allow_pruning(self, layer):
+        return layer.name.startswith("fc2")
+
+    def ensure_model_supports_pruning(self, model):
+        assert isinstance(model.output, dict)
+
+
+@BOTH
+@pytest.mark.slow
+def test_pruning_by_a_policy_of_ones_own(kind):
+    policy = LaterLayers()
+    model = sparsity.prune_low_magnitude(fresh(kind), HALF, pruning_policy=policy)
+    for name, kernel in kernels(sparsity.strip_pruning(fit_pruned(model))).items():
+        assert (zeros(kernel) > 0.4) == policy.allow_pruning(tf_keras.layers.Layer(name=name))
+
+
 @BOTH
 @pytest.mark.slow
 def test_pruning_a_new_layer_of_a_functional_model(kind):

@@ -72,6 +72,23 @@ def test_quantising_a_whole_model(make, kind):
     check_file(content, model, x, 0.02)
 
 
+@BOTH
+@pytest.mark.slow
+def test_fixed_ranges(kind):
+    with quantization.quantize_scope():
+        model = quantization.quantize_model(fresh(kind))
+        fixed = fit(quantization.fix_input_output_range(model, input_min=-8.0, input_max=8.0))
+        free = fit(quantization.remove_input_range(model))
+    assert list(fixed.output) == list(free.output) == ["digit", "speaker"]
+    np.testing.assert_array_equal(free.layers[1](PATCHES, training=False), PATCHES)
+    steps = np.array(fixed.layers[1](PATCHES, training=False)) * 255 / 16
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+    # What TFMOT fixes of a softmax is the range in front of it.
+    for task in fixed.output:
+        config = fixed.get_layer(f"quant_{task}").quantize_config
+        assert (config.init_min, config.init_max) == (0.0, 1.0)
+
+
 # --- configurations ---------------------------------------------------------------------------
 
 
