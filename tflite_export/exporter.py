@@ -35,6 +35,7 @@ def export(
     combinations: str | Iterable[str | Iterable[str]] = "all",
     mode: str = "both",
     quantization: str = "none",
+    quantizer: str = "converter",
     representative_data: Any = None,
     integer_io: bool = False,
     tune: str = "none",
@@ -70,6 +71,9 @@ def export(
             beyond its quantization's tolerance is an error: 1e-4 for none (absolute up to outputs
             of size 1, relative beyond); for the root mean square of the difference relative to
             the outputs' 0.01, 0.1, 0.2 and 0.1.
+        quantizer: What quantises: `"converter"`, TensorFlow's, or `"ai-edge-quantizer"`, the
+            package of that name, which quantises float32 files to `"float16"`, `"dynamic"`,
+            `"int8"` and `"int16x8"`; install `tfmot-pam[ai-edge-quantizer]`.
         representative_data: Inputs of shape `(n, ...)` from the training split, without labels,
             from which `"int8"` and `"int16x8"` take the ranges of the activations: at least 16,
             better 100 or more; at most 256 of them, evenly spaced, are used. A model after
@@ -108,7 +112,7 @@ def export(
     ['digit.tflite', 'speaker.tflite', 'digit+speaker.tflite', 'all_combinations.tflite']
     """
     aware = subnetworks.is_quantization_aware(model)
-    scheme = find_quantization(quantization, aware)
+    scheme = find_quantization(quantization, quantizer, aware=aware)
     _check_options(mode, quantization, scheme, integer_io, tune)
     if aware:
         _check_aware(model, representative_data, tune)
@@ -129,6 +133,7 @@ def export(
         "mode": mode,
         "quantization": quantization,
         "quantization_aware_training": aware,
+        "quantizer": quantizer,
         "tune": tune,
         "checked_on": {"inputs": source, "number": len(trial)},
         "calibrated_on": None if calibration is None else len(calibration),
