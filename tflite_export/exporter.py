@@ -100,7 +100,8 @@ def export(
         TypeError: `model`, `combinations` or the samples have a wrong type.
         ValueError: The model cannot be exported; a combination, the mode, the quantization or the
             shape or number of the samples is wrong; the directory is taken or cannot be written;
-            TFLite lacks an operation; a head is untrained; or a file disagrees with Keras.
+            TFLite lacks an operation or cannot quantise a loop; a head is untrained; or a file
+            disagrees with Keras.
 
     Example:
     >>> import keras, tflite_export
@@ -125,6 +126,8 @@ def export(
     trial = trial_inputs(model, samples, seed)
     expected = subnetworks.keras_outputs(model, trial)
     network = subnetworks.network_of(model)
+    if scheme.calibrated:
+        subnetworks.check_loops(network)
     subnetworks.check_heads(network, trial, expected)
     checks = _Checks(scheme, {input_name(model): trial}, expected)
     source = f"random, seed {seed}" if samples is None else "given"
