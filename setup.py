@@ -25,7 +25,6 @@ EXTRAS = {
     "ai-edge-quantizer": ["ai-edge-quantizer>=0.10"],
     "plot": ["matplotlib>=3.8"],
     "test": [
-        "ai-edge-quantizer>=0.10",
         "hypothesis>=6.100",
         "packaging>=24.2",
         "pytest>=8",
