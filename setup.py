@@ -22,6 +22,7 @@ REQUIREMENTS = [
 ]
 
 EXTRAS = {
+    "ai-edge-quantizer": ["ai-edge-quantizer>=0.10"],
     "plot": ["matplotlib>=3.8"],
     "test": [
         "hypothesis>=6.100",

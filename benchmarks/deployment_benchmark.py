@@ -6,16 +6,18 @@ One command, from the repository's root:
 
 Trains the demo's spoken-digit networks (digit and speaker; and a third one for odd or even),
 merges two and three of them, fine-tunes, exports each in every quantisation together with the
-networks alone in the same quantisation, and measures all of it in one run per quantisation. A
-second part measures larger networks of random weights (latency does not depend on them), float32,
-merged, and merged and pruned, tuned by measurement and by the rule of thumb, against the networks
-alone, or pruned alone by as much. Writes benchmarks/results/deployment_*.json and .md, and the
-tables of docs/deployment.md.
+networks alone in the same quantisation, and measures all of it in one run per quantisation. The
+part `quantizers` compares what quantises, the part `converter` a single conversion of all
+combinations with ours. The part `large` measures larger networks of random weights (latency does
+not depend on them), float32, merged, and merged and pruned, tuned by measurement and by the rule of
+thumb, against the networks alone, or pruned alone by as much. Writes
+benchmarks/results/deployment_*.json and .md, and the tables of docs/deployment.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import re
 import tempfile
@@ -28,7 +30,7 @@ from keras import layers
 
 import tflite_export
 import tfmot_pam
-from benchmarks import results_io
+from benchmarks import quantizers, results_io
 from examples import spoken_digits as demo
 from tflite_export import verify
 from tflite_export.quantization import QUANTIZATIONS
@@ -37,7 +39,9 @@ _TRAINING = flags.DEFINE_integer("training_epochs", 12, "Epochs of training per 
 _TUNING = flags.DEFINE_integer("tuning_epochs", 3, "Epochs of fine-tuning.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "How often each signature is timed.")
 _RUNS = flags.DEFINE_integer("runs", 50, "Timed runs per signature and round.")
-_PARTS = flags.DEFINE_list("parts", ["trained", "large"], "Which parts to run.")
+_PARTS = flags.DEFINE_list(
+    "parts", ["trained", "quantizers", "converter", "large"], "Which parts to run."
+)
 _OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Directory of the results.")
 _DOCS = flags.DEFINE_string("docs", "docs/deployment.md", "The page with the tables; '' for none.")
 
@@ -173,24 +177,49 @@ def combination_rows(name: str, file: str, measured) -> list[dict[str, Any]]:
     return rows
 
 
-def run_trained() -> tuple[list[dict], list[dict]]:
-    train, test = load("train"), load("test")
+@functools.cache
+def trained_models() -> dict[str, tuple[keras.Model, dict[str, keras.Model]]]:
+    """The merged and fine-tuned models of two and three tasks, with the networks alone."""
+    x, labels = load("train")
     models = {
-        task: demo.train_network(
-            task, train[0], train[1][task], _TRAINING.value, build=build_network
-        )
+        task: demo.train_network(task, x, labels[task], _TRAINING.value, build=build_network)
         for task in TASKS
     }
-    rows, details = [], []
+    found = {}
     for count in (2, 3):
         chosen = {task: models[task] for task in TASKS[:count]}
-        data = train[0], {task: train[1][task] for task in chosen}
+        data = x, {task: labels[task] for task in chosen}
         merged = tfmot_pam.merge(chosen, data, share=0.5, seed=0, verbose=0)
         tuned = tfmot_pam.fine_tune(merged, data, chosen, epochs=_TUNING.value, verbose=0)
-        found = trained_rows(f"{count} tasks", tuned, chosen, data, test)
+        found[f"{count} tasks"] = tuned, chosen
+    return found
+
+
+def run_trained() -> tuple[list[dict], list[dict]]:
+    rows, details = [], []
+    for name, (tuned, alone) in trained_models().items():
+        found = trained_rows(name, tuned, alone, load("train"), load("test"))
         rows += found[0]
         details += found[1]
     return rows, details
+
+
+def run_quantizers() -> tuple[list[dict], list[dict]]:
+    rows, details = [], []
+    for name, (tuned, _) in trained_models().items():
+        data = load("train"), load("test")
+        found = quantizers.quantizer_rows(name, tuned, *data, accuracy_of, _TUNING.value)
+        print(*found[0], sep="\n", flush=True)
+        rows += found[0]
+        details += found[1]
+    return rows, details
+
+
+def run_converter() -> list[dict]:
+    x = load("train")[0][:100].astype("float32")
+    rows = quantizers.converter_rows(trained_models()["3 tasks"][0], x)
+    print(*rows, sep="\n", flush=True)
+    return rows
 
 
 # How the files of the second part are made: the mode and the tuning.
@@ -274,6 +303,10 @@ def main(argv):
     if "trained" in _PARTS.value:
         rows, details = run_trained()
         tables["trained"] = _write("trained", rows, details)
+    if "quantizers" in _PARTS.value:
+        tables["quantizers"] = _write("quantizers", *run_quantizers())
+    if "converter" in _PARTS.value:
+        tables["converter"] = _write("converter", run_converter(), [])
     if "large" in _PARTS.value:
         tables["large"] = _write("large", run_large(), [])
     if _DOCS.value:

@@ -180,5 +180,10 @@ def test_installed_script_explains_itself():
     command = [sys.executable, "-c", program, "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Exports a saved multi-head Keras model" in result.stdout
-    for flag in ("--model", "--mode: <both|files|signatures>", "--representative_data"):
+    for flag in (
+        "--model",
+        "--mode: <both|files|signatures>",
+        "--quantizer: <converter|ai-edge-quantizer>",
+        "--representative_data",
+    ):
         assert flag in result.stdout

@@ -51,7 +51,6 @@ def test_example(tmp_path):
             for tensor in runner.get_tensor_details()
             if tensor["dtype"] == np.int8
             and len(tensor["shape"]) == 4
-            and "Quant" in tensor["name"]
             and tensor["shape"][1:3].tolist() == [3, 3]
         ]
         assert np.mean([np.mean(kernel == 0) for kernel in kernels]) > 0.45

@@ -21,7 +21,8 @@ from packaging.utils import canonicalize_name
 from tools import build_file, lock_file
 from tools.lock_file import LOCK, PYTHON, ROOT
 
-EXTRAS = ("plot", "test")
+FEATURES = ("ai-edge-quantizer", "plot")
+EXTRAS = (*FEATURES, "test")
 LOCKED_PYTHON = ".".join(map(str, PYTHON))
 PACKAGES = ("tfmot_pam", "tflite_export")
 
@@ -98,7 +99,7 @@ def test_every_import_of_the_packages_is_a_requirement(requirements):
     for module in modules.values():
         if module.path.startswith(PACKAGES):
             imported.update(build_file.dependencies(module, modules)[1])
-    declared = {name for name, item in requirements.items() if applies(item, ("", "plot"))}
+    declared = {name for name, item in requirements.items() if applies(item, ("", *FEATURES))}
     assert {"keras", "numpy", "tensorflow"} <= imported <= declared
 
 

@@ -74,3 +74,30 @@ def test_names_that_occur_twice(loops):
     content = _file(loops["age"], "age")
     with pytest.raises(ValueError, match=r"different names. Received: \['age', 'age'\]"):
         packing.pack([content, content])
+
+
+def _with_buffers_behind(content):
+    """The same file in the form of very large ones: weights lie behind the tables."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    moved = {i: bytes(b.data) for i, b in enumerate(model.buffers) if b.data is not None}
+    for index in moved:
+        model.buffers[index].data = None
+        # Anything but zero, so that the fields are written.
+        model.buffers[index].offset = model.buffers[index].size = 1
+    whole = bytearray(flatbuffer_utils.convert_object_to_bytearray(model))
+    for index, data in moved.items():
+        whole += bytes(-len(whole) % 16)
+        packed = flatbuffer_utils.Model.GetRootAs(whole, 0).Buffers(index)
+        flatbuffer_utils.update_packed_buffer(packed, offset=len(whole), size=len(data))
+        del packed
+        whole += data
+    return bytes(whole)
+
+
+def test_buffers_behind_the_tables_are_read(loops):
+    files = [_file(network, task) for task, network in loops.items()]
+    moved = [_with_buffers_behind(content) for content in files]
+    assert moved[0] != files[0]
+    assert packing.pack(moved) == packing.pack(files)

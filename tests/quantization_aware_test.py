@@ -191,6 +191,17 @@ def test_tuning_is_an_error(model, tmp_path):
         )
 
 
+def test_another_quantizer_is_an_error(model, tmp_path):
+    with pytest.raises(ValueError, match="read by the converter.*'ai-edge-quantizer'.*Leave"):
+        tflite_export.export(
+            model,
+            tmp_path / "out",
+            quantization="int8",
+            quantizer="ai-edge-quantizer",
+            verbose=0,
+        )
+
+
 def test_untrained_ranges_are_an_error(untrained, model, tmp_path):
     assert wrappers.has_learned_ranges(model)
     with pytest.raises(ValueError, match=r"not been trained since quantize_model.*fit it"):

@@ -161,3 +161,32 @@ def test_sparse_kernels_are_packed_where_that_works(data, tmp_path, name):
         sizes[kind] = file.bytes
     ratio = sizes["sparse"] / sizes["dense"]
     assert ratio < 0.75 if QUANTIZATIONS[name].sparse else ratio == pytest.approx(1, abs=0.02)
+
+
+def _recurrent_model(layer):
+    series = keras.Input((4, 3), name="series")
+    head = layers.Dense(2, bias_initializer="random_normal", name="mood")
+    return keras.Model(series, head(layer(series)))
+
+
+@pytest.mark.parametrize(
+    "layer", [layers.GRU(4, name="gru"), layers.Bidirectional(layers.LSTM(4), name="both")]
+)
+def test_loops_cannot_be_calibrated(layer, tmp_path):
+    """The converter's calibration of a loop would end the process."""
+    series = np.random.default_rng(0).normal(size=(16, 4, 3))
+    options = {"representative_data": series, "verbose": 0}
+    model = _recurrent_model(layer)
+    for quantization in ("int8", "int16x8"):
+        with pytest.raises(ValueError, match=rf"into loops.*\['{layer.name}'\].*unroll=True"):
+            tflite_export.export(model, tmp_path / "out", quantization=quantization, **options)
+    (file,) = tflite_export.export(model, tmp_path / "out", quantization="dynamic", **options)
+    assert file.max_abs_error < 0.1
+
+
+def test_unrolled_layers_can_be_calibrated(tmp_path):
+    series = np.random.default_rng(0).normal(size=(32, 4, 3))
+    model = _recurrent_model(layers.GRU(4, unroll=True))
+    options = {"quantization": "int8", "representative_data": series, "verbose": 0}
+    (file,) = tflite_export.export(model, tmp_path / "out", **options)
+    assert file.max_abs_error < 0.1

@@ -35,7 +35,7 @@ def convert(
     Args:
         network: A functional model of either Keras with one input tensor and a dict of outputs.
         signature: Name of the signature.
-        quantization: An entry of `QUANTIZATIONS`.
+        quantization: What `find_quantization` returned.
         calibration: Representative inputs of shape `(n, ...)`, where the quantization is
             calibrated.
         integer_io: Whether inputs and outputs are integers, where the quantization allows it.
@@ -45,12 +45,12 @@ def convert(
         The contents of the `.tflite` file.
 
     Raises:
-        ValueError: TFLite lacks an operation that the model uses.
+        ValueError: TFLite lacks an operation that the model uses, or it cannot be quantised.
     """
     import tensorflow as tf
 
     with quiet_stderr(), tempfile.TemporaryDirectory() as saved_model:
-        module = _traced_module(network)
+        module = traced_module(network)
         tf.saved_model.save(module, saved_model, signatures={signature: module.forward})
         converter = tf.lite.TFLiteConverter.from_saved_model(
             saved_model, signature_keys=[signature]
@@ -62,15 +62,32 @@ def convert(
                 *converter.optimizations,
                 tf.lite.Optimize.EXPERIMENTAL_SPARSITY,
             ]
-        if quantization.calibrated:
-            converter.representative_dataset = lambda: _one_by_one(network, calibration)
-        if integer_io and quantization.integers:
-            converter.inference_input_type = tf.as_dtype(quantization.integers)
-            converter.inference_output_type = tf.as_dtype(quantization.integers)
+        if quantization.finish is None:
+            _quantize_while_converting(converter, network, quantization, calibration, integer_io)
         try:
-            return converter.convert()
+            content = converter.convert()
         except Exception as error:
             raise ValueError(_conversion_failure(str(error))) from error
+    if quantization.finish is None:
+        return content
+    samples = {input_name(network): calibration} if quantization.calibrated else None
+    return quantization.finish(content, signature, samples, integer_io)
+
+
+def _quantize_while_converting(
+    converter: Any,
+    network: keras.Model,
+    quantization: Quantization,
+    calibration: np.ndarray | None,
+    integer_io: bool,
+) -> None:
+    import tensorflow as tf
+
+    if quantization.calibrated:
+        converter.representative_dataset = lambda: _one_by_one(network, calibration)
+    if integer_io and quantization.integers:
+        converter.inference_input_type = tf.as_dtype(quantization.integers)
+        converter.inference_output_type = tf.as_dtype(quantization.integers)
 
 
 def input_name(network: keras.Model) -> str:
@@ -84,8 +101,8 @@ def _one_by_one(network: keras.Model, samples: np.ndarray) -> Iterator[dict[str,
         yield {name: samples[index : index + 1]}
 
 
-def _traced_module(network: keras.Model) -> Any:
-    """Wraps the forward pass in a plain `tf.Module`.
+def traced_module(network: keras.Model) -> Any:
+    """Wraps the forward pass in a plain `tf.Module`, as its function `forward`.
 
     Saving the Keras model itself loses its weights without a word, and Keras's own archive, which
     gives the same file, traces a model three times and takes twice as long on a large one.

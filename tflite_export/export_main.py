@@ -16,7 +16,7 @@ from absl import flags
 from tflite_export.exporter import MODES, export
 from tflite_export.loading import load_model
 from tflite_export.program import explained, run_program
-from tflite_export.quantization import QUANTIZATIONS
+from tflite_export.quantization import QUANTIZATIONS, QUANTIZERS
 from tflite_export.records import ExportedFile
 from tflite_export.tuning import TUNINGS
 
@@ -59,6 +59,14 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "How the files store their numbers. none: float32. float16: 16-bit weights. dynamic: "
         "8-bit weights. int8: everything in 8 bits. int16x8: 16-bit activations, 8-bit weights. "
         "The last two need --representative_data, except after quantisation aware training.",
+        **options,
+    )
+    flags.DEFINE_enum(
+        "quantizer",
+        "converter",
+        list(QUANTIZERS),
+        "What quantises. converter: TensorFlow's. ai-edge-quantizer: the package of that name, for "
+        "float16, dynamic, int8 and int16x8; it must be installed.",
         **options,
     )
     flags.DEFINE_string(
@@ -114,6 +122,7 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
             combinations="all" if values.combinations == ["all"] else values.combinations,
             mode=values.mode,
             quantization=values.quantization,
+            quantizer=values.quantizer,
             representative_data=_load_samples(values.representative_data, "representative_data"),
             integer_io=values.integer_io,
             tune=values.tune,

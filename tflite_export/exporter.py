@@ -36,6 +36,7 @@ def export(
     combinations: str | Iterable[str | Iterable[str]] = "all",
     mode: str = "both",
     quantization: str = "none",
+    quantizer: str = "converter",
     representative_data: Any = None,
     integer_io: bool = False,
     tune: str = "estimate",
@@ -72,6 +73,9 @@ def export(
             beyond its quantization's tolerance is an error: 1e-4 for none (absolute up to outputs
             of size 1, relative beyond); for the root mean square of the difference relative to
             the outputs' 0.01, 0.1, 0.2 and 0.1.
+        quantizer: What quantises: `"converter"`, TensorFlow's, or `"ai-edge-quantizer"`, the
+            package of that name, which quantises float32 files to `"float16"`, `"dynamic"`,
+            `"int8"` and `"int16x8"`; install `tfmot-pam[ai-edge-quantizer]`.
         representative_data: Inputs of shape `(n, ...)` from the training split, without labels,
             from which `"int8"` and `"int16x8"` take the ranges of the activations: at least 16,
             better 100 or more; at most 256 of them, evenly spaced, are used. A model after
@@ -101,7 +105,8 @@ def export(
         TypeError: `model`, `combinations` or the samples have a wrong type.
         ValueError: The model cannot be exported; a combination, the mode, the quantization or the
             shape or number of the samples is wrong; the directory is taken or cannot be written;
-            TFLite lacks an operation; a head is untrained; or a file disagrees with Keras.
+            TFLite lacks an operation or cannot quantise a loop; a head is untrained; or a file
+            disagrees with Keras.
 
     Example:
     >>> import keras, tflite_export
@@ -113,7 +118,7 @@ def export(
     ['digit.tflite', 'speaker.tflite', 'digit+speaker.tflite', 'all_combinations.tflite']
     """
     aware = subnetworks.is_quantization_aware(model)
-    scheme = find_quantization(quantization, aware)
+    scheme = find_quantization(quantization, quantizer, aware=aware)
     _check_options(mode, quantization, scheme, integer_io, tune)
     if aware:
         tune = _check_aware(model, representative_data, tune)
@@ -126,6 +131,8 @@ def export(
     trial = trial_inputs(model, samples, seed)
     expected = subnetworks.keras_outputs(model, trial)
     network = subnetworks.network_of(model)
+    if scheme.calibrated:
+        subnetworks.check_loops(network)
     subnetworks.check_heads(network, trial, expected)
     checks = _Checks(scheme, {input_name(model): trial}, expected)
     source = f"random, seed {seed}" if samples is None else "given"
@@ -134,6 +141,7 @@ def export(
         "mode": mode,
         "quantization": quantization,
         "quantization_aware_training": aware,
+        "quantizer": quantizer,
         "tune": tune,
         "checked_on": {"inputs": source, "number": len(trial)},
         "calibrated_on": None if calibration is None else len(calibration),

@@ -62,7 +62,7 @@ def write(folder: pathlib.Path, content: Mapping[str, Any]) -> dict[str, Any]:
         folder: The folder that holds the files.
         content: The entries besides the schema's and the packages' versions.
     """
-    manifest = {"schema_version": SCHEMA_VERSION, **content, "versions": _versions()}
+    manifest = {"schema_version": SCHEMA_VERSION, **content, "versions": _versions(content)}
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (folder / FILE_NAME).write_text(text, encoding="utf-8")
     return manifest
@@ -104,12 +104,15 @@ def listed_names(folder: pathlib.Path) -> set[str]:
         return set()
 
 
-def _versions() -> dict[str, str]:
+def _versions(content: Mapping[str, Any]) -> dict[str, str]:
     import keras
     import tensorflow as tf
 
+    packages = ["ai-edge-litert"]
+    if content.get("quantizer", "converter") != "converter":
+        packages.append(content["quantizer"])
     return {
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
-        "ai-edge-litert": importlib.metadata.version("ai-edge-litert"),
+        **{package: importlib.metadata.version(package) for package in packages},
     }

@@ -49,6 +49,8 @@ def _opening(manifest: Mapping[str, Any]) -> str:
     }[manifest["quantization"]]
     if manifest.get("quantization_aware_training"):
         given += " (quantisation aware training)"
+    if manifest.get("quantizer", "converter") != "converter":
+        given += f" (made by {manifest['quantizer']})"
     source = "real" if checked["inputs"] == "given" else "random"
     return (
         f"TFLite files with a signature per combination of tasks, stored as {given}. Each was run "

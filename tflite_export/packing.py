@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 _ALIGNMENT = 16  # the format's for the contents of buffers
+_LIMIT = 2**31 - 2**20  # of the format's offsets, less room for the tables
 _RUNTIME_VERSION = b"min_runtime_version"
 
 
@@ -30,7 +31,7 @@ def pack(contents: Sequence[bytes]) -> bytes:
         The contents of the joined file; its signatures are in the order of `contents`.
 
     Raises:
-        ValueError: A signature's name occurs twice, or a file is too large to be packed (2 GB).
+        ValueError: A signature's name occurs twice, or there are more than 2 GB of weights.
 
     Source: https://flatbuffers.dev/internals (several offsets may point to one table or vector).
 
@@ -39,24 +40,31 @@ def pack(contents: Sequence[bytes]) -> bytes:
     >>> len(pack(files)) < sum(map(len, files))  # doctest: +SKIP
     True
     """
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    models = [
-        flatbuffer_utils.convert_bytearray_to_object(bytearray(content)) for content in contents
-    ]
-    if any(buffer.offset > 1 for model in models for buffer in model.buffers):
-        raise ValueError("A file of more than 2 GB cannot be packed. Export fewer combinations.")
-    model = models[0]
-    for other in models[1:]:
+    model, *others = map(_load, contents)
+    for other in others:
         _append(model, other)
     keys = [definition.signatureKey.decode() for definition in model.signatureDefs]
     if len(set(keys)) < len(keys):
         raise ValueError(f"Signatures must have different names. Received: {keys}. Rename them.")
     _keep_used_buffers(model)
+    if sum(0 if buffer.data is None else len(buffer.data) for buffer in model.buffers) > _LIMIT:
+        raise ValueError("More than 2 GB of weights cannot be packed. Export fewer combinations.")
     _share_tables(model)
     builder = _sharing_builder()
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
+
+
+def _load(content: bytes) -> Any:
+    """Reads a file into objects, buffers that lie behind the tables included."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    for buffer in model.buffers:
+        if buffer.offset > 1:
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
 
 
 def _append(model: Any, other: Any) -> None:

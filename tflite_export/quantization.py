@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from tflite_export import ai_edge
 from tflite_export.verify import largest_error, rms_error
 
 
@@ -23,6 +25,9 @@ class Quantization:
         integers: NumPy type of the inputs and outputs where they are integers on request; None
             where they are always floating-point numbers.
         sparse: Whether kernels with many zeros may be stored without them.
+        finish: Quantises the float32 file that the converter wrote, given its content, the name
+            of its signature, representative inputs by name (None if it is not calibrated) and
+            whether inputs and outputs become integers. None where the converter quantises.
     """
 
     configure: Callable[[Any], None]
@@ -31,6 +36,7 @@ class Quantization:
     calibrated: bool = False
     integers: str | None = None
     sparse: bool = False
+    finish: Callable[[bytes, str, Mapping[str, np.ndarray] | None, bool], bytes] | None = None
 
 
 def _float32(converter: Any) -> None:
@@ -88,26 +94,63 @@ QUANTIZATION_AWARE: dict[str, Quantization] = {
 }
 
 
-def find_quantization(name: str, aware: bool = False) -> Quantization:
+def _by_ai_edge(name: str) -> Quantization:
+    """The entry of `QUANTIZATIONS` with the work done by ai-edge-quantizer."""
+    finish = functools.partial(ai_edge.quantize, name)
+    return dataclasses.replace(QUANTIZATIONS[name], configure=_float32, sparse=False, finish=finish)
+
+
+# By name of what quantises.
+QUANTIZERS: dict[str, dict[str, Quantization]] = {
+    "converter": QUANTIZATIONS,
+    "ai-edge-quantizer": {name: _by_ai_edge(name) for name in ai_edge.RECIPES},
+}
+
+
+def find_quantization(
+    name: str, quantizer: str = "converter", *, aware: bool = False
+) -> Quantization:
     """Returns the quantization of that name.
 
     Args:
         name: A key of `QUANTIZATIONS`.
+        quantizer: A key of `QUANTIZERS`.
         aware: Whether the model is one after quantisation aware training.
 
     Raises:
-        ValueError: There is none, or such a model has no such.
+        ValueError: There is none; the quantizer does not have it or is not installed; or a model
+            after quantisation aware training cannot have it.
     """
-    if name not in QUANTIZATIONS:
+    for value, what, table in (
+        (name, "quantization", QUANTIZATIONS),
+        (quantizer, "quantizer", QUANTIZERS),
+    ):
+        if value not in table:
+            raise ValueError(
+                f"Unknown {what}. Received: {value!r}. Expected one of: {list(table)}."
+            )
+    if aware:
+        return _find_aware(name, quantizer)
+    if name not in QUANTIZERS[quantizer]:
         raise ValueError(
-            f"Unknown quantization. Received: {name!r}. Expected one of: {list(QUANTIZATIONS)}."
+            f"{quantizer} has no recipe for quantization={name!r}. It has: "
+            f"{list(QUANTIZERS[quantizer])}. Take quantizer='converter'."
         )
-    if not aware:
-        return QUANTIZATIONS[name]
+    if quantizer == "ai-edge-quantizer":
+        ai_edge.check_installed()
+    return QUANTIZERS[quantizer][name]
+
+
+def _find_aware(name: str, quantizer: str) -> Quantization:
     if name not in QUANTIZATION_AWARE:
         raise ValueError(
             f"A model after quantisation aware training has learned to compute in 8 bits. "
             f"Received: quantization={name!r}. Expected one of: {list(QUANTIZATION_AWARE)}. For "
             "others export the model that was passed to quantize_model()."
+        )
+    if quantizer != "converter":
+        raise ValueError(
+            "The ranges of a model after quantisation aware training are read by the converter. "
+            f"Received: quantizer={quantizer!r}. Expected 'converter'. Leave `quantizer` out."
         )
     return QUANTIZATION_AWARE[name]

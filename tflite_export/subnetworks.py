@@ -239,6 +239,32 @@ def check_heads(network: Network, inputs: np.ndarray, outputs: Mapping[str, np.n
             )
 
 
+def check_loops(network: Network) -> None:
+    """Raises if ranges of activations cannot be learned because a layer is a loop in TFLite.
+
+    Args:
+        network: What `network_of` read.
+
+    Raises:
+        ValueError: There is a recurrent layer that is not unrolled, on which the converter's
+            calibration ends the whole process.
+    """
+    loops = [layer.name for layer in network.layers.values() if _is_loop(layer.config)]
+    if loops:
+        raise ValueError(
+            f"Quantisation with representative data does not reach into loops. Received: the "
+            f"recurrent layers {loops}. Expected none, or unrolled ones. Build them with "
+            "unroll=True, or take quantization='dynamic'."
+        )
+
+
+def _is_loop(config: Any) -> bool:
+    """Whether a layer's configuration, or that of a layer in it, is of a loop over time."""
+    if not isinstance(config, Mapping):
+        return False
+    return config.get("unroll") is False or any(map(_is_loop, config.values()))
+
+
 def check_ranges(model: Any) -> None:
     """Raises if a model prepared for quantisation aware training has not been trained since.
 
