@@ -5,12 +5,12 @@ One command, from the repository's root:
     python -m benchmarks.deployment_benchmark
 
 Trains the demo's spoken-digit networks (digit and speaker; and a third one for odd or even),
-merges two and three of them, fine-tunes, exports each in every quantisation together with the
-networks alone in the same quantisation, and measures all of it in one run per quantisation. The
-part `quantizers` compares what quantises, the part `converter` a single conversion of all
-combinations with ours. The part `large` measures larger networks of random weights (latency does
-not depend on them), float32, merged, and merged and pruned, tuned by measurement and by the rule of
-thumb, against the networks alone, or pruned alone by as much. Writes
+merges two and three of them, fine-tunes or compresses them, exports each in every quantisation
+together with the networks alone in the same quantisation, and measures all of it in one run per
+quantisation. The part `quantizers` compares what quantises, the part `converter` a single
+conversion of all combinations with ours. The part `large` measures larger networks of random
+weights (latency does not depend on them), float32, merged, and merged and pruned, tuned by
+measurement and by the rule of thumb, against the networks alone, or pruned alone by as much. Writes
 benchmarks/results/deployment_*.json and .md, and the tables of docs/deployment.md.
 """
 
@@ -179,19 +179,30 @@ def combination_rows(name: str, file: str, measured) -> list[dict[str, Any]]:
 
 @functools.cache
 def trained_models() -> dict[str, tuple[keras.Model, dict[str, keras.Model]]]:
-    """The merged and fine-tuned models of two and three tasks, with the networks alone."""
-    x, labels = load("train")
+    """Merged models of two and three tasks, with the networks alone: fine-tuned, and compressed.
+
+    The compressed model of two tasks is the demo's.
+    """
+    train, validation = demo.hold_out(*load("train"))
     models = {
-        task: demo.train_network(task, x, labels[task], _TRAINING.value, build=build_network)
+        task: demo.train_network(
+            task, train[0], train[1][task], _TRAINING.value, build=build_network
+        )
         for task in TASKS
     }
     found = {}
     for count in (2, 3):
         chosen = {task: models[task] for task in TASKS[:count]}
-        data = x, {task: labels[task] for task in chosen}
-        merged = tfmot_pam.merge(chosen, data, share=0.5, seed=0, verbose=0)
-        tuned = tfmot_pam.fine_tune(merged, data, chosen, epochs=_TUNING.value, verbose=0)
+        own, held = ((x, {task: y[task] for task in chosen}) for x, y in (train, validation))
+        sharing = {"share": 0.5, "samples": len(train[0])}
+        merged = tfmot_pam.merge(chosen, own, **sharing, seed=0, verbose=0)
+        tuned = tfmot_pam.fine_tune(merged, own, chosen, epochs=_TUNING.value, verbose=0)
         found[f"{count} tasks"] = tuned, chosen
+        search = {"target": 0.25, "step": 0.4, "epochs": 2 * _TUNING.value, "seed": 0}
+        result = tfmot_pam.compress(
+            chosen, own, 0.02, validation_data=held, merge_options=sharing, verbose=0, **search
+        )
+        found[f"{count} tasks, compressed"] = result.model, chosen
     return found
 
 
@@ -206,7 +217,8 @@ def run_trained() -> tuple[list[dict], list[dict]]:
 
 def run_quantizers() -> tuple[list[dict], list[dict]]:
     rows, details = [], []
-    for name, (tuned, _) in trained_models().items():
+    for name in ("2 tasks", "3 tasks"):
+        tuned, _ = trained_models()[name]
         data = load("train"), load("test")
         found = quantizers.quantizer_rows(name, tuned, *data, accuracy_of, _TUNING.value)
         print(*found[0], sep="\n", flush=True)
