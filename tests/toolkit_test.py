@@ -14,7 +14,6 @@ import tf_keras
 import tfmot_pam
 from tests.toolkit_models import HEADS, ROOT, merged_model
 from tfmot_pam.graph.generation import is_tf_keras
-from tfmot_pam.toolkit.crossing import import_tfmot
 
 
 @HEADS
@@ -140,15 +139,5 @@ def test_bad_options():
 def test_models_that_were_never_wrapped():
     with pytest.raises(TypeError, match="tf_keras model that TFMOT has wrapped.*strip_pruning"):
         tfmot_pam.strip_wrappers(small_model(keras))
-    with pytest.raises(TypeError, match="tf_keras model of quantize_model.*tflite_export.export"):
-        tfmot_pam.convert_quantized(small_model(keras))
-    with pytest.raises(ValueError, match="must not be wrapped for quantisation.*convert_quantized"):
+    with pytest.raises(ValueError, match="must not be wrapped for quantisation.*tflite_export"):
         tfmot_pam.strip_wrappers(tfmot_pam.quantize_model(small_model(keras)))
-
-
-def test_outputs_without_names():
-    x = tf_keras.Input((4,))
-    model = tf_keras.Model(x, [tf_keras.layers.Dense(2)(x), tf_keras.layers.Dense(3)(x)])
-    quantized = import_tfmot().quantization.keras.quantize_model(model)
-    with pytest.raises(ValueError, match="one tensor or a dict keyed by task. Received: 2 outputs"):
-        tfmot_pam.convert_quantized(quantized)

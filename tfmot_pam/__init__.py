@@ -28,7 +28,6 @@ from tfmot_pam.task_group import TaskGroup as TaskGroup
 from tfmot_pam.toolkit.clustering import cluster_weights as cluster_weights
 from tfmot_pam.toolkit.pruning import prune_low_magnitude as prune_low_magnitude
 from tfmot_pam.toolkit.pruning import strip_wrappers as strip_wrappers
-from tfmot_pam.toolkit.quantization import convert_quantized as convert_quantized
 from tfmot_pam.toolkit.quantization import quantize_model as quantize_model
 from tfmot_pam.toolkit.quantization import quantize_scope as quantize_scope
 from tfmot_pam.toolkit.sparsity import KeepSparsity as KeepSparsity

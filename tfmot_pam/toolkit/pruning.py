@@ -129,7 +129,7 @@ def strip_wrappers(model: Any) -> Any:
     """Takes TFMOT's pruning and clustering wrappers off a model.
 
     Use it after the training that `prune_low_magnitude` or `cluster_weights` prepared. Models for
-    quantisation aware training keep their wrappers: `convert_quantized` reads them.
+    quantisation aware training keep their wrappers: `tflite_export.export` reads them.
 
     Args:
         model: A tf_keras model that TFMOT has wrapped. It is not changed.
@@ -164,7 +164,7 @@ def strip_wrappers(model: Any) -> Any:
     if quantized:
         raise ValueError(
             f"`model` must not be wrapped for quantisation. Received: '{model.name}', whose layers "
-            f"{quantized} are. Convert it with tfmot_pam.convert_quantized."
+            f"{quantized} are. Export it as it is: tflite_export.export(..., quantization='int8')."
         )
     # TFMOT's functions hand on the layers of their argument, so they are given a copy.
     with tfmot.sparsity.keras.prune_scope(), tfmot.clustering.keras.cluster_scope():

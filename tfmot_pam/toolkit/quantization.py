@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from tfmot_pam.graph.selection import check_tasks
 from tfmot_pam.toolkit.crossing import check_names, enter, finish, has_kernel, import_tfmot
 from tfmot_pam.toolkit.hoisting import hoist_concatenations
 
@@ -184,46 +183,3 @@ def _output_config(tfmot: Any) -> type:
             return {}
 
     return QuantizeOutput
-
-
-def convert_quantized(model: Any, tasks: Sequence[str] | str | None = None) -> bytes:
-    """Converts a model after quantisation aware training to an int8 TFLite file.
-
-    Use it for the bare bytes of one combination. `tflite_export.export` writes all combinations
-    with the same conversion, runs them against Keras and says in a manifest what they are.
-
-    Args:
-        model: The tf_keras model that `quantize_model` returned, trained.
-        tasks: The tasks to run; the file holds only what they need. None: all.
-
-    Returns:
-        The contents of the `.tflite` file: kernels in int8, inputs and outputs in float32 for one
-        sample at a time, one signature `serving_default` whose outputs have the tasks' names.
-
-    Raises:
-        TypeError: `model` is no tf_keras model of `quantize_model`.
-        ValueError: it has several inputs or outputs without names, or a task is unknown.
-
-    Example:
-    >>> import keras, tfmot_pam
-    >>> x = keras.Input((8,), name="x")
-    >>> model = keras.Model(x, {"age": keras.layers.Dense(4, name="age")(x)})
-    >>> content = tfmot_pam.convert_quantized(tfmot_pam.quantize_model(model))
-    >>> content[4:8]
-    b'TFL3'
-    """
-    from tflite_export import subnetworks
-    from tflite_export.converter import convert
-    from tflite_export.quantization import find_quantization
-
-    if not subnetworks.is_quantization_aware(model):
-        raise TypeError(
-            f"`model` must be the tf_keras model of quantize_model(). Received: {model!r} of type "
-            f"{type(model).__module__}.{type(model).__name__}. Other models go to "
-            "tflite_export.export."
-        )
-    model = subnetworks.exportable(model)
-    known = tuple(model.output)
-    chosen = known if tasks is None else check_tasks(tasks, known)
-    (network,) = subnetworks.views(model, {"": chosen}).values()
-    return convert(network, "serving_default", find_quantization("int8", aware=True))
