@@ -121,6 +121,7 @@ def trained_rows(name, merged, models, train, test) -> tuple[list[dict], list[di
                     "files": [_without_folder(dataclasses.asdict(file)) for file in files],
                     "accuracy": accuracy,
                     "benchmark": _without_folder(dataclasses.asdict(measured)),
+                    "combinations": combination_rows(name, "one file", measured)[len(files) - 1 :],
                 }
             )
             rows.append(_summary(name, quantization, files, measured, accuracy))
@@ -315,6 +316,9 @@ def main(argv):
     if "trained" in _PARTS.value:
         rows, details = run_trained()
         tables["trained"] = _write("trained", rows, details)
+        tables["combinations"] = results_io.markdown_table(
+            [row for one in details if one["quantization"] == "none" for row in one["combinations"]]
+        )
     if "quantizers" in _PARTS.value:
         tables["quantizers"] = _write("quantizers", *run_quantizers())
     if "converter" in _PARTS.value:
