@@ -178,6 +178,14 @@ def combination_rows(name: str, file: str, measured) -> list[dict[str, Any]]:
     return rows
 
 
+def loading_row(details: dict[str, Any]) -> dict[str, Any]:
+    """What an app loads at its start and at a change of tasks, by way of shipping."""
+    row = {"model": details["model"]}
+    for way, loaded in details["benchmark"]["bytes_to_load"].items():
+        row[f"{way}: start / change"] = f"{loaded['first'] / 1e3:.0f} / {loaded['mean'] / 1e3:.0f}"
+    return row
+
+
 @functools.cache
 def trained_models() -> dict[str, tuple[keras.Model, dict[str, keras.Model]]]:
     """Merged models of two and three tasks, with the networks alone: fine-tuned, and compressed.
@@ -316,9 +324,10 @@ def main(argv):
     if "trained" in _PARTS.value:
         rows, details = run_trained()
         tables["trained"] = _write("trained", rows, details)
-        tables["combinations"] = results_io.markdown_table(
-            [row for one in details if one["quantization"] == "none" for row in one["combinations"]]
-        )
+        floats = [one for one in details if one["quantization"] == "none"]
+        rows = [row for one in floats for row in one["combinations"]]
+        tables["combinations"] = results_io.markdown_table(rows)
+        tables["loading"] = results_io.markdown_table([loading_row(one) for one in floats])
     if "quantizers" in _PARTS.value:
         tables["quantizers"] = _write("quantizers", *run_quantizers())
     if "converter" in _PARTS.value:
