@@ -7,10 +7,11 @@ One command, from the repository's root:
 Trains the demo's spoken-digit networks (digit and speaker; and a third one for odd or even),
 merges two and three of them, fine-tunes or compresses them, exports each in every quantisation
 together with the networks alone in the same quantisation, and measures all of it in one run per
-quantisation. The part `combinations` has every combination in float32. The part `quantizers` compares what quantises, the part `converter` a single
-conversion of all combinations with ours. The part `large` measures larger networks of random
-weights (latency does not depend on them), float32, merged, and merged and pruned, tuned by
-measurement and by the rule of thumb, against the networks alone, or pruned alone by as much. Writes
+quantisation. The part `combinations` has every combination in float32, `quantizers` compares what
+quantises, `converter` a single conversion of all combinations with ours. The part `large` measures
+larger networks of random weights (latency does not depend on them), float32, merged, and merged and
+pruned, tuned by measurement and by the rule of thumb, against the networks alone, or pruned alone
+by as much. Writes
 benchmarks/results/deployment_*.json and .md, and the tables of docs/deployment.md.
 """
 

@@ -41,7 +41,8 @@ def test_network_with_nothing_to_lower():
     network = read(small_nets.conv_net(0))
     assert tuning.with_fused_levels(network) == [network]
     assert tuning.variants(network) == [network]
-    assert tuning.tune_alone(network, tuning.estimated, None).outputs == network.outputs
+    assert tuning.tune_alone(network, tuning.estimated, None) is network
+    assert tuning.tune_together(network, [("head",)], tuning.estimated, None) is network
 
 
 def _cost_of(width, kind="Conv2D"):
@@ -191,6 +192,31 @@ def test_lowering_that_changes_outputs_is_not_used(model, tmp_path, monkeypatch)
     kept = tflite_export.export(model, tmp_path / "kept", **options)
     assert tuned
     assert kept[0].path.read_bytes() == plain[0].path.read_bytes()
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Forgetful(layers.Layer):
+    """A layer whose configuration leaves out what it was made with."""
+
+    def __init__(self, factor, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, inputs):
+        return self.factor * inputs
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def test_layers_that_cannot_be_built_anew_stay_as_they_are(tmp_path):
+    image = keras.Input((16, 16, 8), name="image")
+    x = layers.DepthwiseConv2D(3)(layers.Conv2D(28, 3)(Forgetful(2.0)(image)))
+    x = layers.Conv2D(3, 1, bias_initializer="ones")(x)
+    model = keras.Model(image, {"a": layers.GlobalMaxPooling2D()(x)})
+    with pytest.warns(UserWarning, match="stay as they are.*factor.*tune='none'"):
+        tflite_export.export(model, tmp_path / "out", verbose=0)
+    assert (tmp_path / "out" / "a.tflite").is_file()
 
 
 def test_unknown_tuning(model, tmp_path):

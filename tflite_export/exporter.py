@@ -209,28 +209,49 @@ def _networks(
     checks: _Checks,
     options: Mapping[str, Any],
 ) -> Mapping[str, keras.Model]:
-    """The networks of combinations, lowered for speed if `costs` tells what they cost."""
+    """The networks of combinations, lowered for speed where `costs` tells that it pays."""
     views = subnetworks.views(model, chosen)
     if costs is None:
         return views
+    try:
+        return views | _lowered(network, chosen, mode, costs, checks, options)
+    except (TypeError, ValueError) as error:
+        warnings.warn(
+            f"The layers stay as they are, because they cannot be written otherwise "
+            f"({' '.join(str(error).split())}). Pass tune='none' if that is what you want.",
+            stacklevel=3,
+        )
+        return views
+
+
+def _lowered(
+    network: Network,
+    chosen: Mapping[str, Sequence[str]],
+    mode: str,
+    costs: Costs,
+    checks: _Checks,
+    options: Mapping[str, Any],
+) -> dict[str, keras.Model]:
+    """Lowered networks of those combinations that they are cheaper for."""
     from tfmot_pam.graph.emitter import emit
     from tfmot_pam.graph.selection import select
 
-    def convert_one(network: Network) -> bytes:
-        return convert(emit(network, wrap=False), "network", **options)
+    def convert_one(one: Network) -> bytes:
+        return convert(emit(one, wrap=False), "network", **options)
 
     network = network.replace(name="network")
     # The terms of a sum would be rounded each, in ranges of their own.
     tuning = {"costs": costs, "convert": convert_one, "sums": not checks.scheme.calibrated}
     if mode == "files" or len(chosen) == 1:
-        found = {
-            name: emit(tune_alone(select(network, tasks), **tuning), wrap=False)
-            for name, tasks in chosen.items()
+        selected = {name: select(network, tasks) for name, tasks in chosen.items()}
+        found = {name: tune_alone(one, **tuning) for name, one in selected.items()}
+        models = {
+            name: emit(one, wrap=False) for name, one in found.items() if one is not selected[name]
         }
-        return {name: one if checks.unchanged(one) else views[name] for name, one in found.items()}
+        return {name: one for name, one in models.items() if checks.unchanged(one)}
     together = tune_together(network, chosen.values(), **tuning)
-    if not checks.unchanged(emit(together, wrap=False)):
-        return views
+    if together is network or not checks.unchanged(emit(together, wrap=False)):
+        return {}
     return {name: emit(select(together, tasks), wrap=False) for name, tasks in chosen.items()}
 
 

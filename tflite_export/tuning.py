@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -68,13 +69,15 @@ def tune_alone(
         sums: Whether layers may be written as sums of layers, whose terms are quantised apart.
 
     Returns:
-        The cheapest network found that computes the same outputs.
+        The cheapest network found that computes the same outputs; `network` itself if no other is
+        cheaper, as the converter folds normalisations by itself.
     """
     from tflite_export.lowering import fold_batch_norm
 
-    fused = with_fused_levels(fold_batch_norm(network))
-    found = variants(fused[_cheapest(costs(fused, convert))], sums)
-    return found[_cheapest(costs(found, convert))] if len(found) > 1 else found[0]
+    best = folded = fold_batch_norm(network)
+    for found in (with_fused_levels, functools.partial(variants, sums=sums)):
+        best = _cheapest(found(best), costs, convert)
+    return network if best is folded else best
 
 
 def tune_together(
@@ -94,22 +97,32 @@ def tune_together(
         sums: Whether layers may be written as sums of layers, whose terms are quantised apart.
 
     Returns:
-        The cheapest network found that computes the same outputs. What it computes for one task
-        is the same in all combinations.
+        The cheapest network found that computes the same outputs, or `network` itself. What it
+        computes for one task is the same in all combinations.
     """
     from tflite_export.lowering import fold_batch_norm
     from tfmot_pam.graph.selection import select
 
-    found, chosen = variants(fold_batch_norm(network), sums), list(combinations)
-    selected = [select(one, tasks) for one in found for tasks in chosen]
-    table = np.reshape(costs(selected, convert), (len(found), len(chosen)))
-    return found[_cheapest(table.sum(axis=1).tolist())]
+    folded, chosen = fold_batch_norm(network), list(combinations)
+
+    def in_total(networks: Sequence[Network], convert: Callable[[Network], bytes]) -> list[float]:
+        selected = [select(one, tasks) for one in networks for tasks in chosen]
+        table = np.reshape(costs(selected, convert), (len(networks), len(chosen)))
+        return table.sum(axis=1).tolist()
+
+    best = _cheapest(variants(folded, sums), in_total, convert)
+    return network if best is folded else best
 
 
-def _cheapest(costs: Sequence[float]) -> int:
-    """The position of the cheapest; the first one, unless another is clearly cheaper."""
-    best = int(np.argmin(costs))
-    return best if costs[best] < _WORTH * costs[0] else 0
+def _cheapest(
+    networks: Sequence[Network], costs: Costs, convert: Callable[[Network], bytes]
+) -> Network:
+    """The cheapest network; the first one, unless another is clearly cheaper."""
+    if len(networks) == 1:
+        return networks[0]
+    found = costs(networks, convert)
+    best = int(np.argmin(found))
+    return networks[best if found[best] < _WORTH * found[0] else 0]
 
 
 def with_fused_levels(network: Network) -> list[Network]:
