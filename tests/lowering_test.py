@@ -57,10 +57,10 @@ def _apply(stack, x):
     return x
 
 
-def grouped(kind, tasks=("a", "b"), widths=((6, 3, 4, 2), (5, 4, 3, 5), (7, 2, 5, 3))):
+def grouped(kind, tasks=("a", "b"), widths=((6, 3, 4, 2), (5, 4, 3, 5), (7, 2, 5, 3)), size=8):
     """A network in groups as `merge` writes it: one that all tasks share, and one per task."""
     keras.utils.set_random_seed(len(kind))
-    image = keras.Input((8, 8, 1), name="image")
+    image = keras.Input((size, size, 1), name="image")
     block = BLOCKS[kind]
     groups = ("shared", *tasks)
     parts = dict.fromkeys(groups, image)

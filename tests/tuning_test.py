@@ -108,7 +108,8 @@ def test_estimate_pads_what_depthwise_layers_read():
     x = layers.DepthwiseConv2D(3)(x)
     network = read(keras.Model(image, {"a": layers.Conv2D(3, 1)(x)}))
     found = tuning.tune_together(network, [("a",)], tuning.estimated, None)
-    assert [node.shapes[0][-1] for node in found.nodes] == [8, 32, 32, 32, 48, 48, 3]
+    # 28 channels and 32 cost about as much to store; 40 stay, 48 would not pay.
+    assert [node.shapes[0][-1] for node in found.nodes] == [8, 32, 32, 32, 40, 40, 3]
 
 
 @pytest.mark.parametrize("quantization", list(QUANTIZATIONS))
@@ -160,14 +161,15 @@ def test_tuned_files_compute_the_same(model, tmp_path, tune, mode):
 
 
 def test_tuned_combinations_share_their_weights(tmp_path):
-    model = grouped("depthwise", widths=((20, 9, 10), (24, 12, 11), (28, 14, 13)))
+    widths = (28, 9, 10), (30, 12, 11), (28, 14, 13)
+    model = grouped("depthwise", widths=widths, size=32)
     files = tflite_export.export(model, tmp_path / "out", verbose=0)
     together, largest = files[-1], files[-2]
     graph = flatbuffer_utils.read_model(str(largest.path)).subgraphs[0]
     names = [tensor.name.decode() for tensor in graph.tensors]
     assert any("lowered" in name for name in names)
     assert together.bytes < 1.1 * sum(file.bytes for file in files[:-1]) / 2
-    x = small_nets.images(4)
+    x = small_nets.images(4, shape=(32, 32, 1))
     for file in files[:-1]:
         alone = verify.run_file(file.path, {"image": x}, file.signature)
         shared = verify.run_file(together.path, {"image": x}, file.signature)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -17,12 +18,10 @@ if TYPE_CHECKING:
     from tfmot_pam.graph.network import Network
 
 _CUTS = 4
-_WORTH = 0.98  # of the time without any lowering; less is noise
+_WORTH = 0.98  # of the price without any lowering; less is noise
 _ROUNDS = 5
-# A tile is what a kernel computes at once. Up to 32 channels XNNPACK has kernels of one and of two
-# of them, and 17 to 31 channels take longer than 32.
-_TILE = 16
-_GROWTH = 1.5
+_TILE = 16  # channels that a kernel computes at once
+_GROWTH = 1.5  # of a layer's channels, and of a network's parameters
 
 # The costs of networks that compute the same, given their conversion to TFLite files.
 Costs = Callable[["Sequence[Network]", Callable[["Network"], bytes]], "Sequence[float]"]
@@ -117,12 +116,24 @@ def tune_together(
 def _cheapest(
     networks: Sequence[Network], costs: Costs, convert: Callable[[Network], bytes]
 ) -> Network:
-    """The cheapest network; the first one, unless another is clearly cheaper."""
+    """The network of the lowest price; the first one, unless another is clearly cheaper."""
     if len(networks) == 1:
         return networks[0]
     found = costs(networks, convert)
-    best = int(np.argmin(found))
-    return networks[best if found[best] < _WORTH * found[0] else 0]
+    prices = [_price(c, network, networks[0]) for c, network in zip(found, networks, strict=True)]
+    best = int(np.argmin(prices))
+    return networks[best if prices[best] < _WORTH * prices[0] else 0]
+
+
+def _price(cost: float, network: Network, before: Network) -> float:
+    """What a network costs in time and in size: 1 % of time is worth 2 % of parameters.
+
+    Networks of more than one and a half times as many parameters as before are out of the question.
+    """
+    from tfmot_pam.graph.cost import network_cost
+
+    growth = network_cost(network).parameters / max(1, network_cost(before).parameters)
+    return cost * growth**0.5 if growth <= _GROWTH else math.inf
 
 
 def with_fused_levels(network: Network) -> list[Network]:
@@ -159,8 +170,11 @@ def _fused_by_estimate(
         for count in range(2, len(level) + 1):
             narrowest = tuple(name for name in level if name in by_width[:count])
             tried = _try_to_fuse(network, [*chosen, narrowest])
-            if tried is not None and estimated_cost(tried) < lowest:
-                lowest, best = estimated_cost(tried), narrowest
+            if tried is None:
+                continue
+            price = _price(estimated_cost(tried), tried, network)
+            if price < lowest:
+                lowest, best = price, narrowest
         if best is not None:
             chosen.append(best)
     return chosen
@@ -194,18 +208,23 @@ def variants(network: Network, sums: bool = True) -> list[Network]:
 
 
 def _paddings(network: Network) -> list[dict[tuple[str, ...], int]]:
-    """Widths for `pad_channels`: of what depthwise layers read, and of narrow layers besides."""
-    from tflite_export.lowering import paddable_layers
+    """Widths for `pad_channels`: of what depthwise layers read, and of other layers besides.
+
+    Only of layers for which the rule of thumb says that it pays.
+    """
+    from tflite_export.lowering import pad_channels, paddable_layers
 
     of_depthwise, narrow = {}, {}
+    lowest = estimated_cost(network)
     for layer in paddable_layers(network):
         tiled = -(-layer.width // _TILE) * _TILE
         if tiled == layer.width or tiled > _GROWTH * layer.width:
             continue
+        padded = pad_channels(network, {layer.writers: tiled})
+        if _price(estimated_cost(padded), padded, network) >= lowest:
+            continue
         kinds = [network.layer_of(network.node(name)).kind for name in layer.members]
-        if any("Depthwise" in kind for kind in kinds):
-            of_depthwise[layer.writers] = tiled
-        elif tiled == 2 * _TILE:
-            narrow[layer.writers] = tiled
+        chosen = of_depthwise if any("Depthwise" in kind for kind in kinds) else narrow
+        chosen[layer.writers] = tiled
     found = [of_depthwise, of_depthwise | narrow]
     return [widths for widths in (found if narrow else found[:1]) if widths]
