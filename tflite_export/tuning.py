@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -18,27 +17,31 @@ if TYPE_CHECKING:
     from tfmot_pam.graph.network import Network
 
 _CUTS = 4
-_WORTH = 0.98  # of the price without any lowering; less is noise
+_WORTH = 0.98  # of the cost without any lowering; less is noise
 _ROUNDS = 5
 _TILE = 16  # channels that a kernel computes at once
 _GROWTH = 1.5  # of a layer's channels, and of a network's parameters
 
-# The costs of networks that compute the same, given their conversion to TFLite files.
-Costs = Callable[["Sequence[Network]", Callable[["Network"], bytes]], "Sequence[float]"]
+Convert = Callable[["Network"], bytes]
+# The costs of networks that compute the same, given their conversion to TFLite files if it is
+# needed.
+Costs = Callable[["Sequence[Network]", "Convert | None"], "Sequence[float]"]
 
 
-def estimated(networks: Sequence[Network], convert: Callable[[Network], bytes]) -> list[float]:
-    """What networks cost by a rule of thumb (see `estimated_cost`).
+def estimated(networks: Sequence[Network], convert: Convert | None) -> list[float]:
+    """What networks cost by a rule of thumb, in time and in size.
+
+    1 % of the time (see `estimated_cost`) is worth 2 % of the parameters.
 
     Args:
         networks: Networks.
         convert: Not used.
     """
     del convert
-    return [estimated_cost(network) for network in networks]
+    return [estimated_cost(network) * _parameters(network) ** 0.5 for network in networks]
 
 
-def measured(networks: Sequence[Network], convert: Callable[[Network], bytes]) -> list[float]:
+def measured(networks: Sequence[Network], convert: Convert | None) -> list[float]:
     """The milliseconds that networks take on this machine, one thread, timed in turn.
 
     Args:
@@ -57,7 +60,7 @@ TUNINGS: dict[str, Costs | None] = {"none": None, "estimate": estimated, "measur
 
 
 def tune_alone(
-    network: Network, costs: Costs, convert: Callable[[Network], bytes], sums: bool = True
+    network: Network, costs: Costs, convert: Convert | None, sums: bool = True
 ) -> Network:
     """Lowers the network of one combination for a file of its own.
 
@@ -83,7 +86,7 @@ def tune_together(
     network: Network,
     combinations: Iterable[Sequence[str]],
     costs: Costs,
-    convert: Callable[[Network], bytes],
+    convert: Convert | None,
     sums: bool = True,
 ) -> Network:
     """Lowers a network of all tasks, such that its combinations share their weights.
@@ -104,7 +107,7 @@ def tune_together(
 
     folded, chosen = fold_batch_norm(network), list(combinations)
 
-    def in_total(networks: Sequence[Network], convert: Callable[[Network], bytes]) -> list[float]:
+    def in_total(networks: Sequence[Network], convert: Convert | None) -> list[float]:
         selected = [select(one, tasks) for one in networks for tasks in chosen]
         table = np.reshape(costs(selected, convert), (len(networks), len(chosen)))
         return table.sum(axis=1).tolist()
@@ -113,27 +116,24 @@ def tune_together(
     return network if best is folded else best
 
 
-def _cheapest(
-    networks: Sequence[Network], costs: Costs, convert: Callable[[Network], bytes]
-) -> Network:
-    """The network of the lowest price; the first one, unless another is clearly cheaper."""
-    if len(networks) == 1:
-        return networks[0]
-    found = costs(networks, convert)
-    prices = [_price(c, network, networks[0]) for c, network in zip(found, networks, strict=True)]
-    best = int(np.argmin(prices))
-    return networks[best if prices[best] < _WORTH * prices[0] else 0]
+def _cheapest(networks: Sequence[Network], costs: Costs, convert: Convert | None) -> Network:
+    """The cheapest network; the first one, unless another is clearly cheaper.
 
-
-def _price(cost: float, network: Network, before: Network) -> float:
-    """What a network costs in time and in size: 1 % of time is worth 2 % of parameters.
-
-    Networks of more than one and a half times as many parameters as before are out of the question.
+    Networks of more than one and a half times as many parameters are out of the question.
     """
+    most = _GROWTH * _parameters(networks[0])
+    allowed = [networks[0], *(one for one in networks[1:] if _parameters(one) <= most)]
+    if len(allowed) == 1:
+        return networks[0]
+    found = costs(allowed, convert)
+    best = int(np.argmin(found))
+    return allowed[best if found[best] < _WORTH * found[0] else 0]
+
+
+def _parameters(network: Network) -> int:
     from tfmot_pam.graph.cost import network_cost
 
-    growth = network_cost(network).parameters / max(1, network_cost(before).parameters)
-    return cost * growth**0.5 if growth <= _GROWTH else math.inf
+    return network_cost(network).parameters
 
 
 def with_fused_levels(network: Network) -> list[Network]:
@@ -163,16 +163,17 @@ def _fused_by_estimate(
 ) -> list[tuple[str, ...]]:
     """Decides level by level how many of the narrowest groups are computed in one piece."""
     chosen: list[tuple[str, ...]] = []
-    lowest = estimated_cost(network)
+    most = _GROWTH * _parameters(network)
+    (lowest,) = estimated([network], None)
     for level in levels:
         by_width = sorted(level, key=lambda name: network.node(name).shapes[0][-1])
         best = None
         for count in range(2, len(level) + 1):
             narrowest = tuple(name for name in level if name in by_width[:count])
             tried = _try_to_fuse(network, [*chosen, narrowest])
-            if tried is None:
+            if tried is None or _parameters(tried) > most:
                 continue
-            price = _price(estimated_cost(tried), tried, network)
+            (price,) = estimated([tried], None)
             if price < lowest:
                 lowest, best = price, narrowest
         if best is not None:
@@ -214,17 +215,16 @@ def _paddings(network: Network) -> list[dict[tuple[str, ...], int]]:
     """
     from tflite_export.lowering import pad_channels, paddable_layers
 
-    of_depthwise, narrow = {}, {}
-    lowest = estimated_cost(network)
+    of_depthwise, others = {}, {}
     for layer in paddable_layers(network):
         tiled = -(-layer.width // _TILE) * _TILE
         if tiled == layer.width or tiled > _GROWTH * layer.width:
             continue
-        padded = pad_channels(network, {layer.writers: tiled})
-        if _price(estimated_cost(padded), padded, network) >= lowest:
+        before, after = estimated([network, pad_channels(network, {layer.writers: tiled})], None)
+        if after >= before:
             continue
         kinds = [network.layer_of(network.node(name)).kind for name in layer.members]
-        chosen = of_depthwise if any("Depthwise" in kind for kind in kinds) else narrow
+        chosen = of_depthwise if any("Depthwise" in kind for kind in kinds) else others
         chosen[layer.writers] = tiled
-    found = [of_depthwise, of_depthwise | narrow]
-    return [widths for widths in (found if narrow else found[:1]) if widths]
+    found = [of_depthwise, of_depthwise | others]
+    return [widths for widths in (found if others else found[:1]) if widths]
