@@ -192,7 +192,7 @@ def loading_row(details: dict[str, Any]) -> dict[str, Any]:
 def trained_models() -> dict[str, tuple[keras.Model, dict[str, keras.Model]]]:
     """Merged models of two and three tasks, with the networks alone: fine-tuned, and compressed.
 
-    The compressed model of two tasks is the demo's.
+    They are compressed as the demo does.
     """
     train, validation = demo.hold_out(*load("train"))
     models = {
