@@ -9,6 +9,7 @@ import pytest
 from keras import layers
 
 import tflite_export
+from tests.quantization_test import two_heads
 from tflite_export import ai_edge, subnetworks, verify
 from tflite_export.quantization import QUANTIZATIONS, QUANTIZERS, find_quantization
 
@@ -18,25 +19,9 @@ needs_package = pytest.mark.skipif(
 )
 
 
-def _model():
-    keras.utils.set_random_seed(3)
-    image = keras.Input((12, 12, 2), name="image")
-    options = {"padding": "same", "activation": "relu", "bias_initializer": "random_normal"}
-    shared = layers.Conv2D(24, 3, **options)(image)
-    joined = layers.Concatenate()([shared, layers.Conv2D(16, 3, **options)(image)])
-    pooled = layers.Flatten()(layers.AveragePooling2D(4)(joined))
-    outputs = {
-        "digit": layers.Dense(5, activation="softmax", bias_initializer="random_normal")(
-            layers.Dense(400, bias_initializer="random_normal")(pooled)
-        ),
-        "edges": layers.Conv2D(3, 1, bias_initializer="random_normal")(shared),
-    }
-    return keras.Model(image, outputs)
-
-
 @pytest.fixture(scope="module")
 def model():
-    return _model()
+    return two_heads(400)
 
 
 @pytest.fixture(scope="module")

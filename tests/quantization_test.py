@@ -12,7 +12,8 @@ from tflite_export import subnetworks, verify
 from tflite_export.quantization import QUANTIZATIONS
 
 
-def _model(units=96):
+def two_heads(units=96):
+    """A model whose tasks share a layer; `units` decides how large its largest kernel is."""
     keras.utils.set_random_seed(3)
     image = keras.Input((12, 12, 2), name="image")
     options = {"padding": "same", "activation": "relu", "bias_initializer": "random_normal"}
@@ -32,7 +33,7 @@ def _model(units=96):
 
 @pytest.fixture(scope="module")
 def model():
-    return _model()
+    return two_heads()
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def test_sparse_kernels_are_packed_where_that_works(data, tmp_path, name):
     rng = np.random.default_rng(0)
     sizes = {}
     for kind in ("dense", "sparse"):
-        model = _model(units=160)
+        model = two_heads(units=160)
         if kind == "sparse":
             for layer in model.layers:
                 if layer.weights and layer.name.startswith("dense"):

@@ -87,8 +87,8 @@ def export(
             layers over concatenations become sums, and widths that kernels compute slowly are
             padded, for all combinations alike, so that they share their weights. In the mode
             `"files"`, groups of channels are besides computed in one piece where that is faster.
-            Outputs change by at most 1e-5. A model after quantisation aware training stays as it
-            was trained.
+            Outputs change by at most 1e-5, parameters grow by half at most. A model after
+            quantisation aware training stays as it was trained.
         samples: Real inputs to check the files on, of shape `(n, ...)`, without labels; at most
             256 of them are used. Without them the representative data are used, or else 16
             random inputs.

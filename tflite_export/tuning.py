@@ -216,11 +216,12 @@ def _paddings(network: Network) -> list[dict[tuple[str, ...], int]]:
     from tflite_export.lowering import pad_channels, paddable_layers
 
     of_depthwise, others = {}, {}
+    (before,) = estimated([network], None)
     for layer in paddable_layers(network):
         tiled = -(-layer.width // _TILE) * _TILE
         if tiled == layer.width or tiled > _GROWTH * layer.width:
             continue
-        before, after = estimated([network, pad_channels(network, {layer.writers: tiled})], None)
+        (after,) = estimated([pad_channels(network, {layer.writers: tiled})], None)
         if after >= before:
             continue
         kinds = [network.layer_of(network.node(name)).kind for name in layer.members]

@@ -15,6 +15,7 @@ from tfmot_pam.graph.network import (
     Tensor,
     iterate_tensors,
     map_tensors,
+    prune_to,
 )
 from tfmot_pam.graph.rule_table import activation_name
 
@@ -30,7 +31,7 @@ def fold_batch_norm(network: Network) -> Network:
         that alone read the output of a linear layer with a kernel.
     """
     calls, readers = network.calls(), network.readers()
-    outputs = set(iterate_tensors(network.outputs))
+    written = set(iterate_tensors(network.outputs))
     folded: dict[str, Layer] = {}
     replaced: dict[Tensor, Tensor] = {}
     for node in network.nodes:
@@ -38,13 +39,25 @@ def fold_batch_norm(network: Network) -> Network:
             continue
         (tensor,) = node.inputs
         before = network.node(tensor.node)
-        alone = readers[tensor] == (node.name,) and tensor not in outputs
+        alone = readers[tensor] == (node.name,) and tensor not in written
         if alone and usable_rule(network, node, calls) and _linear(network, before, calls):
             folded[before.layer] = _folded(
                 network.layer_of(before), network.layer_of(node), before.shapes[0][-1]
             )
             replaced[Tensor(node.name)] = tensor
-    return _without(network, folded, replaced)
+
+    def moved(tensor: Tensor) -> Tensor:
+        return replaced.get(tensor, tensor)
+
+    nodes = tuple(
+        dataclasses.replace(
+            node, args=map_tensors(node.args, moved), kwargs=map_tensors(node.kwargs, moved)
+        )
+        for node in network.nodes
+    )
+    layers = {**network.layers, **folded}
+    outputs = map_tensors(network.outputs, moved)
+    return prune_to(network.replace(layers=layers, nodes=nodes), outputs)
 
 
 def _linear(network: Network, node: Node, calls: Mapping[str, int]) -> bool:
@@ -87,28 +100,3 @@ def _scaled(layer: Layer, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray:
     else:
         factors = scale
     return (kernel * factors).astype(kernel.dtype)
-
-
-def _without(
-    network: Network, folded: Mapping[str, Layer], replaced: Mapping[Tensor, Tensor]
-) -> Network:
-    def moved(tensor: Tensor) -> Tensor:
-        return replaced.get(tensor, tensor)
-
-    gone = {tensor.node for tensor in replaced}
-    nodes = [
-        dataclasses.replace(
-            node,
-            args=map_tensors(node.args, moved),
-            kwargs=map_tensors(node.kwargs, moved),
-        )
-        for node in network.nodes
-        if node.name not in gone
-    ]
-    used = {node.layer for node in nodes}
-    layers = {name: folded.get(name, layer) for name, layer in network.layers.items()}
-    return network.replace(
-        layers={name: layer for name, layer in layers.items() if name in used},
-        nodes=tuple(nodes),
-        outputs=map_tensors(network.outputs, moved),
-    )
