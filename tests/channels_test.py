@@ -437,11 +437,12 @@ def test_merging_with_and_without_a_rule():
 
     models = {"a": model(0, 4), "b": model(1, 6)}
     x = np.random.default_rng(0).normal(size=(8, 6, 6, 2)).astype("float32")
-    frozen = tfmot_pam.merge(models, x, method="shared", verbose=0)
+    frozen = tfmot_pam.merge(models, x, method="shared", width="union", verbose=0)
     reason = "Gain 'gain': there is no rule for this kind of layer (network of 'a')"
     assert frozen.merge_plan.frozen == {"conv": reason, "gain": reason}
     tfmot_pam.register_layer_rule(Gain, RULE)
-    shared = tfmot_pam.merge(models, x, method="shared", compensation=False, verbose=0)
+    options = {"method": "shared", "width": "union", "compensation": False}
+    shared = tfmot_pam.merge(models, x, **options, verbose=0)
     assert shared.merge_plan.frozen == {}
     assert shared.merge_plan.shared == 1.0
     for merged in (frozen, shared):

@@ -191,7 +191,8 @@ def test_sampled_places_are_different_and_spread_over_the_samples():
 
 
 def merge(models, x, **options):
-    return tfmot_pam.merge(models, x, verbose=0, **options)
+    """A merge of all channels: what compensation makes up for is then what the groups cut."""
+    return tfmot_pam.merge(models, x, verbose=0, width="union", **options)
 
 
 def logits():

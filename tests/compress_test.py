@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -19,8 +20,9 @@ from keras import layers
 import tfmot_pam
 from tests.small_nets import all_outputs
 from tfmot_pam.graph.generation import is_tf_keras
-from tfmot_pam.pipeline.accuracy import ACCURACIES
+from tfmot_pam.pipeline.accuracy import Judgement, sample_scores
 from tfmot_pam.pipeline.checkpoints import Checkpoints
+from tfmot_pam.pipeline.identity import digest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -49,35 +51,76 @@ def models():
     return {task: model(task) for task in ("sign", "sum")}
 
 
-QUICK = {"epochs": 3, "step": 0.4, "verbose": 0, "seed": 0}
+def plan(task):
+    return tfmot_pam.MergePlan((task,), "pam", {}, ("0",), ())
+
+
+def adder(number):
+    return lambda x, rng: x + number
+
+
+HALF = tfmot_pam.Arm(
+    "half", lambda tasks: [tfmot_pam.ArmStart("half", (tfmot_pam.ArmPart(tuple(tasks)),))]
+)
+QUICK = {"effort": 5, "verbose": 0, "seed": 0}
+APART = {**QUICK, "arms": ["separate"]}
 
 
 @pytest.fixture(scope="module")
 def result(models):
-    return tfmot_pam.compress(models, samples(), 0.1, target=0.5, **QUICK)
+    return tfmot_pam.compress(models, samples(), 0.1, target=0.4, **QUICK)
 
 
 # --- what comes out -----------------------------------------------------------------------------
 
 
 def test_every_task_stays_within_its_tolerance(result):
+    assert result.best.accepted
     assert result.best.share <= 0.5
-    for task, alone in result.original_accuracy.items():
-        assert alone - result.best.accuracy[task] <= 0.1 + 1e-9
-    for found in result.rounds:
-        lost = [result.original_accuracy[t] - a for t, a in found.accuracy.items()]
-        assert found.accepted == (max(lost) <= 0.1 + 1e-9)
-    shares = [found.share for found in result.rounds if found.accepted]
-    assert shares == sorted(shares, reverse=True)
+    for arm in result.arms:
+        for rounds in arm.rounds.values():
+            for row in rounds:
+                within = max(row.lost.values()) <= 0.1 + 1e-9
+                assert row.ratio == pytest.approx(max(row.lost.values()) / 0.1)
+                assert within or not row.accepted
+            assert [row.number for row in rounds] == list(range(len(rounds)))
+            held = [row for row in rounds if row.accepted]
+            assert arm.accepted <= bool(held)
 
 
-def test_the_result_is_what_its_best_round_says(result, models):
+def test_all_arms_have_the_same_effort(result):
+    separate, merged = result.arms
+    assert separate.name == "separate"
+    assert set(separate.rounds) == {("sign",), ("sum",)}
+    assert merged.name in ("trunk", "mixed")
+    assert set(merged.rounds) == {("sign", "sum")}
+    # Epochs of one network are whole numbers; a path may end before its epochs are spent.
+    assert 0 < separate.epochs <= 2 * QUICK["effort"] + 2
+    assert 0 < merged.epochs <= 2 * QUICK["effort"] + 2
+    assert set(result.probes) == {"trunk-sign", "trunk-sum", "mixed-sign", "mixed-sum"}
+    assert merged.start == min(result.probes, key=result.probes.get)
+
+
+def test_the_result_is_never_dearer_than_separate_pruning(result):
+    separate = result.arms[0]
+    assert result.best.macs <= separate.macs
+    pays = "pays" if result.best is not separate else "does not pay"
+    assert f"Merging {pays}" in result.verdict
+    for chosen, (name, network) in result.portfolio().items():
+        least = min(arm.costs[chosen] for arm in result.arms if arm.accepted)
+        assert tfmot_pam.cost(network).macs == least
+        assert name in ("separate", "trunk", "mixed")
+
+
+def test_the_result_is_what_its_best_arm_says(result, models):
     report = tfmot_pam.report(result.model, originals=models)
     assert report.expected_macs == pytest.approx(result.best.macs)
+    assert result.report.expected_macs == report.expected_macs
     assert set(result.models) == {("sign",), ("sum",), ("sign", "sum")}
     x = samples()[0][:5]
     whole = result.model(x)
     for chosen, network in result.models.items():
+        assert tfmot_pam.cost(network).macs == result.best.costs[chosen]
         for task in chosen:
             np.testing.assert_allclose(network(x)[task], whole[task], atol=1e-6)
 
@@ -90,11 +133,25 @@ def test_results_are_saved_and_never_overwritten_silently(result, tmp_path):
     x = samples()[0][:5]
     np.testing.assert_allclose(loaded(x)["sign"], result.model(x)["sign"], atol=1e-6)
     content = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert len(content["rounds"]) == len(result.rounds)
-    assert (tmp_path / "out" / "curve.csv").read_text().count("\n") == len(result.rounds) + 1
+    rounds = [row for arm in content["arms"] for rows in arm["rounds"].values() for row in rows]
+    assert content["verdict"] == result.verdict
+    assert (tmp_path / "out" / "curve.csv").read_text().count("\n") == len(rounds) + 1
     with pytest.raises(ValueError, match="not an empty directory"):
         result.save(tmp_path / "out")
     result.save(tmp_path / "out", overwrite=True)
+
+
+def test_the_separate_arm_is_pruning_each_network_alone(models):
+    (x, labels), options = samples(), {**APART, "target": 0.5}
+    together = tfmot_pam.compress(models, samples(), 0.1, **options)
+    total = 0
+    for task, net in models.items():
+        alone = tfmot_pam.compress(net, (x, {task: labels[task]}), 0.1, **options)
+        chosen = tfmot_pam.select_tasks(together.model, task)
+        found, expected = chosen.predict(x, verbose=0)[task], alone.model.predict(x, verbose=0)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        total += alone.best.macs
+    assert together.best.costs["sign", "sum"] == total
 
 
 @pytest.mark.parametrize("importance", ["taylor", "magnitude"])
@@ -110,10 +167,52 @@ def test_other_importances_and_single_models(models, importance):
     )
     assert found.best.share <= 0.7
     assert not isinstance(found.model.output, dict)
+    assert found.verdict.startswith("One task")
     named = tfmot_pam.compress(
         {"which": models["sign"]}, (x, {"which": labels["sign"]}), 0.1, target=0.7, **QUICK
     )
     assert list(named.model.output) == ["which"]
+
+
+def test_arms_and_methods_of_ones_own(models):
+    def first_shared(request):
+        """Half of the first network's channels for all tasks, and nothing else."""
+        spaces = request.alignment.spaces
+        return {
+            index: np.repeat([3, 0, 0, 0], np.repeat([w // 2 for w in space.widths], 2))
+            for index, space in enumerate(spaces)
+            if not space.given
+        }
+
+    method = tfmot_pam.MergeMethod("first", first_shared, own_width=True)
+    arm = tfmot_pam.Arm(
+        "half", lambda tasks: [tfmot_pam.ArmStart("half", (tfmot_pam.ArmPart(tasks, method),))]
+    )
+    found = tfmot_pam.compress(models, samples(), 0.5, arms=[arm], target=0.3, **QUICK)
+    assert found.best.name == found.best.start == "half"
+    assert "add 'separate'" in found.verdict
+    halves = 12 * 8 + 8 * 12
+    first = found.best.rounds["sign", "sum"][0]
+    assert first.macs == pytest.approx(halves + 2 * 8 * 4 / 3)
+
+
+def test_other_views_are_seen_with_their_teachers_outputs(models):
+    seen = []
+
+    def augment(x, rng):
+        seen.append(x.copy())
+        x[:, 3:] = rng.normal(size=x[:, 3:].shape)
+        return x
+
+    data = samples()
+    before = data[0].copy()
+    options = {**APART, "augment": augment, "views": 3, "target": 0.8}
+    found = tfmot_pam.compress(models["sign"], (data[0], {"sign": data[1]["sign"]}), 0.1, **options)
+    assert len(seen) == 2
+    assert found.best.accepted
+    np.testing.assert_array_equal(data[0], before)
+    with pytest.raises(ValueError, match="`augment` made inputs of shape"):
+        tfmot_pam.compress(models, samples(), 0.1, **{**APART, "augment": lambda x, rng: x[:3]})
 
 
 def test_tf_keras_models_come_back_as_tf_keras_models(models):
@@ -126,37 +225,64 @@ def test_tf_keras_models_come_back_as_tf_keras_models(models):
 
 
 def test_without_labels_accuracy_is_agreement(models):
-    found = tfmot_pam.compress(models, samples()[0], 0.1, target=0.8, **QUICK)
+    found = tfmot_pam.compress(models, samples()[0], 0.1, target=0.8, **APART)
     assert found.original_accuracy == {"sign": 1.0, "sum": 1.0}
 
 
+def test_tasks_with_data_of_their_own(models):
+    x, labels = samples()
+    data = {
+        task: (x[: 280 + 70 * i], y[: 280 + 70 * i]) for i, (task, y) in enumerate(labels.items())
+    }
+    found = tfmot_pam.compress(models, data, 0.2, arms=["trunk"], target=0.5, **QUICK)
+    assert found.best.accepted
+    assert set(found.probes) == {"trunk-sign", "trunk-sum"}
+
+
 def test_nothing_is_kept_that_breaks_a_tolerance(models):
-    (x, labels), options = samples(), {**QUICK, "epochs": 1, "step": 0.5}
-    found = tfmot_pam.compress(models["sum"], (x, {"sum": labels["sum"]}), 0.0, **options)
-    assert found.best.accuracy["sum"] >= found.original_accuracy["sum"]
-    assert any(not one.accepted for one in found.rounds)
+    x, labels = samples()
+    found = tfmot_pam.compress(models["sum"], (x, {"sum": labels["sum"]}), 0.0, **QUICK)
+    rounds = found.best.rounds["sum",]
+    assert rounds[0].lost == {"sum": 0.0}
+    assert any(not row.accepted for row in rounds)
+    chosen = min((row for row in rounds if row.accepted), key=lambda row: row.macs)
+    assert chosen.lost["sum"] <= 0
+    assert tfmot_pam.cost(found.model).macs == chosen.macs
 
 
 def test_accuracies_in_closed_form():
     outputs = np.array([[0.2, 0.8], [0.6, 0.4]])
-    assert ACCURACIES["classes"](outputs, np.array([1, 1])) == 0.5
-    assert ACCURACIES["distribution"](outputs, np.eye(2)) == 0.0
-    assert ACCURACIES["binary"](outputs, np.array([[0, 1], [1, 1]])) == 0.75
-    assert ACCURACIES["binary"](outputs - 0.5, np.array([[-1, 1], [1, 1]])) == 0.75
+
+    def accuracy(kind, outputs, labels):
+        return sample_scores(kind, outputs, labels).mean()
+
+    assert accuracy("classes", outputs, np.array([1, 1])) == 0.5
+    assert accuracy("distribution", outputs, np.eye(2)) == 0.0
+    assert accuracy("binary", outputs, np.array([[0, 1], [1, 1]])) == 0.75
+    assert accuracy("binary", outputs - 0.5, np.array([[-1, 1], [1, 1]])) == 0.75
     y = np.array([[1.0], [3.0]])
-    assert ACCURACIES["real"](y, y) == 1.0
-    assert ACCURACIES["real"](np.full((2, 1), 2.0), y) == 0.0
+    assert accuracy("real", y, y) == 1.0
+    assert accuracy("real", np.full((2, 1), 2.0), y) == 0.0
+
+
+def test_one_half_chooses_and_the_other_checks():
+    judged = Judgement({"a": 0.9}, lost={"a": 0.01}, check={"a": 0.025}, error={"a": 0.02})
+    assert judged.within({"a": 0.01})
+    assert judged.ratio({"a": 0.01}) == 1.0
+    assert not judged.within({"a": 0.009})
+    assert not dataclasses.replace(judged, check={"a": 0.031}).within({"a": 0.01})
 
 
 # --- checkpoints --------------------------------------------------------------------------------
 
 
 def test_a_finished_call_made_again_goes_on_from_its_last_round(models, tmp_path):
-    options = {**QUICK, "directory": tmp_path / "rounds"}
-    first = tfmot_pam.compress(models, samples(), 0.1, target=0.6, **options)
+    options = {**QUICK, "arms": ["trunk"], "directory": tmp_path / "rounds"}
+    first = tfmot_pam.compress(models, samples(), 0.5, target=0.6, **options)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "rounds").rglob("*.keras")}
-    again = tfmot_pam.compress(models, samples(), 0.1, target=0.6, **options)
-    assert again.rounds == first.rounds
+    again = tfmot_pam.compress(models, samples(), 0.5, target=0.6, **options)
+    assert again.best.rounds == first.best.rounds
+    assert again.probes == first.probes
     assert {path: path.stat().st_mtime_ns for path in before} == before
     for found, expected in zip(
         all_outputs(again.model, samples()[0]), all_outputs(first.model, samples()[0]), strict=True
@@ -168,9 +294,9 @@ PROGRAM = """
 import sys, keras, numpy as np, tfmot_pam
 from tests.compress_test import QUICK, samples
 models = {t: keras.saving.load_model(f"{sys.argv[1]}/{t}.keras") for t in ("sign", "sum")}
-options = {**QUICK, "directory": sys.argv[1] + "/rounds", "step": 0.3}
+options = {**QUICK, "arms": ["pam"], "directory": sys.argv[1] + "/rounds"}
 result = tfmot_pam.compress(models, samples(), 0.1, target=0.5, **options)
-print(repr(result.rounds))
+print(repr(result.best.rounds))
 np.savez(sys.argv[1] + "/out.npz", **result.model.predict(samples()[0], verbose=0))
 """
 
@@ -185,12 +311,13 @@ def test_killed_at_any_moment_it_goes_on_with_nothing_lost(models, tmp_path):
         command = [sys.executable, "-c", PROGRAM, str(folder)]
         if name == "killed":
             process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-            while process.poll() is None and not (folder / "rounds" / "round-0001").exists():
+            rounds = folder / "rounds" / "pam-pam"
+            while process.poll() is None and not (rounds / "round-0001").exists():
                 time.sleep(0.05)
             process.send_signal(signal.SIGKILL)
             process.wait()
             assert process.returncode == -signal.SIGKILL
-            kept = sorted(path.name for path in (folder / "rounds").glob("round-*"))
+            kept = sorted(path.name for path in rounds.glob("round-*"))
             assert kept[:2] == ["round-0000", "round-0001"]
         outputs.append(
             subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -212,27 +339,28 @@ def test_a_damaged_checkpoint_is_left_out_with_a_warning(tmp_path):
     path = tmp_path / "round-0001" / "model.keras"
     path.write_bytes(path.read_bytes()[:-10])
     (tmp_path / ".unfinished-abc").mkdir()
+    kept.save(2, {"n": 2}, tiny())
     with pytest.warns(UserWarning, match="round-0001' is damaged"):
-        state, _ = kept.latest()
-    assert state == {"n": 0}
+        states = kept.states()
+    assert states == [{"n": 0}]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["round-0000"]
 
 
 def test_checkpoints_of_something_else_are_refused(tmp_path):
     Checkpoints(tmp_path, {"models": "1", "data": "2"}).save(0, {}, tiny())
     with pytest.raises(ValueError, match="other data.*choose another directory"):
-        Checkpoints(tmp_path, {"models": "1", "data": "3"}).latest()
+        Checkpoints(tmp_path, {"models": "1", "data": "3"}).states()
     with pytest.raises(ValueError, match="other models and data"):
-        Checkpoints(tmp_path, {"models": "9", "data": "3"}).latest()
+        Checkpoints(tmp_path, {"models": "9", "data": "3"}).states()
     (tmp_path / "holiday.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match=r"holds \['holiday.jpg'\]"):
-        Checkpoints(tmp_path, {"models": "1"}).latest()
+        Checkpoints(tmp_path, {"models": "1"}).states()
     with pytest.raises(ValueError, match="is a file"):
-        Checkpoints(tmp_path / "holiday.jpg", {}).latest()
+        Checkpoints(tmp_path / "holiday.jpg", {}).states()
 
 
 def test_resuming_with_other_models_or_data_is_refused(models, tmp_path):
-    options = {**QUICK, "directory": tmp_path, "target": 0.9}
+    options = {**QUICK, "effort": 1, "directory": tmp_path, "target": 0.9}
     x, labels = samples()
     one = {"sign": labels["sign"]}
     tfmot_pam.compress(models["sign"], (x, one), 0.2, **options)
@@ -257,7 +385,7 @@ try:
     kept.save(1, {"n": 1}, big)
 except OSError as error:
     print("refused:", error)
-print("state", kept.latest()[0])
+print("states", kept.states())
 """
 
 
@@ -267,7 +395,7 @@ def test_a_full_disk_leaves_the_rounds_before_it(tmp_path):
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     assert "Round 1 could not be saved" in run.stdout
-    assert "state {'n': 0}" in run.stdout
+    assert "states [{'n': 0}]" in run.stdout
     assert [entry.name for entry in tmp_path.iterdir()] == ["round-0000"]
 
 
@@ -276,6 +404,24 @@ def test_an_unwritable_directory_is_an_error(tmp_path):
     with pytest.raises(OSError, match="could not be saved") as caught:
         Checkpoints(tmp_path / "file" / "below", {}).save(0, {}, tiny())
     assert caught.value.errno in (errno.ENOTDIR, errno.EEXIST), os.strerror(caught.value.errno)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda x, rng: x + 1.0, lambda x, rng: x + 2.0),
+        (keras.optimizers.Adam(0.1), keras.optimizers.Adam(0.2)),
+        (
+            tfmot_pam.MergePlan(("a",), "pam", {}, ("0",), ()),
+            tfmot_pam.MergePlan(("b",), "pam", {}, ("0",), ()),
+        ),
+        (np.zeros(3), np.ones(3)),
+        ({"share": 0.5}, {"share": 0.4}),
+        (adder(1), adder(2)),
+    ],
+)
+def test_options_that_differ_have_different_digests(one, other):
+    assert digest(one) == digest(one) != digest(other)
 
 
 # --- bad input ----------------------------------------------------------------------------------
@@ -293,14 +439,18 @@ def test_an_unwritable_directory_is_an_error(tmp_path):
         ({"max_accuracy_drop": 1.5}, ValueError, "is a share"),
         ({"max_accuracy_drop": "small"}, TypeError, "must be a number"),
         ({"target": 0.0}, ValueError, "`target` is a share"),
-        ({"step": 1.0}, ValueError, "`step` is a share"),
-        ({"epochs": 0}, ValueError, "`epochs` must be"),
+        ({"effort": 0}, ValueError, "`effort` must be"),
+        ({"views": 0}, ValueError, "`views` must be"),
+        ({"fine_tune_options": {"epochs": 3}}, ValueError, r"unknown entries \['epochs'\]"),
         ({"usage": {("sign",): 0.4}}, ValueError, "must sum to 1"),
         ({"importance": "luck"}, ValueError, "Unknown `importance`"),
         ({"models": "models"}, TypeError, "`models` must be a dict"),
         ({"data": "data"}, TypeError, "accepted forms"),
         ({"data": samples(6)}, ValueError, "Expected at least 7"),
-        ({"method": "best"}, ValueError, "Unknown `method`"),
+        ({"arms": ["best"]}, ValueError, "Unknown arm"),
+        ({"arms": ["trunk", "trunk"]}, ValueError, "each once"),
+        ({"arms": [3]}, TypeError, "must hold names"),
+        ({"arms": [HALF]}, ValueError, "with a method where a part has several"),
     ],
 )
 def test_bad_arguments_are_explained(models, changes, error, message):
@@ -316,9 +466,13 @@ def test_streams_are_refused(models):
         tfmot_pam.compress(models, tf.data.Dataset.from_tensor_slices(samples()).batch(8), 0.1)
 
 
-def test_a_merge_that_breaks_the_tolerance_says_so(models):
-    options = {**QUICK, "method": "random", "merge_options": {"compensation": False, "share": 0.1}}
-    with pytest.raises(ValueError, match="before anything is removed"):
-        tfmot_pam.compress(
-            models, samples(), 0.0, fine_tune_options={"learning_rate": 1e-9}, **options
-        )
+def test_arms_that_all_break_the_tolerance_say_so(models):
+    options = {
+        **QUICK,
+        "effort": 1,
+        "arms": ["random"],
+        "fine_tune_options": {"learning_rate": 1e-9},
+    }
+    options["merge_options"] = {"compensation": False, "share": 0.1}
+    with pytest.raises(ValueError, match="No arm is within the tolerances"):
+        tfmot_pam.compress(models, samples(), 0.0, **options)

@@ -226,7 +226,7 @@ def test_every_form_of_data_gives_targets_for_every_task(name):
     data, steps = training_data()[name]
     student = network()
     feed = feed_of(student, data)
-    dataset, batches = feed.open(data, batch_size=16)
+    dataset, batches = feed.open([feed.prepare(data, 16)], batch_size=16)
     got = list(dataset.as_numpy_iterator())
     assert len(got) == steps
     assert batches.steps in (steps, None)
@@ -581,7 +581,7 @@ def test_labels_that_stop_in_a_stream_are_explained():
     student = network()
     x, y = inputs(32), {"b": np.arange(32) % 3, "a": None}
     feed = feed_of(student, (x, y))
-    dataset, _ = feed.open(Pairs([(x, y), (x, None)]), batch_size=32)
+    dataset, _ = feed.open([Pairs([(x, y), (x, None)])], batch_size=32)
     with pytest.raises(ValueError, match="no labels for the task 'b'"), feed.original_errors():
         list(dataset)
 

@@ -26,7 +26,8 @@ from tfmot_pam.graph.selection import all_combinations, select
 from tfmot_pam.merging.alignment import Alignment, align
 from tfmot_pam.merging.assemble import IrregularLayout, assemble
 from tfmot_pam.merging.grouping import Grouping, everything, fixed_masks, free_spaces
-from tfmot_pam.merging.regroup import Request, Threshold, regroup
+from tfmot_pam.merging.methods import Request, Threshold
+from tfmot_pam.merging.regroup import regroup
 from tfmot_pam.merging.relevance import RelevancePath
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -212,7 +212,7 @@ def test_sequential_models():
 
 def test_one_model_for_two_tasks():
     model, x = dense_net(0), vectors(64)
-    merged = merge({"a": model, "b": model}, x, method="shared")
+    merged = merge({"a": model, "b": model}, x, method="shared", width="union")
     for value in all_outputs(merged, x).values():
         np.testing.assert_allclose(value, outputs_of(model, x), atol=1e-5)
 
@@ -319,13 +319,13 @@ def test_every_model_keeps_its_own_preprocessing():
     }
     x = 127.5 + 40 * images(64)
     for method, least in (("separate", 0.99999), ("pam", 0.9)):
-        found = all_outputs(merge(models, x, method=method), x)
+        found = all_outputs(merge(models, x, method=method, width="union"), x)
         for task, model in models.items():
             expected = outputs_of(model, x)
             assert np.corrcoef(found[task].ravel(), expected.ravel())[0, 1] > least
     scales = [
         layer.layer.scale if isinstance(layer, TaskGroup) else layer.scale
-        for layer in merge(models, x, method="shared").layers
+        for layer in merge(models, x, method="shared", width="union").layers
         if "rescaling" in layer.name
     ]
     assert sorted(scales) == pytest.approx([1 / 255, 1 / 127.5])
@@ -340,7 +340,7 @@ def test_separable_convolutions_of_the_input(method):
 
     models = {task: conv_net(seed, (4, 5), block=block) for seed, task in enumerate(TASKS)}
     x = images(32)
-    merged = merge(models, x, method=method, compensation=False)
+    merged = merge(models, x, method=method, width="union", compensation=False)
     for task, value in all_outputs(merged, x).items():
         np.testing.assert_allclose(value, outputs_of(models[task], x), atol=1e-5)
 
@@ -360,7 +360,7 @@ def test_separate_reproduces_the_models(pair):
 def test_shared_puts_every_channel_into_one_group_and_reproduces_the_models(pair):
     """Trained weights within the networks, zeros across: nothing is cut."""
     models, (x, _) = pair
-    merged = merge(models, x, method="shared", compensation=False)
+    merged = merge(models, x, method="shared", width="union", compensation=False)
     assert groups(merged.merge_plan) == {"conv0": {TASKS: 14}, "conv1": {TASKS: 22}}
     assert merged.merge_plan.shared == 1
     for task, value in all_outputs(merged, x).items():
@@ -369,7 +369,7 @@ def test_shared_puts_every_channel_into_one_group_and_reproduces_the_models(pair
 
 def test_random_has_the_sizes_of_pam():
     models, x = perceptrons(3), vectors(128)
-    options = {"rho": 0.1, "min_group": 1, "compensation": False}
+    options = {"rho": 0.1, "min_group": 1, "width": "union", "compensation": False}
     pam, drawn = (merge(models, x, method=m, **options).merge_plan for m in ("pam", "random"))
     assert groups(drawn) == groups(pam)
     assert members(drawn) != members(pam)
@@ -377,7 +377,7 @@ def test_random_has_the_sizes_of_pam():
 
 def test_paper_mode_has_no_sets_between_one_and_all():
     models, x = perceptrons(3), vectors(128)
-    options = {"rho": 0.1, "min_group": 1, "compensation": False}
+    options = {"rho": 0.1, "min_group": 1, "width": "union", "compensation": False}
     pam, paper = (merge(models, x, method=m, **options).merge_plan for m in ("pam", "pam-paper"))
     everyone = tuple(models)
     collapsed = {}
@@ -532,7 +532,8 @@ def test_higher_rho_never_shares_more():
 def test_the_wanted_share(wanted):
     """Widths are whole numbers, and two tasks may lose channels at one value of rho."""
     models = {"zebra": dense_net(0, (24, 20)), "ant": dense_net(1, (20, 24), 4)}
-    merged = merge(models, vectors(400), share=wanted, min_group=1, compensation=False)
+    options = {"share": wanted, "min_group": 1, "compensation": False}
+    merged = merge(models, vectors(400), width="union", **options)
     assert merged.merge_plan.shared == pytest.approx(wanted, abs=0.06)
 
 
@@ -569,7 +570,7 @@ def test_alpha_in_nats_for_all_tasks_or_one_a_task():
 
 def test_small_groups_are_folded():
     models, x = perceptrons(3), vectors(200)
-    options = {"rho": 0.1, "compensation": False}
+    options = {"rho": 0.1, "width": "union", "compensation": False}
     fine, coarse = (merge(models, x, min_group=n, **options).merge_plan for n in (1, 3))
     assert min(n for sizes in groups(fine).values() for n in sizes.values()) < 3
     everyone = tuple(models)
@@ -667,7 +668,7 @@ def test_a_layer_that_is_not_understood_freezes_its_space_and_no_more(make, reas
     separate = merge(models, x, method="separate")
     for task, value in all_outputs(separate, x).items():
         np.testing.assert_allclose(value, outputs_of(models[task], x), atol=1e-5)
-    merged = merge(models, x, method="shared")
+    merged = merge(models, x, method="shared", width="union")
     frozen = merged.merge_plan.frozen
     assert "conv1" in frozen
     assert reason in frozen["conv1"]

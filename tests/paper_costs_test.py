@@ -16,7 +16,8 @@ from tfmot_pam.graph.selection import all_combinations, select
 from tfmot_pam.merging.alignment import align
 from tfmot_pam.merging.assemble import assemble
 from tfmot_pam.merging.grouping import fixed_masks, free_spaces
-from tfmot_pam.merging.regroup import Request, Threshold, regroup
+from tfmot_pam.merging.methods import Request, Threshold
+from tfmot_pam.merging.regroup import regroup
 
 layers = keras.layers
 

@@ -144,7 +144,8 @@ def test_every_channel_has_one_place(merged):
 
 def test_the_path_shows_what_another_threshold_would_give(three, merged):
     """One greedy run holds the whole trade-off."""
-    other = merge(*three, rho=0.4, min_group=1, compensation=False).merge_plan
+    options = {"rho": 0.4, "min_group": 1, "width": "union", "compensation": False}
+    other = merge(*three, **options).merge_plan
     for one, two in zip(merged.merge_plan.spaces, other.spaces, strict=True):
         for task, path in one.paths.items():
             assert path.to_dict() == two.paths[task].to_dict()

@@ -20,7 +20,8 @@ from tfmot_pam.merging.grouping import (
     mask_of,
     tasks_of,
 )
-from tfmot_pam.merging.regroup import METHODS, Request, Threshold, regroup, shared_share
+from tfmot_pam.merging.methods import METHODS, Request, Threshold
+from tfmot_pam.merging.regroup import regroup, shared_share
 from tfmot_pam.merging.relevance import RelevancePath
 
 layers = keras.layers

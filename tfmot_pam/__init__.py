@@ -14,8 +14,13 @@ from tfmot_pam.graph.tf_keras.conversion import (
 from tfmot_pam.graph.tf_keras.convert import from_tf_keras as from_tf_keras
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras as to_tf_keras
 from tfmot_pam.merging.merge import merge as merge
+from tfmot_pam.merging.methods import MergeMethod as MergeMethod
 from tfmot_pam.merging.plan import MergePlan as MergePlan
+from tfmot_pam.pipeline.arms import Arm as Arm
+from tfmot_pam.pipeline.arms import ArmPart as ArmPart
+from tfmot_pam.pipeline.arms import ArmStart as ArmStart
 from tfmot_pam.pipeline.compress import compress as compress
+from tfmot_pam.pipeline.result import ArmResult as ArmResult
 from tfmot_pam.pipeline.result import CompressionResult as CompressionResult
 from tfmot_pam.pruning.callbacks import PruningSummaries as PruningSummaries
 from tfmot_pam.pruning.callbacks import UpdatePruningStep as UpdatePruningStep

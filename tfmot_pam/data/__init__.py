@@ -1,7 +1,7 @@
 """The user's data: every accepted form in, arrays or batches per task out."""
 
 from tfmot_pam.data.batches import Batches, open_batches
-from tfmot_pam.data.forms import Samples, TaskSamples, read_arrays
+from tfmot_pam.data.forms import Samples, TaskSamples, as_form, read_arrays
 from tfmot_pam.data.sampling import take_samples
 from tfmot_pam.data.synthetic import input_statistics, synthetic_inputs
 
@@ -9,6 +9,7 @@ __all__ = [
     "Batches",
     "Samples",
     "TaskSamples",
+    "as_form",
     "input_statistics",
     "open_batches",
     "read_arrays",

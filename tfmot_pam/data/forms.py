@@ -53,6 +53,11 @@ class Samples:
         found = [samples.x for samples in self.by_task.values()]
         return found[0] if self.shared else np.concatenate(found)
 
+    def only(self, tasks: Sequence[str]) -> Samples:
+        """The samples of some of the tasks."""
+        by_task = {task: self.by_task[task] for task in tasks}
+        return Samples(by_task, self.shared or len(by_task) == 1)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -154,6 +159,14 @@ def read_arrays(
         return None
     by_task = {task: own for source in sources for task, own in source.arrays.by_task.items()}
     return Samples(by_task, len(sources) == 1)
+
+
+def as_form(samples: Samples) -> Any:
+    """Samples in one of the accepted forms, not copied."""
+    if samples.shared:
+        x = next(iter(samples.by_task.values())).x
+        return x, {task: own.y for task, own in samples.by_task.items()}
+    return {task: (own.x, own.y) for task, own in samples.by_task.items()}
 
 
 def is_stream(value: Any) -> bool:

@@ -9,18 +9,17 @@ import keras
 
 from tfmot_pam.graph.network import Network, iterate_tensors
 from tfmot_pam.graph.reader import check_model, read
-from tfmot_pam.merging.regroup import METHODS, Threshold
+from tfmot_pam.merging.methods import Threshold
 from tfmot_pam.merging.relevance import ESTIMATORS
 
 DEFAULT_RHO = 0.05
+WIDTHS = ("own", "union")
 
 
-def check_options(method, rho, alpha, share, min_group, samples) -> Threshold:
+def check_options(rho, alpha, share, width, min_group, samples) -> Threshold:
     """The threshold, after all options were found to be in range."""
-    if method not in METHODS:
-        raise ValueError(
-            f"Unknown `method`: {method!r}. Expected one of {sorted(METHODS)}. Choose one."
-        )
+    if width not in WIDTHS:
+        raise ValueError(f"Unknown `width`: {width!r}. Expected one of {WIDTHS}. Choose one.")
     given = {
         name: value
         for name, value in (("rho", rho), ("alpha", alpha), ("share", share))

@@ -49,13 +49,17 @@ class Assembly:
     origins: Mapping[str, Origin]
 
 
-def assemble(alignment: Alignment, grouping: Grouping, name: str = "merged") -> Assembly:
+def assemble(
+    alignment: Alignment, grouping: Grouping, name: str = "merged", *, own_width: bool = False
+) -> Assembly:
     """Builds the merged network, with trained weights within networks and zeros across them.
 
     Args:
         alignment: The aligned networks.
         grouping: The task set of every channel.
         name: The merged network's name.
+        own_width: Whether a group reads the input through one network's preprocessing only, that
+            of most of its channels. Several are several times as wide.
 
     Returns:
         The assembly; its network's outputs are a dict by task.
@@ -64,7 +68,7 @@ def assemble(alignment: Alignment, grouping: Grouping, name: str = "merged") -> 
         IrregularLayout: tensors that are added carry their channels in different orders.
         ValueError: a group would have no input that it may read.
     """
-    building = _Building(alignment, grouping)
+    building = _Building(alignment, grouping, own_width)
     for names in alignment.trunk:
         building.visit(names, list(range(len(names))))
     outputs = {}
@@ -83,8 +87,9 @@ def assemble(alignment: Alignment, grouping: Grouping, name: str = "merged") -> 
 class _Building:
     """Walks the networks side by side and writes the merged nodes."""
 
-    def __init__(self, alignment: Alignment, grouping: Grouping):
+    def __init__(self, alignment: Alignment, grouping: Grouping, own_width: bool):
         self.alignment = alignment
+        self.own_width = own_width
         self.grouping = grouping
         self.everyone = everything(len(alignment.tasks))
         self.writer = Writer(alignment)
@@ -216,6 +221,8 @@ class _Building:
                 "no group that it may read needs all of its tasks. Give some channels of the "
                 "layers before it a task set that holds these tasks."
             )
+        if self.own_width:
+            readable = _through_one(readable, layout)
         rule = rule_of(call)
         if any(axes.inputs is not None and axes.outputs is None for axes in rule.weights.values()):
             # These weights belong to the input channel alone: each network needs its own copy.
@@ -415,6 +422,15 @@ class _Building:
         return tuple(
             calls[k].node.name if k in calls else None for k in range(len(self.alignment.tasks))
         )
+
+
+def _through_one(pieces: list[Piece], layout: Layout) -> list[Piece]:
+    """The pieces without the input as seen by other networks than that of most channels."""
+    views = {piece.given for piece in pieces} - {None, COMMON}
+    if len(views) < 2:
+        return pieces
+    lead = max(sorted(views), key=lambda net: int(np.sum(layout.nets == net)))
+    return [piece for piece in pieces if piece.given in (None, COMMON, lead)]
 
 
 def _alike(calls: Mapping[int, Call]) -> bool:

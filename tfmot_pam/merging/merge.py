@@ -21,6 +21,7 @@ from tfmot_pam.merging.arguments import check_estimator, check_options, named_mo
 from tfmot_pam.merging.assemble import Assembly, IrregularLayout, assemble
 from tfmot_pam.merging.capture import check_reduction, observe
 from tfmot_pam.merging.grouping import Grouping, free_spaces
+from tfmot_pam.merging.methods import MergeMethod, Paths, Request, Threshold, find_method
 from tfmot_pam.merging.observations import Observations
 from tfmot_pam.merging.plan import (
     MergePlan,
@@ -30,7 +31,7 @@ from tfmot_pam.merging.plan import (
     make_plan,
 )
 from tfmot_pam.merging.progress import Progress
-from tfmot_pam.merging.regroup import METHODS, Paths, Request, Threshold, regroup
+from tfmot_pam.merging.regroup import regroup
 from tfmot_pam.merging.relevance import RelevancePath, relevance_path
 from tfmot_pam.merging.targets import Targets, encode_labels, targets_from_outputs
 from tfmot_pam.training.heads import output_kind
@@ -41,7 +42,8 @@ def merge(
     models: Mapping[str, keras.Model] | Sequence[keras.Model],
     data: Any = None,
     *,
-    method: str = "pam",
+    method: str | MergeMethod = "pam",
+    width: str = "own",
     rho: float | None = None,
     alpha: float | Mapping[str, float] | None = None,
     share: float | None = None,
@@ -75,16 +77,21 @@ def merge(
             and warns.
         method: `"pam"`; `"pam-paper"` (only exclusive channels and those of all tasks);
             `"shared"` (everything shared); `"separate"` (nothing shared: reproduces the models);
-            `"random"` (the sizes of `"pam"`, the channels drawn at random).
+            `"random"` (the sizes of `"pam"`, the channels drawn at random). Or a `MergeMethod`.
+        width: `"own"`: in every layer each task keeps at most as many channels as its own network
+            has there, so that no combination costs more than its originals; `"union"`: all
+            channels of all networks.
         rho: Threshold as a share of each task's measurable relevance, 0 <= rho < 1; larger values
             share less. Default 0.05.
         alpha: Threshold in nats instead, one for all tasks or one a task.
-        share: Threshold by the wanted share of shared channels instead, 0 < share <= 1.
+        share: Threshold by the wanted share of channels that several tasks need instead, 0 < share
+            <= 1, before `width` takes channels away.
         estimator: `"gaussian"` or `"kde"` (the paper's), or a dict with the entry `name` and the
             estimator's own options.
         reduction: How activations are reduced over space: `"max"`, `"mean"` or `"max+mean"`.
         samples: Calibration samples that are drawn per task.
-        min_group: Smaller groups are folded into a group with more tasks.
+        min_group: Smaller groups are folded into a group with more tasks, before `width` takes
+            channels away.
         compensation: Whether what the cuts take away is fitted back in closed form, or a
             `Compensation` with its options.
         plan: A plan to replay instead of deciding anew.
@@ -111,7 +118,8 @@ def merge(
     >>> list(merged.output)
     ['digit', 'speaker']
     """
-    threshold = check_options(method, rho, alpha, share, min_group, samples)
+    chosen = find_method(method)
+    threshold = check_options(rho, alpha, share, width, min_group, samples)
     check_estimator(estimator)
     check_reduction(reduction)
     by_task = named_models(models)
@@ -125,34 +133,39 @@ def merge(
     if plan is not None:
         check_plan_belongs(plan, alignment, fingerprints)
         alignment = _freeze_as_planned(alignment, plan)
-        assembly = assemble(alignment, grouping_of(plan, alignment))
+        assembly = assemble(
+            alignment,
+            grouping_of(plan, alignment),
+            own_width=plan.options.get("width") == "own",
+        )
     else:
         paths = None
-        if METHODS[method].needs_relevance:
+        if chosen.needs_relevance or (width == "own" and not chosen.own_width):
             paths = _relevance(
                 by_task, alignment, calibration, estimator, reduction, seed, progress
             )
         request = Request(alignment, paths, threshold, seed)
-        request, grouping, assembly = _regroup_and_assemble(request, method, min_group)
+        request, grouping, assembly = _regroup_and_assemble(request, chosen, min_group, width)
         alignment = request.alignment
         options = {
             **dataclasses.asdict(threshold),
+            "width": width,
             "estimator": estimator,
             "reduction": reduction,
             "samples": samples,
             "min_group": min_group,
             "seed": seed,
         }
-        plan = make_plan(alignment, grouping, paths, method, options, fingerprints)
+        plan = make_plan(alignment, grouping, paths, chosen.name, options, fingerprints)
     network = assembly.network
     if compensation:
-        chosen = compensation if isinstance(compensation, Compensation) else Compensation(seed=seed)
+        fit = compensation if isinstance(compensation, Compensation) else Compensation(seed=seed)
         network = compensate(
             network,
             assembly.origins,
             alignment.networks,
             calibration.inputs,
-            chosen,
+            fit,
             progress.rest(),
         )
     progress.rest()(1.0)
@@ -279,13 +292,14 @@ def _targets(task, model, found: TaskSamples, outputs, estimator: str) -> Target
 
 
 def _regroup_and_assemble(
-    request: Request, method: str, min_group: int
+    request: Request, method: MergeMethod, min_group: int, width: str
 ) -> tuple[Request, Grouping, Assembly]:
     """Regroups; a space whose tensors cannot be put in one order is frozen and all done again."""
     while True:
-        grouping = regroup(request, method, min_group)
+        grouping = regroup(request, method, min_group, width)
         try:
-            return request, grouping, assemble(request.alignment, grouping)
+            assembly = assemble(request.alignment, grouping, own_width=width == "own")
+            return request, grouping, assembly
         except IrregularLayout as error:
             reason = f"'{error.node}' combines its channels in different orders"
             alignment = request.alignment

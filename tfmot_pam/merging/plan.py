@@ -14,7 +14,7 @@ import numpy as np
 from tfmot_pam.graph.network import Network
 from tfmot_pam.merging.alignment import Alignment, freeze, structure
 from tfmot_pam.merging.grouping import Grouping, fixed_masks, group_order, mask_of, tasks_of
-from tfmot_pam.merging.regroup import Paths
+from tfmot_pam.merging.methods import Paths
 from tfmot_pam.merging.relevance import RelevancePath
 
 FORMAT, VERSION = "tfmot_pam.MergePlan", 1

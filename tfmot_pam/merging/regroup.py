@@ -1,192 +1,52 @@
-"""Regrouping: from relevance paths and thresholds to the task set of every channel."""
+"""Regrouping: the task set of every channel by one method, after the guards."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Mapping
 
 import numpy as np
 
 from tfmot_pam.merging.alignment import Alignment
-from tfmot_pam.merging.grouping import (
-    Grouping,
-    everything,
-    fixed_masks,
-    free_spaces,
-    group_order,
-    mask_of,
-    tasks_of,
-)
-from tfmot_pam.merging.relevance import RelevancePath
+from tfmot_pam.merging.grouping import Grouping, fixed_masks, group_order, mask_of, tasks_of
+from tfmot_pam.merging.methods import MergeMethod, Request, Threshold, find_method
+from tfmot_pam.merging.width import own_width
 
 # Halvings of rho in the search for a wanted share: finer than one channel in a million.
 _BISECTIONS = 24
 
-# Relevance paths by (index of the trunk space, index of the task). A path's channels are those of
-# all networks in the space, the first network's first.
-Paths = Mapping[tuple[int, int], RelevancePath]
 
-
-@dataclasses.dataclass(frozen=True)
-class Threshold:
-    """What counts as irrelevant; exactly one of the three is set.
-
-    Args:
-        rho: Share of each task's measurable relevance, 0 <= rho < 1.
-        alpha: Relevance in nats, one for all tasks or one a task.
-        share: The wanted share of channels that several tasks need.
-    """
-
-    rho: float | None = None
-    alpha: float | Mapping[str, float] | None = None
-    share: float | None = None
-
-
-def irrelevant_masks(
-    alignment: Alignment, paths: Paths, threshold: Threshold
-) -> dict[int, np.ndarray]:
-    """For each free space, the tasks that need each of its channels, as masks."""
-    if threshold.alpha is not None:
-        return {
-            space: _needed(
-                alignment,
-                [
-                    _below(alignment, space, paths[space, t], task, threshold.alpha)
-                    for t, task in enumerate(alignment.tasks)
-                ],
-            )
-            for space in free_spaces(alignment)
-        }
-    return _by_rho(alignment, paths, threshold.rho)
-
-
-def _below(alignment, space: int, path: RelevancePath, task: str, alpha) -> np.ndarray:
-    alpha = alpha[task] if isinstance(alpha, Mapping) else alpha
-    try:
-        return path.irrelevant(alpha)
-    except ValueError as error:
-        name = alignment.spaces[space].name
-        raise ValueError(f"Task {task!r}, channels of '{name}': {error}") from error
-
-
-def _by_rho(alignment: Alignment, paths: Paths, rho: float) -> dict[int, np.ndarray]:
-    result = {}
-    for space in free_spaces(alignment):
-        found = [paths[space, t] for t in range(len(alignment.tasks))]
-        result[space] = _needed(alignment, [path.irrelevant(_level(path, rho)) for path in found])
-    return result
-
-
-def _level(path: RelevancePath, rho: float) -> float:
-    """The threshold of rho; from 0 down to -1 it falls on, to where all channels are needed.
-
-    Only the search for a wanted share goes there: chance alone would say that much.
-    """
-    if rho >= 0:
-        return path.alpha(rho)
-    null, least = path.alpha(0.0), float(min(path.values.min(), 0.0)) - 1e-9
-    return null + rho * (null - least)
-
-
-def shared_share(decided: Mapping[int, np.ndarray]) -> float:
-    """The share of all channels that more than one task needs."""
-    values = np.concatenate(list(decided.values())) if decided else np.zeros(1, int)
-    return float(np.mean([len(tasks_of(mask)) > 1 for mask in values.tolist()]))
-
-
-def _needed(alignment: Alignment, irrelevant: list[np.ndarray]) -> np.ndarray:
-    """S(j) = the tasks whose irrelevant set does not hold channel j (PAM, section 4.3)."""
-    masks = np.zeros(len(irrelevant[0]), int)
-    for task, found in enumerate(irrelevant):
-        masks |= np.where(found, 0, 1 << task)
-    return masks
-
-
-# --- methods ----------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Request:
-    """What a merge method decides on."""
-
-    alignment: Alignment
-    paths: Paths | None
-    threshold: Threshold
-    seed: int
-
-
-def _pam(request: Request) -> dict[int, np.ndarray]:
-    return irrelevant_masks(request.alignment, request.paths, request.threshold)
-
-
-def _pam_paper(request: Request) -> dict[int, np.ndarray]:
-    """Only exclusive channels and those of all tasks, as published."""
-    everyone = everything(len(request.alignment.tasks))
-    return {
-        space: np.where([len(tasks_of(mask)) > 1 for mask in masks.tolist()], everyone, masks)
-        for space, masks in _pam(request).items()
-    }
-
-
-def _random(request: Request) -> dict[int, np.ndarray]:
-    """The sizes that `pam` finds, the channels drawn at random."""
-    rng = np.random.default_rng(request.seed)
-    return {space: rng.permutation(masks) for space, masks in _pam(request).items()}
-
-
-def _shared(request: Request) -> dict[int, np.ndarray]:
-    alignment = request.alignment
-    everyone = everything(len(alignment.tasks))
-    return {
-        space: np.full(sum(alignment.spaces[space].widths), everyone)
-        for space in free_spaces(alignment)
-    }
-
-
-def _separate(request: Request) -> dict[int, np.ndarray]:
-    alignment = request.alignment
-    return {
-        space: np.repeat(1 << np.arange(len(alignment.tasks)), alignment.spaces[space].widths)
-        for space in free_spaces(alignment)
-    }
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """A way of merging: its decision, and whether it looks at relevance."""
-
-    decide: Callable[[Request], dict[int, np.ndarray]]
-    needs_relevance: bool
-
-
-METHODS: Mapping[str, Method] = MappingProxyType(
-    {
-        "pam": Method(_pam, True),
-        "pam-paper": Method(_pam_paper, True),
-        "random": Method(_random, True),
-        "separate": Method(_separate, False),
-        "shared": Method(_shared, False),
-    }
-)
-
-
-def regroup(request: Request, method: str, min_group: int = 4) -> Grouping:
+def regroup(
+    request: Request, method: str | MergeMethod, min_group: int = 4, width: str = "union"
+) -> Grouping:
     """The task set of every channel by one method, after the guards.
 
     Args:
         request: Alignment, relevance and thresholds.
-        method: A key of `METHODS`.
+        method: The method, or its name.
         min_group: Smaller groups are folded into the cheapest group that exists with a superset
             of their tasks.
+        width: `"own"` leaves every task at most as many channels of a space as its own network
+            has there, the most relevant ones; `"union"` leaves all.
 
     Returns:
         A grouping from which a network can be assembled.
     """
-    wanted = request.threshold.share
-    if wanted is None or not METHODS[method].needs_relevance:
-        return _placed(request.alignment, _guarded(request, method, min_group))
+    method, wanted = find_method(method), request.threshold.share
+    if wanted is None or not method.needs_relevance:
+        best = _guarded(request, method, min_group)
+    else:
+        best = _with_share(request, method, min_group, wanted)
+    if width == "own" and not method.own_width:
+        best = _readable(request.alignment, own_width(request, best))
+    return _placed(request.alignment, best)
+
+
+def _with_share(
+    request: Request, method: MergeMethod, min_group: int, wanted: float
+) -> dict[int, np.ndarray]:
+    """What a method decides at the threshold that comes closest to a share of shared channels."""
     best: dict[int, np.ndarray] = {}
     low, high = -1.0, 1.0
     for _ in range(_BISECTIONS):
@@ -197,22 +57,30 @@ def regroup(request: Request, method: str, min_group: int = 4) -> Grouping:
         if not best or abs(share - wanted) < abs(shared_share(best) - wanted):
             best = found
         low, high = (rho, high) if share > wanted else (low, rho)
-    return _placed(request.alignment, best)
+    return best
 
 
-def _guarded(request: Request, method: str, min_group: int) -> dict[int, np.ndarray]:
+def shared_share(decided: Mapping[int, np.ndarray]) -> float:
+    """The share of all channels that more than one task needs."""
+    values = np.concatenate(list(decided.values())) if decided else np.zeros(1, int)
+    return float(np.mean([len(tasks_of(mask)) > 1 for mask in values.tolist()]))
+
+
+def _guarded(request: Request, method: MergeMethod, min_group: int) -> dict[int, np.ndarray]:
     """What a method decides, after the guards, by index of the trunk space."""
     alignment = request.alignment
-    owners = {
-        index: np.repeat(np.arange(len(alignment.tasks)), space.widths)
-        for index, space in enumerate(alignment.spaces)
-    }
-    decided = METHODS[method].decide(request)
-    if METHODS[method].needs_relevance:
+    decided = dict(method.decide(request))
+    if method.needs_relevance:
         for index, found in decided.items():
-            covered = _cover(found.copy(), owners[index], index, request, min_group)
+            owner = _owners(alignment, index)
+            covered = _cover(found.copy(), owner, index, request, min_group)
             decided[index] = _fold(covered, min_group)
-    return _readable(alignment, decided, owners)
+    return _readable(alignment, decided)
+
+
+def _owners(alignment: Alignment, index: int) -> np.ndarray:
+    """The network that each channel of a space is from."""
+    return np.repeat(np.arange(len(alignment.tasks)), alignment.spaces[index].widths)
 
 
 def _placed(alignment: Alignment, decided: Mapping[int, np.ndarray]) -> Grouping:
@@ -280,9 +148,7 @@ def _allowed(alignment, masks, inputs: list[list[int]]) -> list[set[int]]:
     return result
 
 
-def _readable(
-    alignment: Alignment, decided: dict[int, np.ndarray], owners: Mapping[int, np.ndarray]
-) -> dict[int, np.ndarray]:
+def _readable(alignment: Alignment, decided: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
     """Demotes groups that no group below could feed to the largest part that one can.
 
     This happens above frozen layers, where every channel is exclusive. A demotion may leave others
@@ -295,8 +161,9 @@ def _readable(
         changed = False
         for index, found in decided.items():
             allowed = _allowed(alignment, _placed(alignment, decided).masks, inputs[index])
-            demoted = _demote(found, owners[index], allowed)
-            demoted = _cover_exclusively(demoted, owners[index], len(alignment.tasks))
+            owner = _owners(alignment, index)
+            demoted = _demote(found, owner, allowed)
+            demoted = _cover_exclusively(demoted, owner, len(alignment.tasks))
             changed |= not np.array_equal(found, demoted)
             decided[index] = demoted
     return decided

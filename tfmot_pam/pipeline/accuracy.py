@@ -1,7 +1,8 @@
-"""How well a model does each task, as one number that compression must not lower."""
+"""How well a model does each task, and how much it lost against its original."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -18,50 +19,90 @@ from tfmot_pam.training.objective import label_kind
 _AS_LABELS = {"softmax": "distribution", "sigmoid": "binary", "linear": "real"}
 
 
-def _classes(outputs: np.ndarray, labels: np.ndarray) -> float:
-    return float(np.mean(outputs.argmax(axis=-1) == labels.reshape(outputs.shape[:-1])))
+def _classes(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return outputs.argmax(axis=-1) == labels.reshape(outputs.shape[:-1])
 
 
-def _distribution(outputs: np.ndarray, labels: np.ndarray) -> float:
-    return float(np.mean(outputs.argmax(axis=-1) == labels.argmax(axis=-1)))
+def _distribution(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return outputs.argmax(axis=-1) == labels.argmax(axis=-1)
 
 
-def _binary(outputs: np.ndarray, labels: np.ndarray) -> float:
+def _binary(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     threshold = 0.5 if outputs.min() >= 0.0 and outputs.max() <= 1.0 else 0.0
     positive = labels > (0.5 if labels.min() >= 0.0 else 0.0)
-    return float(np.mean((outputs > threshold) == positive.reshape(outputs.shape)))
+    return (outputs > threshold) == positive.reshape(outputs.shape)
 
 
-def _real(outputs: np.ndarray, labels: np.ndarray) -> float:
+def _real(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """R^2, the share of the labels' variance that is explained."""
     labels = labels.reshape(outputs.shape)
-    error = np.mean(np.square(outputs - labels))
-    return float(1.0 - error / max(float(np.mean(np.square(labels - labels.mean(axis=0)))), 1e-12))
+    variance = max(float(np.mean(np.square(labels - labels.mean(axis=0)))), 1e-12)
+    return 1.0 - np.square(outputs - labels) / variance
 
 
-ACCURACIES: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = MappingProxyType(
+# What labels are -> scores whose mean is the accuracy.
+SCORES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = MappingProxyType(
     {"classes": _classes, "distribution": _distribution, "binary": _binary, "real": _real}
 )
+
+
+def sample_scores(kind: str, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """One number a sample, `[n]`; their mean is the accuracy, or R^2 for real-valued labels."""
+    scores = np.asarray(SCORES[kind](outputs, labels), np.float64)
+    return scores.reshape(len(scores), -1).mean(axis=1)
 
 
 def predict(model: keras.Model, samples: Samples) -> dict[str, np.ndarray]:
     """A model's outputs for each of its tasks on that task's samples."""
     tasks = task_names(read(model))
     results: dict[int, dict[str, np.ndarray]] = {}
-    found = {}
+    outputs_by_task = {}
     for task in tasks:
         x = samples.by_task[task].x
         if id(x) not in results:
             outputs = model.predict(x, batch_size=128, verbose=0)
             results[id(x)] = outputs if isinstance(outputs, dict) else {tasks[0]: outputs}
-        found[task] = np.asarray(results[id(x)][task])
-    return found
+        outputs_by_task[task] = np.asarray(results[id(x)][task])
+    return outputs_by_task
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """How a model does on validation data, by task.
+
+    Args:
+        accuracy: On all samples, 0..1 (R^2 for real-valued labels).
+        lost: Accuracy lost against the original on the samples that choices are made by.
+        check: The same on the samples that choices are checked by.
+        error: Standard error of `check`, from the paired differences.
+    """
+
+    accuracy: Mapping[str, float]
+    lost: Mapping[str, float]
+    check: Mapping[str, float]
+    error: Mapping[str, float]
+
+    def ratio(self, tolerances: Mapping[str, float]) -> float:
+        """The largest loss in units of its tolerance, on the samples that choices are made by."""
+        return max(self.lost[task] / max(tolerances[task], 1e-4) for task in self.lost)
+
+    def within(self, tolerances: Mapping[str, float]) -> bool:
+        """Whether every task is within its tolerance, and within one standard error where checked.
+
+        Choosing by one half and checking by the other keeps a lucky draw from being chosen.
+        """
+        return all(
+            self.lost[task] <= tolerances[task] + 1e-9
+            and self.check[task] <= tolerances[task] + self.error[task] + 1e-9
+            for task in self.lost
+        )
 
 
 class Examination:
     """The validation samples and what counts as right on them.
 
-    Where a task has no labels, the original model's outputs are: accuracy is then agreement.
+    Where a task has no labels, the original model's outputs are: accuracy is then agreement. Every
+    other sample is one to choose by, the rest are to check by.
 
     Args:
         originals: The models to be compressed, by task.
@@ -71,7 +112,7 @@ class Examination:
     def __init__(self, originals: Mapping[str, keras.Model], samples: Samples):
         self._samples = samples
         self._labels: dict[str, tuple[str, np.ndarray]] = {}
-        self.originals: dict[str, float] = {}
+        self._scores: dict[str, np.ndarray] = {}
         for task, model in originals.items():
             own = samples.by_task[task]
             outputs = model.predict(own.x, batch_size=128, verbose=0)
@@ -84,12 +125,26 @@ class Examination:
             else:
                 named = label_kind(own.y, kind, tuple(outputs.shape[1:]), task)
                 self._labels[task] = (named, np.asarray(own.y))
-            self.originals[task] = self._mark(task, outputs)
+            self._scores[task] = sample_scores(*self._arguments(task, outputs))
 
-    def _mark(self, task: str, outputs: np.ndarray) -> float:
+    def _arguments(self, task: str, outputs: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
         kind, labels = self._labels[task]
-        return ACCURACIES[kind](outputs, labels)
+        return kind, outputs, labels
 
-    def marks(self, model: keras.Model) -> dict[str, float]:
-        """The accuracy of a model on every task, 0..1 (R^2 for real-valued targets)."""
-        return {task: self._mark(task, out) for task, out in predict(model, self._samples).items()}
+    @property
+    def originals(self) -> dict[str, float]:
+        """The originals' accuracies."""
+        return {task: float(scores.mean()) for task, scores in self._scores.items()}
+
+    def judge(self, model: keras.Model) -> Judgement:
+        """Judges a model of some or all of the tasks."""
+        accuracy, lost, check, error = {}, {}, {}, {}
+        for task, outputs in predict(model, self._samples).items():
+            scores = sample_scores(*self._arguments(task, outputs))
+            drops = self._scores[task] - scores
+            accuracy[task] = float(scores.mean())
+            lost[task] = float(drops[0::2].mean())
+            checked = drops[1::2] if len(drops) > 1 else drops
+            check[task] = float(checked.mean())
+            error[task] = float(checked.std() / np.sqrt(len(checked)))
+        return Judgement(accuracy, lost, check, error)

@@ -7,32 +7,32 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+# What `fine_tune_options` may hold.
+TRAINING_OPTIONS = ("batch_size", "label_weight", "learning_rate", "losses")
+
 
 @dataclasses.dataclass(frozen=True)
-class Request:
-    """What a compression shall reach, and how fast it goes there.
+class Goal:
+    """What a compression shall reach, and what it may take.
 
     Args:
         tolerances: The accuracy that each task may lose.
         target: The share of the originals' computation to stop at, or None.
-        step: The share of the computation that a round removes at first.
-        epochs: Epochs of fine-tuning a round.
+        effort: Epochs of training per network.
     """
 
     tolerances: Mapping[str, float]
     target: float | None
-    step: float
-    epochs: int
+    effort: int
 
 
-def check_request(
+def check_goal(
     tasks: Sequence[str],
     max_accuracy_drop: float | Mapping[str, float],
     target: float | None,
-    step: float,
-    epochs: int,
-) -> Request:
-    """The request, after all numbers were found to be in range."""
+    effort: int,
+) -> Goal:
+    """The goal, after all numbers were found to be in range."""
     if not isinstance(max_accuracy_drop, Mapping):
         max_accuracy_drop = dict.fromkeys(tasks, max_accuracy_drop)
     unknown = [task for task in max_accuracy_drop if task not in tasks]
@@ -46,11 +46,26 @@ def check_request(
         _check_share(f"max_accuracy_drop of {task!r}", drop, least_allowed=True)
     if target is not None:
         _check_share("target", target)
-    _check_share("step", step)
-    if not isinstance(epochs, numbers.Integral) or epochs < 1:
-        raise ValueError(f"`epochs` must be a whole number of at least 1. Received: {epochs!r}.")
+    check_count("effort", effort)
     tolerances = {task: float(max_accuracy_drop[task]) for task in tasks}
-    return Request(tolerances, target, float(step), int(epochs))
+    return Goal(tolerances, target, int(effort))
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises ValueError unless a value is a whole number of at least 1."""
+    if not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number of at least 1. Received: {value!r}.")
+
+
+def check_training_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options of training, after their names were found to be known."""
+    unknown = [name for name in options or {} if name not in TRAINING_OPTIONS]
+    if unknown:
+        raise ValueError(
+            f"`fine_tune_options` has the unknown entries {unknown}. Expected some of "
+            f"{list(TRAINING_OPTIONS)}; compress() sets the rest itself. Leave them out."
+        )
+    return dict(options or {})
 
 
 def _check_share(name: str, value: Any, least_allowed: bool = False) -> None:

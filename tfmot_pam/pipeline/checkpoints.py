@@ -67,30 +67,37 @@ class Checkpoints:
             file.flush()
             os.fsync(file.fileno())
 
-    def latest(self) -> tuple[dict[str, Any], keras.Model] | None:
-        """The last complete round, or None.
+    def states(self) -> list[dict[str, Any]]:
+        """The states of all complete rounds, in order.
 
-        Warns of a round that is damaged and goes back to the one before it.
+        Warns of a round that is damaged, and takes it and those after it away.
 
         Raises:
             ValueError: the directory holds something else, or rounds of another compression.
         """
         if self._directory is None or not self._directory.exists():
-            return None
+            return []
         self._check_directory()
-        for folder in sorted(self._directory.glob(f"{_PREFIX}*"), reverse=True):
-            content = self._read(folder)
+        found: list[dict[str, Any]] = []
+        folders = sorted(self._directory.glob(f"{_PREFIX}*"))
+        for position, folder in enumerate(folders):
+            content = self._read(folder) if folder == self._path(position) else None
             if content is None:
                 warnings.warn(
                     f"The checkpoint '{folder}' is damaged and left out: compress() goes on from "
                     "the round before it.",
                     stacklevel=3,
                 )
-                shutil.rmtree(folder)
-                continue
+                for later in folders[position:]:
+                    shutil.rmtree(later)
+                break
             self._check_identity(content["identity"])
-            return content["state"], keras.saving.load_model(folder / _MODEL, compile=False)
-        return None
+            found.append(content["state"])
+        return found
+
+    def model(self, number: int) -> keras.Model:
+        """The network of a round."""
+        return keras.saving.load_model(self._path(number) / _MODEL, compile=False)
 
     def _check_directory(self) -> None:
         if not self._directory.is_dir():

@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import math
 import os
+import pathlib
+import re
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
-from tfmot_pam.data import Samples, TaskSamples, read_arrays
-from tfmot_pam.graph.generation import are_tf_keras, as_keras
-from tfmot_pam.graph.reader import check_model, read
-from tfmot_pam.graph.selection import task_names
+from tfmot_pam.data import Samples, as_form, take_samples
+from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.generation import are_tf_keras
+from tfmot_pam.graph.juxtapose import juxtapose
+from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.graph.usage import check_usage
-from tfmot_pam.merging.arguments import named_models
 from tfmot_pam.merging.merge import merge
-from tfmot_pam.merging.plan import fingerprint
 from tfmot_pam.pipeline.accuracy import Examination
-from tfmot_pam.pipeline.arguments import Request, check_request
+from tfmot_pam.pipeline.arguments import check_count, check_goal, check_training_options
+from tfmot_pam.pipeline.arms import ARMS, AUTO, Arm, ArmPart, ArmStart, find_arms
 from tfmot_pam.pipeline.checkpoints import Checkpoints
-from tfmot_pam.pipeline.result import CompressionResult, Round, round_from
-from tfmot_pam.pruning.callbacks import UpdatePruningStep
+from tfmot_pam.pipeline.identity import digest, identity
+from tfmot_pam.pipeline.inputs import make_views, originals_by_task, split
+from tfmot_pam.pipeline.problem import Problem, Training
+from tfmot_pam.pipeline.result import ArmResult, CompressionResult, cheapest, verdict
+from tfmot_pam.pipeline.search import Action, Search, allot
 from tfmot_pam.pruning.importance import find_importance
-from tfmot_pam.pruning.prune import UnreachableFraction, prune_channels, strip_pruning
-from tfmot_pam.pruning.schedules import Ramp
+from tfmot_pam.pruning.settings import PruningSettings
 from tfmot_pam.reporting.report import report
-from tfmot_pam.training.fine_tune import fine_tune
+from tfmot_pam.training.distillation import set_up
+from tfmot_pam.training.heads import output_kind
 
-_BATCH = 32
-# A round that breaks the tolerance is tried again with half its step, down to this one.
-_SMALLEST_STEP = 0.05
+_BATCH, _SCALE_SAMPLES = 256, 256
+# A trial of a start: its share of the originals' computation, and of the effort.
+_TRIAL_SHARE, _TRIAL_EFFORT = 0.3, 0.08
 
 
 def compress(
@@ -46,23 +48,27 @@ def compress(
     *,
     directory: str | os.PathLike[str] | None = None,
     validation_data: Any = None,
+    arms: str | Sequence[str | Arm] = "auto",
+    effort: int = 24,
     target: float | None = None,
     usage: Mapping[Sequence[str], float] | None = None,
-    method: str = "pam",
     importance: Any = "reconstruction",
-    step: float = 0.3,
-    epochs: int = 3,
+    augment: Callable[..., Any] | None = None,
+    views: int = 4,
     merge_options: Mapping[str, Any] | None = None,
     fine_tune_options: Mapping[str, Any] | None = None,
     seed: int = 0,
     verbose: int | str = "auto",
 ) -> CompressionResult:
-    """Merges models and removes channels, round by round, as long as every task stays accurate.
+    """Finds the network of least expected computation that does all tasks as the models do.
 
     Use it to go from trained models to a deployable network in one call; `merge`, `fine_tune`,
-    `prune_channels` and `strip_pruning` are its parts. Each round removes a share of the expected
-    computation, fine-tunes by distillation from the originals, and measures every task on
-    validation data. A round that breaks a tolerance is undone and tried again with half the step.
+    `prune_channels` and `strip_pruning` are its parts. It searches several families of networks,
+    the *arms*, at equal effort: the networks pruned separately, one network's trunk for all tasks,
+    or a part of each layer shared and the rest exclusive. Each search trains by distillation from
+    the originals while channels are removed, then trains the networks around the tolerance on
+    while the rate falls. The cheapest within the tolerances is the result: where merging does not
+    pay, the separate networks side by side.
 
     Works on a single model too: it is then pruned alone.
 
@@ -71,34 +77,43 @@ def compress(
         data: Training data in any form that `merge` takes. Without labels, accuracy is agreement
             with the originals.
         max_accuracy_drop: How much validation accuracy each task may lose against its original
-            model, 0..1 (R^2 for real-valued targets); one number, or one a task.
+            model, 0..1 (R^2 for real-valued targets); one number, or one a task. Networks are
+            chosen by one half of the validation samples and checked by the other, where one
+            standard error more is allowed.
         directory: Where to keep a checkpoint of every round. When the same call is made again, it
             goes on from the last complete one.
         validation_data: Data like `data`, for the accuracy: best samples that the originals were
             not trained on. None takes every seventh sample of `data` away from training; where the
             originals know those by heart, compression stops early.
+        arms: `"auto"` runs `"separate"` and, chosen by short trials, the best start of `"trunk"`
+            and `"mixed"`. Or names to run: these, `"stem"` (shared up to a layer), the merge
+            methods (`"pam"`, `"pam-paper"`, `"shared"`, `"random"`), or `Arm` objects.
+        effort: Epochs of training per network and arm: an arm of T tasks trains one network
+            T x effort epochs, or T networks effort epochs each. Patience pays: at 12 a merged
+            network can look worse than separate ones where at 36 it is better.
         target: Stop at this share of the computation of the originals run one by one, 0..1.
         usage: Probability of each combination; default: all alike.
-        method: As in `merge`.
         importance: As in `prune_channels`.
-        step: Share of the computation that a round removes at first, 0..1.
-        epochs: Epochs of fine-tuning per round.
+        augment: `augment(x, rng) -> x`: other views of inputs that keep their labels, such as
+            flipped images. Teachers see the same views.
+        views: How many views are made of the training inputs, and kept in memory.
         merge_options: Further arguments of `merge`.
-        fine_tune_options: Further arguments of `fine_tune`.
+        fine_tune_options: `batch_size`, `learning_rate`, `label_weight` and `losses`, as in
+            `fine_tune`.
         seed: Seed of everything random.
         verbose: 0 for silence, otherwise one line a round.
 
     Returns:
-        The result: `.model`, `.models`, `.rounds`, `.report`, `.save(directory)`.
+        The result: `.model`, `.models`, `.arms`, `.verdict`, `.report`, `.save(directory)`.
 
     Raises:
         TypeError: a model or the data is of a wrong kind.
-        ValueError: an option is out of range; tolerances are for unknown tasks; the merged model
-            is not within the tolerance before anything is removed; the directory holds checkpoints
-            of other models, data or options.
+        ValueError: an option is out of range; tolerances are for unknown tasks; no arm is within
+            the tolerance; the directory holds checkpoints of other models, data or options.
         OSError: a checkpoint cannot be written; those before it are whole.
 
-    Source: the rounds of pruning and fine-tuning are those of PAM (He et al., KDD 2021, section 5).
+    Source: expected cost and task sets: PAM (He et al., KDD 2021, sections 3 to 5); distillation
+    with the teacher on the same view and long schedules: Beyer et al., CVPR 2022.
 
     Example:
     >>> import keras, numpy as np, tfmot_pam
@@ -108,169 +123,197 @@ def compress(
     ...                           keras.layers.Dense(2, activation="softmax", name="sign")])
     >>> model.compile("adam", "sparse_categorical_crossentropy")
     >>> history = model.fit(x, y, epochs=30, verbose=0)
-    >>> result = tfmot_pam.compress(model, (x, {"sign": y}), 0.05, epochs=1, target=0.5, verbose=0)
+    >>> result = tfmot_pam.compress(model, (x, {"sign": y}), 0.05, effort=8, target=0.5, verbose=0)
     >>> result.best.share <= 0.5
     True
     """
     of_tf_keras = are_tf_keras(models, "models")
-    originals = _named(models)
-    tasks = list(originals)
-    request = check_request(tasks, max_accuracy_drop, target, step, epochs)
+    originals = originals_by_task(models)
+    tasks = tuple(originals)
+    goal = check_goal(tasks, max_accuracy_drop, target, effort)
     usage = None if usage is None else check_usage(usage, tasks)
     find_importance(importance)
-    training, validation = _split(originals, data, validation_data)
-    options = {
-        "merge": dict(merge_options or {}),
-        "fine_tune": {"batch_size": _BATCH, "seed": seed, **(fine_tune_options or {})},
-        "rounds": [request, usage, method, importance, seed],
+    check_count("views", views)
+    chosen = None if arms == "auto" else find_arms(arms)
+    options = check_training_options(fine_tune_options)
+    training, validation = split(originals, data, validation_data)
+    distillation, prepared = _distillation(
+        originals, training, make_views(training, augment, views, seed), options, seed
+    )
+    problem = Problem(
+        originals=originals,
+        goal=goal,
+        settings=PruningSettings(importance=importance, measure="macs", usage=usage, seed=seed),
+        usage=usage,
+        training=Training(**options, seed=seed),
+        samples=training,
+        views=prepared,
+        distillation=distillation,
+        examination=Examination(originals, validation),
+    )
+    described = {
+        "goal": goal,
+        "usage": usage,
+        "importance": importance,
+        "views": [augment, views],
+        "merge": merge_options,
+        "fine_tune": fine_tune_options,
+        "seed": seed,
     }
-    checkpoints = Checkpoints(directory, _identity(originals, training, validation, options))
-    running = _Compression(originals, training, validation, options, checkpoints, verbose)
-    result = running.run()
+    running = _Compression(
+        problem,
+        dict(merge_options or {}),
+        None if directory is None else pathlib.Path(directory),
+        identity(originals, training, validation, described),
+        verbose,
+    )
+    result = running.run(chosen)
     if of_tf_keras:
         result = dataclasses.replace(result, model=to_tf_keras(result.model))
     return result
 
 
+def _distillation(originals, training: Samples, views, options: dict[str, Any], seed: int):
+    """The losses of all tasks, and the views with their targets; takes the losses' options."""
+    tasks = tuple(originals)
+    shape = tuple(next(iter(originals.values())).inputs[0].shape[1:])
+    outputs = {
+        task: (tuple(model.outputs[0].shape[1:]), output_kind(model))
+        for task, model in originals.items()
+    }
+    distillation = set_up(
+        outputs,
+        take_samples(as_form(training), tasks, shape, samples=_SCALE_SAMPLES, seed=seed),
+        originals,
+        shape,
+        label_weight=options.pop("label_weight", 0.3),
+        losses=options.pop("losses", None),
+        seed=seed,
+    )
+    return distillation, [distillation.feed.prepare(as_form(view), _BATCH) for view in views]
+
+
 class _Compression:
-    """The rounds of one compression."""
+    """The arms of one compression."""
 
-    def __init__(self, originals, training, validation, options, checkpoints, verbose):
-        self.request, self.usage, self.method, self.importance, self.seed = options["rounds"]
-        self.originals, self.training, self.options = originals, training, options
-        self.examination = Examination(originals, validation)
-        self.checkpoints, self.verbose = checkpoints, verbose
-        self.rounds: list[Round] = []
-        self.step = self.request.step
-        self.model: keras.Model | None = None
+    def __init__(self, problem: Problem, merge_options, directory, known, verbose):
+        self.problem, self.merge_options = problem, merge_options
+        self.directory, self.known, self.verbose = directory, known, verbose
+        self.probes: dict[str, float] = {}
 
-    def run(self) -> CompressionResult:
-        found = self.checkpoints.latest()
-        if found is not None:
-            state, self.model = found
-            self.rounds = [round_from(one) for one in state["rounds"]]
-            self.step = state["step"]
-            self._say(f"going on after round {self.rounds[-1].number}")
+    def run(self, arms: Sequence[Arm] | None) -> CompressionResult:
+        if arms is None:
+            results = [self._arm(ARMS["separate"])]
+            if len(self.problem.tasks) > 1:
+                results.append(self._best_start("auto", [ARMS[name] for name in AUTO]))
         else:
-            self._begin()
-        while not self._is_done():
-            self._next()
-        return self._result()
+            results = [self._arm(arm) for arm in arms]
+        return self._result(tuple(results))
 
-    def _begin(self) -> None:
-        """Round 0: merged and fine-tuned, nothing removed."""
-        model = self._unpruned()
-        self._examine(model, 0.0)
-        if not self.rounds[-1].accepted:
-            marks = {t: round(v, 4) for t, v in self.rounds[-1].accuracy.items()}
-            alone = {t: round(v, 4) for t, v in self.examination.originals.items()}
+    def _arm(self, arm: Arm) -> ArmResult:
+        return self._best_start(arm.name, [arm])
+
+    def _best_start(self, name: str, arms: Sequence[Arm]) -> ArmResult:
+        """Searches from the best of some arms' starts, by short trials where there are several."""
+        starts = [(arm, start) for arm in arms for start in arm.starts(self.problem.tasks)]
+        for arm, start in starts:
+            _check_start(arm, start, self.problem.tasks)
+        if len(starts) > 1:
+            for _, start in starts:
+                self.probes[start.name] = self._trial(start)
+            starts.sort(key=lambda pair: self.probes[pair[1].name])
+        arm, start = starts[0]
+        return self._searched(arm.name, start)
+
+    def _trial(self, start: ArmStart) -> float:
+        """The loss of a start that was cut and trained a little, in units of the tolerance."""
+        worst = 0.0
+        for part in start.parts:
+            search = self._search(start, part, "trial")
+            if not search.rounds:
+                search.take(Action("start", None, 0))
+            if len(search.rounds) == 1:
+                epochs = max(1, round(_TRIAL_EFFORT * search.allotment.total))
+                share = search.rounds[0].share
+                search.take(Action("cut", 0, epochs, max(0.0, 1.0 - _TRIAL_SHARE / share)))
+            worst = max(worst, search.rounds[-1].ratio)
+        return worst
+
+    def _searched(self, name: str, start: ArmStart) -> ArmResult:
+        began = time.perf_counter()
+        searches = {}
+        for part in start.parts:
+            searches[part.tasks] = self._search(start, part, name)
+            searches[part.tasks].run()
+        held = [search.best for search in searches.values()]
+        accepted = all(row is not None for row in held)
+        chosen = [
+            search.best or min(search.rounds, key=lambda row: row.ratio)
+            for search in searches.values()
+        ]
+        models = [s.model(row.number) for s, row in zip(searches.values(), chosen, strict=True)]
+        model = models[0]
+        if len(models) > 1:
+            model = emit(juxtapose([read(found) for found in models], self.problem.tasks))
+        table = report(model, originals=self.problem.originals, usage=self.problem.usage)
+        rounds = {tasks: tuple(search.rounds) for tasks, search in searches.items()}
+        every = [row for rows in rounds.values() for row in rows]
+        return ArmResult(
+            name=name,
+            start=start.name,
+            model=model,
+            accepted=accepted,
+            macs=table.expected_macs,
+            share=table.expected_macs / table.expected_original_macs,
+            costs={row.tasks: row.macs for row in table.rows},
+            accuracy={task: row.accuracy[task] for row in chosen for task in row.accuracy},
+            rounds=rounds,
+            epochs=sum(row.epochs for row in every),
+            training_macs=sum(row.training_macs for row in every),
+            seconds=time.perf_counter() - began,
+        )
+
+    def _search(self, start: ArmStart, part: ArmPart, purpose: str) -> Search:
+        problem = self.problem.only(part.tasks)
+        label = "-".join([purpose, start.name, *(part.tasks if len(start.parts) > 1 else ())])
+        folder = None if self.directory is None else self.directory / _folder_name(label)
+        return Search(
+            problem,
+            lambda: self._merged(problem, part),
+            allot(problem.goal.effort * len(part.tasks), part.method is not None),
+            Checkpoints(folder, {**self.known, "start": digest(part)}),
+            lambda text: self._say(f"{label}: {text}"),
+        )
+
+    def _merged(self, problem: Problem, part: ArmPart) -> keras.Model:
+        if part.method is None:
+            (model,) = problem.originals.values()
+            return model
+        options = {"seed": problem.training.seed, "verbose": 0, **self.merge_options}
+        return merge(problem.originals, problem.data, method=part.method, **options)
+
+    def _result(self, arms: tuple[ArmResult, ...]) -> CompressionResult:
+        best = cheapest(arms)
+        alone = self.problem.examination.originals
+        if best is None:
+            reached = {
+                arm.name: {t: round(mark, 4) for t, mark in arm.accuracy.items()} for arm in arms
+            }
             raise ValueError(
-                f"The merged model reaches {marks} before anything is removed, the originals "
-                f"{alone}: more than the allowed drop of {dict(self.request.tolerances)}. Train "
-                "longer (epochs), share less (merge_options={'rho': ...}), or allow more."
+                f"No arm is within the tolerances {dict(self.problem.goal.tolerances)}: they "
+                f"reached {reached}, the originals { {t: round(v, 4) for t, v in alone.items()} }. "
+                "Add 'separate' to `arms`, train longer (effort), or allow more."
             )
-        self._keep(model)
-
-    def _unpruned(self) -> keras.Model:
-        if len(self.originals) > 1:
-            options = {"seed": self.seed, "verbose": 0, **self.options["merge"]}
-            merged = merge(self.originals, self._data(), method=self.method, **options)
-            return self._tuned(merged)
-        (model,) = self.originals.values()
-        return model
-
-    def _data(self) -> Any:
-        by_task = self.training.by_task
-        if self.training.shared:
-            x = next(iter(by_task.values())).x
-            return x, {task: own.y for task, own in by_task.items()}
-        return {task: (own.x, own.y) for task, own in by_task.items()}
-
-    def _tuned(self, model: keras.Model, callbacks: Sequence[Any] = ()) -> keras.Model:
-        options = {"usage": self.usage, "verbose": 0, **self.options["fine_tune"]}
-        callbacks = [*options.pop("callbacks", ()), *callbacks]
-        return fine_tune(
-            model,
-            self._data(),
-            self.originals,
-            self.request.epochs,
-            callbacks=callbacks,
-            **options,
-        )
-
-    def _is_done(self) -> bool:
-        target, share = self.request.target, self._best().share
-        return self.step < _SMALLEST_STEP or (target is not None and share <= target + 1e-9)
-
-    def _best(self) -> Round:
-        return [found for found in self.rounds if found.accepted][-1]
-
-    def _next(self) -> None:
-        step = self.step
-        if self.request.target is not None:
-            step = min(step, 1.0 - self.request.target / self._best().share)
-        try:
-            smaller = self._smaller(step)
-        except UnreachableFraction:
-            # So much cannot be removed any more: every layer keeps something to read.
-            self.step = step / 2
-            return
-        self._examine(smaller, step)
-        if self.rounds[-1].accepted:
-            self._keep(smaller)
-        else:
-            self.step = step / 2
-            self._keep(self.model)
-
-    def _smaller(self, step: float) -> keras.Model:
-        common = {"measure": "macs", "usage": self.usage, "seed": self.seed}
-        if find_importance(self.importance).at_once:
-            gated = prune_channels(self.model, step, self.importance, data=self._data(), **common)
-            return self._tuned(strip_pruning(gated))
-        rows = max(len(own.x) for own in self.training.by_task.values())
-        batches = math.ceil(rows / self.options["fine_tune"]["batch_size"]) * self.request.epochs
-        schedule = Ramp(step, end_step=max(1, batches // 2), frequency=max(1, batches // 40))
-        gated = prune_channels(self.model, schedule, self.importance, **common)
-        return strip_pruning(self._tuned(gated, [UpdatePruningStep()]))
-
-    def _examine(self, model: keras.Model, step: float) -> None:
-        marks = self.examination.marks(model)
-        table = report(model, originals=self.originals, usage=self.usage)
-        lost = {task: self.examination.originals[task] - mark for task, mark in marks.items()}
-        accepted = all(lost[task] <= self.request.tolerances[task] + 1e-9 for task in lost)
-        self.rounds.append(
-            Round(
-                number=len(self.rounds),
-                macs=table.expected_macs,
-                share=table.expected_macs / table.expected_original_macs,
-                accuracy=marks,
-                accepted=accepted,
-                step=step,
-            )
-        )
-        found = self.rounds[-1]
-        tasks = ", ".join(f"{t} {100 * m:.2f} ({-100 * lost[t]:+.2f})" for t, m in marks.items())
-        self._say(
-            f"round {found.number}: {100 * found.share:.1f} % of the originals' expected MACs, "
-            f"accuracy in %: {tasks}: {'kept' if accepted else 'undone'}"
-        )
-
-    def _keep(self, model: keras.Model) -> None:
-        self.model = model
-        state = {"rounds": [dataclasses.asdict(one) for one in self.rounds], "step": self.step}
-        self.checkpoints.save(self.rounds[-1].number, state, model)
-
-    def _result(self) -> CompressionResult:
         table = report(
-            self.model,
-            originals=self.originals,
-            usage=self.usage,
-            accuracy=_shown(self._best().accuracy),
-            original_accuracy=_shown(self.examination.originals),
+            best.model,
+            originals=self.problem.originals,
+            usage=self.problem.usage,
+            accuracy=_shown(best.accuracy),
+            original_accuracy=_shown(alone),
         )
-        return CompressionResult(
-            self.model, tuple(self.rounds), dict(self.examination.originals), table
-        )
+        told = verdict(arms)
+        self._say(told)
+        return CompressionResult(best.model, arms, alone, table, told, dict(self.probes))
 
     def _say(self, text: str) -> None:
         if self.verbose:
@@ -278,118 +321,24 @@ class _Compression:
             sys.stdout.flush()
 
 
+def _check_start(arm: Arm, start: ArmStart, tasks: Sequence[str]) -> None:
+    covered = [task for part in start.parts for task in part.tasks]
+    if sorted(covered) != sorted(tasks) or any(
+        (len(part.tasks) > 1) != (part.method is not None) for part in start.parts
+    ):
+        raise ValueError(
+            f"The start {start.name!r} of the arm {arm.name!r} has the parts "
+            f"{[(part.tasks, part.method and part.method.name) for part in start.parts]}. Expected "
+            f"each of the tasks {list(tasks)} in one part, with a method where a part has several."
+        )
+
+
+def _folder_name(label: str) -> str:
+    """A name for a folder; labels that differ in other characters alone stay apart."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", label)
+    return plain if plain == label else f"{plain}-{digest(label)[:8]}"
+
+
 def _shown(marks: Mapping[str, float]) -> dict[str, float]:
     """Accuracies as a report takes them: R^2 may be below 0."""
     return {task: min(max(mark, 0.0), 1.0) for task, mark in marks.items()}
-
-
-def _named(models: Any) -> dict[str, keras.Model]:
-    """The models by task; one alone keeps its own form, or gets the name that it is given."""
-    if isinstance(models, Mapping):
-        models = {task: as_keras(model, f"The model of {task!r}") for task, model in models.items()}
-        if len(models) == 1:
-            ((task, model),) = models.items()
-            return {task: _with_task(model, task)}
-    elif isinstance(models, (list, tuple)):
-        models = [as_keras(model) for model in models]
-    else:
-        models = as_keras(models)
-    if isinstance(models, keras.Model):
-        models = [models]
-    if isinstance(models, list) and len(models) == 1:
-        (model,) = models
-        (task,) = task_names(read(model))
-        return {task: _functional(model)}
-    return named_models(models)
-
-
-def _with_task(model: keras.Model, task: str) -> keras.Model:
-    """The model with its one output under a task's name."""
-    check_model(model, f"The model of {task!r}")
-    model = _functional(model)
-    outputs = keras.tree.flatten(model.output)
-    if len(outputs) != 1:
-        raise ValueError(
-            f"The model of {task!r} has {len(outputs)} outputs. Expected one. Pass a model for "
-            "each task."
-        )
-    return keras.Model(model.input, {task: outputs[0]}, name=model.name)
-
-
-def _functional(model: keras.Model) -> keras.Model:
-    if isinstance(model, keras.Sequential):
-        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    return model
-
-
-def _split(originals, data: Any, validation_data: Any) -> tuple[Samples, Samples]:
-    """Training and validation samples in memory."""
-    tasks = list(originals)
-    shape = tuple(next(iter(originals.values())).inputs[0].shape[1:])
-    training = read_arrays(data, tasks, shape)
-    if validation_data is not None:
-        validation = read_arrays(validation_data, tasks, shape)
-        if training is not None and validation is not None:
-            return training, validation
-    elif training is not None:
-        return _part(training, False), _part(training, True)
-    raise ValueError(
-        "compress() keeps its data in memory. Received: a stream. Expected arrays for `data` and "
-        "`validation_data`. Read a part of the stream into arrays; merge() and fine_tune() take "
-        "streams."
-    )
-
-
-def _part(samples: Samples, validation: bool) -> Samples:
-    """Every seventh sample, or the others; samples that share inputs still do."""
-    parts: dict[int, np.ndarray] = {}
-    by_task = {}
-    for task, own in samples.by_task.items():
-        chosen = (np.arange(len(own.x)) % 7 == 6) == validation
-        if not chosen.any() or chosen.all() == (not validation) and len(own.x) < 7:
-            raise ValueError(
-                f"The task {task!r} has {len(own.x)} samples. Expected at least 7, of which every "
-                "seventh is for validation. Pass validation_data."
-            )
-        x = parts.setdefault(id(own.x), own.x[chosen])
-        by_task[task] = TaskSamples(x, None if own.y is None else np.asarray(own.y)[chosen])
-    return Samples(by_task, samples.shared)
-
-
-def _identity(originals, training: Samples, validation: Samples, options) -> dict[str, str]:
-    """Digests of what a compression is of; a checkpoint belongs to exactly one."""
-    models = {task: fingerprint(read(model)) for task, model in originals.items()}
-    request: Request = options["rounds"][0]
-    described = {**options, "rounds": [dataclasses.asdict(request), *options["rounds"][1:]]}
-    return {
-        "models": _digest(models),
-        "data": _digest([_data_digest(training), _data_digest(validation)]),
-        "options": _digest(described),
-    }
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(_plain(content)).encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """Plain data that is the same in every process; of objects and functions their names."""
-    if isinstance(value, Mapping):
-        return [[str(key), _plain(found)] for key, found in value.items()]
-    if isinstance(value, (list, tuple)):
-        return [_plain(found) for found in value]
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
-def _data_digest(samples: Samples) -> str:
-    digest = hashlib.sha256()
-    for task, own in samples.by_task.items():
-        digest.update(task.encode())
-        for array in (own.x, own.y):
-            if array is not None:
-                digest.update(f"{array.dtype}{array.shape}".encode())
-                digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What a compression yields: the model, the way to it, and what it costs."""
+"""What a compression yields: the model, the ways that were searched, and what all of it costs."""
 
 from __future__ import annotations
 
@@ -9,72 +9,139 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 
 from tfmot_pam.graph.selection import combinations, select_tasks
 from tfmot_pam.reporting.result import Report
 
+TaskSet = tuple[str, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """One round of a compression.
+    """One round of a search.
 
     Args:
-        number: Counted from 0, the model before any channel is removed.
+        number: Counted from 0, the network that the search starts from.
+        stage: `start`, `warm` (trained before anything is removed), `cut` (channels removed and
+            trained on at a steady rate), `tail` (trained on while the rate falls) or `trim` (both).
+        parent: The number of the round whose network it took, None for the first.
         macs: Expected multiply-accumulates per run.
         share: The same as a share of running the original models one by one.
         accuracy: Validation accuracy by task, 0..1 (R^2 for real-valued targets).
-        accepted: Whether every task was within its tolerance.
-        step: Share of the computation that was removed in this round, 0 in round 0.
+        lost: What of it was lost on the half of the samples that choices are made by.
+        ratio: The largest of these losses in units of its tolerance.
+        accepted: Whether every task was within its tolerance, and on the other half of the samples
+            within one standard error of it.
+        epochs: Epochs of training in this round.
+        training_macs: Multiply-accumulates of that training, about three times those of running.
+        task_weights: Factors of the tasks' losses.
     """
 
     number: int
+    stage: str
+    parent: int | None
     macs: float
     share: float
     accuracy: Mapping[str, float]
+    lost: Mapping[str, float]
+    ratio: float
     accepted: bool
-    step: float
+    epochs: int
+    training_macs: float
+    task_weights: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArmResult:
+    """What one arm found.
+
+    Args:
+        name: The arm.
+        start: Where its search started.
+        model: The network of least expected computation within the tolerances; where there is
+            none, the one that came closest.
+        accepted: Whether it is within them.
+        macs: Expected multiply-accumulates per run.
+        share: The same as a share of running the original models one by one.
+        costs: Multiply-accumulates of each combination.
+        accuracy: Validation accuracy by task.
+        rounds: Every round, by the tasks that the searched network serves.
+        epochs: Epochs of training, times networks trained.
+        training_macs: Multiply-accumulates of training, without the teachers'.
+        seconds: Time that it took in this call.
+    """
+
+    name: str
+    start: str
+    model: keras.Model
+    accepted: bool
+    macs: float
+    share: float
+    costs: Mapping[TaskSet, int]
+    accuracy: Mapping[str, float]
+    rounds: Mapping[TaskSet, tuple[Round, ...]]
+    epochs: int
+    training_macs: float
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CompressionResult:
-    """The smallest network that keeps the accuracy, and the trade-off on the way.
+    """The network of least expected computation that keeps the accuracy, and how it was found.
 
     Args:
         model: The compressed model.
-        rounds: Every round, rejected ones too: the trade-off curve.
+        arms: What each arm found, in the order in which they ran.
         original_accuracy: Validation accuracy of the original models by task.
         report: What every combination costs, against the original models.
+        verdict: Whether merging pays, in words.
+        probes: The loss of each start in a short trial, in units of the tolerance.
     """
 
     model: keras.Model
-    rounds: tuple[Round, ...]
+    arms: tuple[ArmResult, ...]
     original_accuracy: Mapping[str, float]
     report: Report
+    verdict: str
+    probes: Mapping[str, float]
 
     @property
-    def best(self) -> Round:
-        """The round that `model` is from."""
-        return [found for found in self.rounds if found.accepted][-1]
+    def best(self) -> ArmResult:
+        """The arm that `model` is from."""
+        return cheapest(self.arms)
 
     @property
-    def models(self) -> dict[tuple[str, ...], keras.Model]:
-        """The network of every combination of tasks."""
+    def models(self) -> dict[TaskSet, keras.Model]:
+        """The network of every combination of tasks, out of `model`."""
         return {chosen: select_tasks(self.model, chosen) for chosen in combinations(self.model)}
 
+    def portfolio(self) -> dict[TaskSet, tuple[str, keras.Model]]:
+        """For every combination the arm that serves it with least computation, and its network.
+
+        A lower envelope: no single network can be below it, and it takes the space of several.
+        """
+        accepted = [arm for arm in self.arms if arm.accepted]
+        result = {}
+        for chosen in self.best.costs:
+            arm = min(accepted, key=lambda arm, chosen=chosen: arm.costs[chosen])
+            result[chosen] = (arm.name, select_tasks(arm.model, chosen))
+        return result
+
     def curve_csv(self) -> str:
-        """Returns the trade-off curve as CSV text: a row a round, a column a task."""
+        """Returns the trade-off curves as CSV text: a row a round, a column a task."""
         text = io.StringIO()
         tasks = list(self.original_accuracy)
+        fields = ["number", "stage", "parent", "epochs", "macs", "share", "ratio", "accepted"]
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["round", "macs", "share", "step", "accepted", *tasks])
-        for found in self.rounds:
-            marks = [found.accuracy[task] for task in tasks]
-            writer.writerow(
-                [found.number, found.macs, found.share, found.step, found.accepted, *marks]
-            )
+        writer.writerow(["arm", "tasks", *fields, *tasks])
+        for arm in self.arms:
+            for chosen, rounds in arm.rounds.items():
+                for row in rounds:
+                    marks = [row.accuracy.get(task, "") for task in tasks]
+                    values = [getattr(row, field) for field in fields]
+                    writer.writerow([arm.name, "+".join(chosen), *values, *marks])
         return text.getvalue()
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -98,13 +165,66 @@ class CompressionResult:
         self.report.to_json(folder / "report.json", overwrite=True)
         self.report.to_csv(folder / "report.csv", overwrite=True)
         (folder / "curve.csv").write_text(self.curve_csv(), encoding="utf-8")
-        content = {
+        (folder / "result.json").write_text(
+            json.dumps(self._as_data(), indent=1) + "\n", encoding="utf-8"
+        )
+
+    def _as_data(self) -> dict:
+        arms = []
+        for arm in self.arms:
+            values = {
+                field.name: getattr(arm, field.name)
+                for field in dataclasses.fields(arm)
+                if field.name not in ("model", "costs", "rounds")
+            }
+            values["costs"] = {"+".join(chosen): macs for chosen, macs in arm.costs.items()}
+            values["rounds"] = {
+                "+".join(chosen): [dataclasses.asdict(row) for row in rounds]
+                for chosen, rounds in arm.rounds.items()
+            }
+            arms.append(values)
+        return {
+            "verdict": self.verdict,
             "original_accuracy": dict(self.original_accuracy),
-            "rounds": [dataclasses.asdict(found) for found in self.rounds],
+            "probes": dict(self.probes),
+            "arms": arms,
         }
-        (folder / "result.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def round_from(state: Mapping[str, Any]) -> Round:
-    """A round from plain data, as `dataclasses.asdict` wrote it."""
-    return Round(**state)
+def cheapest(arms: tuple[ArmResult, ...]) -> ArmResult | None:
+    """The accepted arm of least expected computation, or None."""
+    return min((arm for arm in arms if arm.accepted), key=lambda arm: arm.macs, default=None)
+
+
+def verdict(arms: tuple[ArmResult, ...]) -> str:
+    """Whether merging pays, in words."""
+    best = cheapest(arms)
+    separate = next((arm for arm in arms if arm.name == "separate"), None)
+    if len(best.costs) == 1:
+        return f"One task: {_millions(best.macs)}, {100 * best.share:.1f} % of the original's."
+    if separate is None:
+        return (
+            f"'{best.start}' is the best of {[arm.name for arm in arms]}: {_millions(best.macs)} "
+            "expected. Whether merging pays was not measured: add 'separate' to `arms`."
+        )
+    others = [arm for arm in arms if arm is not separate and arm.accepted]
+    if best is not separate:
+        return (
+            f"Merging pays: '{best.start}' needs {separate.macs / best.macs:.2f}x less expected "
+            f"computation than separate pruning at equal effort ({_millions(best.macs)} against "
+            f"{_millions(separate.macs)})."
+        )
+    rival = min(others, key=lambda arm: arm.macs, default=None)
+    what = (
+        "no merged network was within the tolerances"
+        if rival is None
+        else f"the best merged network, '{rival.start}', needs {_millions(rival.macs)}"
+    )
+    return (
+        f"Merging does not pay here: separate pruning needs {_millions(separate.macs)} expected, "
+        f"{what}. The result is the separate networks side by side."
+    )
+
+
+def _millions(macs: float) -> str:
+    return f"{macs / 1e6:.3f} M MACs"

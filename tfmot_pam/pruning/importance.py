@@ -33,6 +33,7 @@ class Evidence:
         gate_log_variance: Their log variances, `[channels]`; None likewise.
         inputs: Calibration inputs, `[samples, ...]`; None where none were given.
         usage: Probability of each combination; None for all alike.
+        task_weights: How much an error of each task matters; None for all alike.
         seed: Seed of anything random.
     """
 
@@ -45,6 +46,7 @@ class Evidence:
     gate_log_variance: np.ndarray | None = None
     inputs: np.ndarray | None = None
     usage: Mapping[tuple[str, ...], float] | None = None
+    task_weights: Mapping[str, float] | None = None
     seed: int = 0
 
 
@@ -140,7 +142,13 @@ def _pagcp(evidence: Evidence) -> np.ndarray:
 
 
 def _reconstruction(evidence: Evidence) -> np.ndarray:
-    return reconstruction.rate(evidence.prunable, evidence.inputs, evidence.usage, evidence.seed)
+    return reconstruction.rate(
+        evidence.prunable,
+        evidence.inputs,
+        evidence.usage,
+        evidence.seed,
+        task_weights=evidence.task_weights,
+    )
 
 
 def _random(evidence: Evidence) -> np.ndarray:

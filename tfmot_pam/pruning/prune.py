@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,23 +19,18 @@ from tfmot_pam.graph.selection import task_names
 from tfmot_pam.graph.surgery import remove_channels
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.graph.usage import check_usage
-from tfmot_pam.pruning.budget import Budget
-from tfmot_pam.pruning.channels import PrunableChannels, find_prunable
+from tfmot_pam.pruning.at_once import check_reachable, choose
+from tfmot_pam.pruning.channels import find_prunable
 from tfmot_pam.pruning.gated_model import GatedModel
 from tfmot_pam.pruning.gates import gates_of, insert_gates, remove_gates
 from tfmot_pam.pruning.history import record
-from tfmot_pam.pruning.importance import IMPORTANCES, Evidence, find_importance, score
-from tfmot_pam.pruning.refit import refitted
+from tfmot_pam.pruning.importance import IMPORTANCES, find_importance
 from tfmot_pam.pruning.schedules import ask, final_fraction
 from tfmot_pam.pruning.settings import PruningSettings
 
 _SCOPES = ("global", "per-layer")
 # Calibration inputs per task: wide dense layers have thousands of weights a unit to fit.
 _SAMPLES = 2048
-
-
-class UnreachableFraction(ValueError):
-    """A schedule wants more removed than the floors allow."""
 
 
 def prune_channels(
@@ -141,18 +135,11 @@ def prune_channels(
         seed=seed,
         of_tf_keras=of_tf_keras,
     )
-    budget = settings.budget(prunable)
-    _check_reachable(prunable, settings, budget, wanted)
+    check_reachable(prunable, settings, wanted)
     if not at_once:
         return emit(insert_gates(prunable, settings, kind.stochastic), cls=GatedModel)
     inputs = _inputs(network, data, importance, kind, seed)
-    evidence = Evidence(
-        prunable, np.ones(len(prunable), bool), inputs=inputs, usage=usage, seed=seed
-    )
-    keep = budget.choose(evidence.keep, score(importance, evidence), 1.0 - wanted)
-    if kind.refits:
-        network = refitted(prunable.graph, prunable.in_graph(keep), inputs, seed)
-        prunable = dataclasses.replace(prunable, graph=prunable.graph.of(network))
+    prunable, keep = choose(prunable, settings, wanted, inputs)
     gated = emit(insert_gates(prunable, settings), cls=GatedModel)
     gated.gates.mask.assign(keep.astype("float32"))
     return gated
@@ -279,17 +266,3 @@ def calibration_inputs(network: Network, data: Any, seed: int = 0) -> np.ndarray
     )
     dtype = network.layer_of(network.node(tensor.node)).config["dtype"]
     return found.inputs.astype(dtype, copy=False)
-
-
-def _check_reachable(
-    prunable: PrunableChannels, settings: PruningSettings, budget: Budget, wanted: float | None
-) -> None:
-    """Raises where the floors do not let the schedule reach its final fraction."""
-    least = budget.least()
-    if wanted is not None and 1.0 - wanted < least - 1e-9:
-        fixed = "; ".join(f"'{name}': {reason}" for name, reason in prunable.kept_whole.items())
-        raise UnreachableFraction(
-            f"The schedule removes {wanted:.1%} of the {budget.what} in the end, but at most "
-            f"{1 - least:.1%} can go: every layer keeps {settings.min_channels} channels to read, "
-            f"and some layers stay whole ({fixed or 'none'}). Lower the fraction or the floor."
-        )

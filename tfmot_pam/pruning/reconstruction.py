@@ -12,6 +12,7 @@ that of the Gaussian relevance estimator (`closed_form.blocks`).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from tfmot_pam.graph.network import Layer, Network, Node
 from tfmot_pam.graph.runner import Stepper
 from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.pruning.channels import PrunableChannels
-from tfmot_pam.pruning.costs import WidthCosts, node_weights
+from tfmot_pam.pruning.costs import Usage, WidthCosts, node_weights
 from tfmot_pam.pruning.outputs import before_activation, predict
 
 _SAMPLES = 1024
@@ -54,7 +55,14 @@ class _Reader:
     weight: float = 1.0
 
 
-def rate(prunable: PrunableChannels, x: np.ndarray, usage, seed: int = 0) -> np.ndarray:
+def rate(
+    prunable: PrunableChannels,
+    x: np.ndarray,
+    usage: Usage | None,
+    seed: int = 0,
+    *,
+    task_weights: Mapping[str, float] | None = None,
+) -> np.ndarray:
     """Rates every prunable channel.
 
     Args:
@@ -62,6 +70,7 @@ def rate(prunable: PrunableChannels, x: np.ndarray, usage, seed: int = 0) -> np.
         x: Calibration inputs `[samples, ...]`, from the training split.
         usage: Probability of each combination; None takes all alike.
         seed: Seed of the choice of samples and places.
+        task_weights: How much an error of each task's outputs matters; None takes all alike.
 
     Returns:
         For each channel the growth of the outputs' relative error if it went, at least 0; infinite
@@ -70,7 +79,8 @@ def rate(prunable: PrunableChannels, x: np.ndarray, usage, seed: int = 0) -> np.
     rng = np.random.default_rng(seed)
     if len(x) > _SAMPLES:
         x = x[np.sort(rng.choice(len(x), _SAMPLES, replace=False))]
-    readers = _weighted(prunable.network, _readers(prunable, x, rng), x, rng)
+    matters = [(task_weights or {}).get(task, 1.0) for task in prunable.tasks]
+    readers = _weighted(prunable.network, _readers(prunable, x, rng), x, rng, matters)
     weights = node_weights(prunable, usage_probabilities(usage, prunable.tasks))
     full = np.ones(len(prunable), bool)
     price = np.maximum(WidthCosts(prunable).marginal_macs(full, weights), 1e-9)
@@ -116,7 +126,9 @@ def _kernel_positions(layer: Layer) -> int:
 # --- how much a layer's error matters ----------------------------------------------------------
 
 
-def _weighted(network: Network, readers: list[_Reader], x, rng) -> list[_Reader]:
+def _weighted(
+    network: Network, readers: list[_Reader], x, rng, matters: list[float]
+) -> list[_Reader]:
     """Measures by how much the outputs change where one layer's pre-activations are off a little.
 
     The layer's weights are disturbed at random, so that a known share of its pre-activations'
@@ -138,8 +150,8 @@ def _weighted(network: Network, readers: list[_Reader], x, rng) -> list[_Reader]
             share = float(np.mean(np.square(moved)) * moved.shape[1])
             variable.assign(kernel + noise * np.sqrt(_PROBE / max(share, 1e-12)))
             found = predict(model, x)
-            pairs = zip(found, base, spread, strict=True)
-            errors.append(sum(float(np.mean(np.square(f - b))) / s for f, b, s in pairs))
+            parts = zip(found, base, spread, matters, strict=True)
+            errors.append(sum(m * float(np.mean(np.square(f - b))) / s for f, b, s, m in parts))
         variable.assign(kernel)
         weighted.append(dataclasses.replace(reader, weight=float(np.mean(errors)) / _PROBE))
     return weighted

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tfmot_pam.data import Batches, Samples, TaskSamples, open_batches, read_arrays
+from tfmot_pam.data import (
+    Batches,
+    Samples,
+    TaskSamples,
+    as_form,
+    open_batches,
+    read_arrays,
+)
 from tfmot_pam.training.objective import Objective
 from tfmot_pam.training.usage import StepTasks
 
@@ -38,34 +45,55 @@ class Feed:
         }
         self._error: Exception | None = None
 
+    def prepare(self, data: Any, batch_size: int) -> Any:
+        """Computes the targets of arrays, in place of labels; streams stay as they are.
+
+        Args:
+            data: The user's data.
+            batch_size: Batch size of the teachers.
+        """
+        samples = read_arrays(data, tuple(self._objectives), self._input_shape)
+        return data if samples is None else self._targets(samples, batch_size)
+
     def open(
         self,
-        data: Any,
+        views: Sequence[Any],
         batch_size: int,
         steps: StepTasks | None = None,
         seed: int | None = None,
+        first_epoch: int = 0,
     ) -> tuple[Any, Batches]:
         """Returns a `tf.data.Dataset` that gives one epoch per iteration, and what it reads from.
 
         Args:
-            data: The user's data; of arrays the targets are computed here, once.
+            views: Data from `prepare`; epochs take their turns with them.
             batch_size: Rows per step taken from each array data set.
             steps: Which tasks each step serves; None serves all.
             seed: Seed of the shuffling; None keeps the order.
+            first_epoch: The number of the first epoch, for the shuffling and the views.
         """
         import tensorflow as tf
 
         tasks = tuple(self._objectives)
-        samples = read_arrays(data, tasks, self._input_shape)
-        if samples is not None:
-            data = self._with_targets(samples, batch_size)
-        batches = open_batches(data, tasks, self._input_shape, batch_size=batch_size, seed=seed)
-        ready = samples is not None
-        epochs = itertools.count()
-        dataset = tf.data.Dataset.from_generator(
-            lambda: self._epoch(batches, ready, steps, next(epochs)),
-            output_signature=self._signature(tf),
-        )
+        ready = isinstance(views[0], Samples)
+        opened = [
+            open_batches(
+                as_form(data) if ready else data,
+                tasks,
+                self._input_shape,
+                batch_size=batch_size,
+                seed=seed,
+            )
+            for data in views
+        ]
+        epochs = itertools.count(first_epoch)
+
+        def generate() -> Iterator[tuple]:
+            epoch = next(epochs)
+            return self._epoch(opened[epoch % len(opened)], ready, steps, epoch)
+
+        dataset = tf.data.Dataset.from_generator(generate, output_signature=self._signature(tf))
+        batches = opened[first_epoch % len(opened)]
         if batches.steps is not None:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches.steps))
         return dataset.prefetch(1), batches
@@ -91,14 +119,6 @@ class Feed:
         except Exception as error:
             self._error = error
             raise
-
-    def _with_targets(self, samples: Samples, batch_size: int) -> Any:
-        with_targets = self._targets(samples, batch_size)
-        by_task = with_targets.by_task
-        if samples.shared:
-            x = next(iter(by_task.values())).x
-            return x, {task: own.y for task, own in by_task.items()}
-        return {task: (own.x, own.y) for task, own in by_task.items()}
 
     def _targets(self, samples: Samples, batch_size: int | None = None) -> Samples:
         by_task = {

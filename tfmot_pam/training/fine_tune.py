@@ -6,16 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
-from tfmot_pam.data import Batches, Samples, take_samples
+from tfmot_pam.data import Samples, take_samples
 from tfmot_pam.graph.generation import same_generation
 from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.graph.selection import task_names
 from tfmot_pam.graph.usage import check_usage
-from tfmot_pam.training.feed import Feed
-from tfmot_pam.training.heads import output_kind
-from tfmot_pam.training.objective import set_objective
+from tfmot_pam.training.distillation import set_up, task_outputs
 from tfmot_pam.training.usage import StepTasks
 
 _SCALE_SAMPLES = 256
@@ -33,6 +30,7 @@ def fine_tune(
     optimizer: str | keras.optimizers.Optimizer | None = None,
     usage: Mapping[Sequence[str], float] | None = None,
     joint: float = 0.5,
+    task_weights: Mapping[str, float] | None = None,
     label_weight: float = 0.3,
     losses: Mapping[str, Any] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -70,6 +68,7 @@ def fine_tune(
         usage: Probability of each combination, such as `{("a",): 0.8, ("a", "b"): 0.2}`. None
             takes all combinations as equally likely.
         joint: Share of the steps that serve all tasks at once, in 0..1.
+        task_weights: Factor of each task's loss, above 0; None takes 1 for all.
         label_weight: Share of the labels in the loss of a task that has a teacher too, in 0..1.
         losses: Keras losses to use on the labels of some tasks instead of the chosen ones; they
             get the labels as given and the task's outputs.
@@ -108,50 +107,35 @@ def fine_tune(
     if isinstance(merged, keras.Sequential):
         merged = keras.Model(merged.inputs, merged.outputs[0], name=merged.name)
     tasks = _tasks(merged)
-    trainer = _copy(merged, tasks, seed)
-    outputs = trainer.output
     _check_numbers({"epochs": epochs, "batch_size": batch_size}, joint, label_weight)
     teachers = _by_task(teachers, tasks)
     usage = None if usage is None else check_usage(usage, tasks)
+    weights = _check_task_weights(task_weights, tasks)
     input_shape = tuple(merged.inputs[0].shape[1:])
     sample = take_samples(data, tasks, input_shape, samples=_SCALE_SAMPLES, seed=seed)
     _check_targets(tasks, sample, teachers, losses or {})
-    objectives = {
-        task: set_objective(
-            task,
-            sample.by_task[task],
-            tuple(outputs[task].shape[1:]),
-            output_kind(trainer, task),
-            teacher=teachers.get(task),
-            label_weight=label_weight,
-            label_loss=(losses or {}).get(task),
-        )
-        for task in tasks
-    }
-    feed = Feed(objectives, sample, input_shape)
-    steps = StepTasks(tasks, usage, joint, seed)
-    training, batches = feed.open(data, batch_size, steps, seed)
-    validation = None
-    if validation_data is not None:
-        validation, _ = feed.open(validation_data, batch_size)
-    trainer.compile(
-        optimizer=_optimizer(optimizer, learning_rate, batches, epochs),
-        loss={task: objective.loss for task, objective in objectives.items()},
-        jit_compile=False,
+    distillation = set_up(
+        task_outputs(merged, tasks),
+        sample,
+        teachers,
+        input_shape,
+        label_weight=label_weight,
+        losses=losses,
+        seed=seed,
     )
-    with feed.original_errors():
-        trainer.fit(
-            training,
-            epochs=epochs,
-            callbacks=list(callbacks),
-            validation_data=validation,
-            shuffle=False,
-            verbose=verbose,
-        )
-    # The same layers once more, without the compile state.
-    if not isinstance(merged.output, Mapping):
-        outputs = outputs[tasks[0]]
-    return type(trainer)(trainer.input, outputs, name=trainer.name)
+    return distillation.train(
+        merged,
+        [distillation.feed.prepare(data, batch_size)],
+        epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        steps=StepTasks(tasks, usage, joint, seed, weights),
+        callbacks=callbacks,
+        validation_data=validation_data,
+        seed=seed,
+        verbose=verbose,
+    )
 
 
 def _tasks(merged: keras.Model) -> tuple[str, ...]:
@@ -173,6 +157,19 @@ def _check_numbers(counts: Mapping[str, int], joint: float, label_weight: float)
     for name, value in (("joint", joint), ("label_weight", label_weight)):
         if not 0 <= value <= 1:
             raise ValueError(f"`{name}` is a share and must be in 0..1. Received: {value}.")
+
+
+def _check_task_weights(
+    weights: Mapping[str, float] | None, tasks: tuple[str, ...]
+) -> dict[str, float]:
+    if weights is None:
+        return dict.fromkeys(tasks, 1.0)
+    if set(weights) != set(tasks) or not all(weight > 0 for weight in weights.values()):
+        raise ValueError(
+            f"`task_weights` must hold a number above 0 for each of the tasks {list(tasks)}. "
+            f"Received: {dict(weights)}. Add the missing ones and take out the others."
+        )
+    return {task: float(weights[task]) for task in tasks}
 
 
 def _by_task(teachers: Any, tasks: tuple[str, ...]) -> dict[str, Any]:
@@ -222,32 +219,3 @@ def _check_targets(
             f"`losses` names {useless}, which are no tasks with labels. The tasks are "
             f"{list(tasks)}; without labels: {unlabelled}. Leave them out."
         )
-
-
-def _copy(merged: keras.Model, tasks: tuple[str, ...], seed: int) -> keras.Model:
-    """Returns a model of the same weights with a dict of outputs, whose dropout is seeded."""
-    student = keras.models.clone_model(merged)
-    student.set_weights(merged.get_weights())
-    if not isinstance(student.output, Mapping):
-        outputs = dict(zip(tasks, keras.tree.flatten(student.output), strict=True))
-        student = type(student)(student.input, outputs, name=student.name)
-    # A clone's dropout layers draw a seed from Python's global generator; this makes it ours.
-    weights = {id(variable) for variable in student.weights}
-    rng = np.random.default_rng(seed)
-    for variable in student.variables:
-        if id(variable) not in weights:
-            variable.assign(rng.integers(0, 2**31, variable.shape).astype(variable.dtype))
-    return student
-
-
-def _optimizer(
-    optimizer: Any, learning_rate: Any, batches: Batches, epochs: int
-) -> keras.optimizers.Optimizer:
-    if isinstance(optimizer, keras.optimizers.Optimizer):
-        return type(optimizer).from_config(optimizer.get_config())
-    if not isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-        # A stream that does not know its length is read once to count it.
-        steps = batches.steps or sum(1 for _ in batches.epoch(0))
-        learning_rate = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
-    config = {"class_name": optimizer or "adam", "config": {"learning_rate": learning_rate}}
-    return keras.optimizers.get(config)

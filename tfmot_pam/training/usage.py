@@ -18,24 +18,29 @@ class StepTasks:
         usage: Probability of each combination; None for all alike.
         joint: Share of the steps that serve all tasks, in 0..1, spread evenly.
         seed: Seed of the sampling.
+        factors: Factor of each task's loss; None for 1.
     """
 
     tasks: tuple[str, ...]
     usage: Mapping[tuple[str, ...], float] | None
     joint: float
     seed: int
+    factors: Mapping[str, float] | None = None
 
     def weights(self, epoch: int, step: int) -> dict[str, float]:
         """Returns the weight of each task's loss in a step, 0 for tasks it does not serve.
 
-        The weights are such that their mean over steps and tasks is 1.
+        Without factors the weights are such that their mean over steps and tasks is 1.
         """
         if math.floor((step + 1) * self.joint) > math.floor(step * self.joint):
             served = self.tasks
         else:
             served = self._draw(np.random.default_rng([self.seed, epoch, step]))
         weight = 1.0 / self._mean_share()
-        return {task: weight if task in served else 0.0 for task in self.tasks}
+        factors = self.factors or {}
+        return {
+            task: weight * factors.get(task, 1.0) if task in served else 0.0 for task in self.tasks
+        }
 
     def _draw(self, rng: np.random.Generator) -> tuple[str, ...]:
         if self.usage is not None:

@@ -1,0 +1,294 @@
+"""`compress` on one suite: every arm against separate pruning at equal effort, over seeds.
+
+One command, from the repository's root; called again, it goes on where it stopped:
+
+    python -m benchmarks.suite --suite=products --seeds=3 --data_dir=DIR
+
+A cell is one seed. It trains a network per task (or takes those of an earlier call), compresses
+them to 1 point with the arms that are named, and measures the test split, which nothing before has
+seen. Cells run in processes of their own; the pages are written anew from all cells there are.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import csv
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from absl import app, flags
+
+import tfmot_pam
+from benchmarks import results_io, suites
+
+_SUITE = flags.DEFINE_enum("suite", "composites", sorted(suites.SUITES), "Which suite.")
+_DATA = flags.DEFINE_string("data_dir", "data", "Folder that holds the data sets.")
+_SEEDS = flags.DEFINE_integer("seeds", None, "Number of seeds; None takes the suite's.")
+_FIRST = flags.DEFINE_integer("first_seed", 0, "The first seed.")
+_ARMS = flags.DEFINE_list("arms", ["auto"], "Arms of compress().")
+_EFFORT = flags.DEFINE_integer("effort", None, "Epochs per network; None takes the suite's.")
+_DROP = flags.DEFINE_float("max_accuracy_drop", 0.01, "Tolerance per task.")
+_WORK = flags.DEFINE_string("work_dir", "build/suites", "Networks, checkpoints and cells.")
+_OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Where the pages go.")
+_WORKERS = flags.DEFINE_integer("workers", 2, "Processes, one thread each.", lower_bound=1)
+_QUICK = flags.DEFINE_bool("quick", False, "One seed at a third of the effort.")
+
+FIELDS = [
+    "suite",
+    "effort",
+    "seed",
+    "arm",
+    "start",
+    "accepted",
+    "combination",
+    "macs",
+    "original_macs",
+    "expected_macs",
+    "worst_loss",
+    "worst_loss_error",
+    "epochs",
+    "training_macs",
+    "seconds",
+]
+
+
+def networks(name: str, seed: int, splits, folder: pathlib.Path) -> dict[str, keras.Model]:
+    """The suite's trained networks by task, from files where there are any."""
+    suite, found = suites.SUITES[name], {}
+    for task in suite.outputs:
+        path = folder / "networks" / f"{name}-{seed}-{task}.keras"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            suites.train(suite, task, splits, seed).save(path)
+        found[task] = keras.saving.load_model(path, compile=False)
+    return found
+
+
+def losses(suite, models, model, split) -> dict[str, tuple[float, float]]:
+    """Points lost on a split against the single networks by task, and their standard errors."""
+    x, labels = split
+    outputs = model.predict(x, batch_size=256, verbose=0)
+    found = {}
+    for task in outputs:
+        alone = models[task].predict(x, batch_size=256, verbose=0)
+        drops = suites.scores(suite, task, alone, labels[task]) - suites.scores(
+            suite, task, outputs[task], labels[task]
+        )
+        found[task] = (float(drops.mean()), float(drops.std() / np.sqrt(len(drops))))
+    return found
+
+
+def run_cell(settings: Mapping[str, Any]) -> None:
+    """Runs one seed of a suite and writes its rows."""
+    name, seed, effort = settings["suite"], settings["seed"], settings["effort"]
+    suite, folder = suites.SUITES[name], pathlib.Path(settings["work_dir"])
+    splits = suite.load(pathlib.Path(settings["data_dir"]), seed)
+    models = networks(name, seed, splits, folder)
+    label = f"{name}-{seed}-{effort}"
+    arms = settings["arms"]
+    began = time.perf_counter()
+    result = tfmot_pam.compress(
+        models,
+        splits["train"],
+        settings["drop"],
+        validation_data=splits["validation"],
+        directory=folder / "rounds" / label,
+        arms="auto" if arms == ["auto"] else arms,
+        effort=effort,
+        augment=suite.augment,
+        seed=seed,
+        verbose=1,
+    )
+    common = {"suite": name, "effort": effort, "seed": seed}
+    original = {task: tfmot_pam.cost(model).macs for task, model in models.items()}
+    rows = []
+
+    def add(arm, start, accepted, costs, lost, **rest):
+        worst = max(lost, key=lambda task: lost[task][0])
+        expected = float(np.mean(list(costs.values())))
+        for chosen, macs in costs.items():
+            rows.append(
+                {
+                    **common,
+                    "arm": arm,
+                    "start": start,
+                    "accepted": accepted,
+                    "combination": "+".join(chosen),
+                    "macs": macs,
+                    "original_macs": sum(original[task] for task in chosen),
+                    "expected_macs": round(expected),
+                    "worst_loss": round(lost[worst][0], 3),
+                    "worst_loss_error": round(lost[worst][1], 3),
+                    **rest,
+                }
+            )
+
+    for arm in result.arms:
+        add(
+            arm.name,
+            arm.start,
+            arm.accepted,
+            arm.costs,
+            losses(suite, models, arm.model, splits["test"]),
+            epochs=arm.epochs,
+            training_macs=f"{arm.training_macs:.3e}",
+            seconds=round(arm.seconds),
+        )
+    envelope = result.portfolio()
+    lost = {}
+    for chosen, (_, model) in envelope.items():
+        for task, loss in losses(suite, models, model, splits["test"]).items():
+            lost[f"{task} in {chosen}"] = loss
+    costs = {chosen: tfmot_pam.cost(model).macs for chosen, (_, model) in envelope.items()}
+    total = {"epochs": sum(arm.epochs for arm in result.arms), "training_macs": "", "seconds": ""}
+    add(
+        "portfolio",
+        "+".join(sorted({arm for arm, _ in envelope.values()})),
+        True,
+        costs,
+        lost,
+        **total,
+    )
+    cell = {
+        "rows": rows,
+        "verdict": result.verdict,
+        "probes": dict(result.probes),
+        "seconds": round(time.perf_counter() - began),
+    }
+    (folder / "cells").mkdir(parents=True, exist_ok=True)
+    (folder / "cells" / f"{label}.json").write_text(json.dumps(cell, indent=1), encoding="utf-8")
+
+
+def summary(rows: list[dict]) -> list[dict]:
+    """Means and spreads over seeds, as factors against separate pruning of the same seed."""
+    result = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        factors: dict[str, list[float]] = {}
+        own = [row for row in rows if row["arm"] == arm]
+        for seed in {row["seed"] for row in own}:
+            mine = {r["combination"]: r for r in own if r["seed"] == seed}
+            base = {
+                r["combination"]: r for r in rows if r["seed"] == seed and r["arm"] == "separate"
+            }
+            if not base:
+                continue
+            singles = [c for c in mine if "+" not in c]
+            ratios = [float(mine[c]["macs"]) / float(base[c]["macs"]) for c in singles]
+            whole = max(mine, key=lambda c: c.count("+"))
+            first = singles[0]
+            values = {
+                "expected, below separate": float(base[first]["expected_macs"])
+                / float(mine[first]["expected_macs"]),
+                "all tasks, below the sum": float(base[whole]["macs"]) / float(mine[whole]["macs"]),
+                "all tasks / dearest separate": float(mine[whole]["macs"])
+                / max(float(base[c]["macs"]) for c in singles),
+                "single tasks, mean": float(np.mean(ratios)),
+                "single tasks, worst": max(ratios),
+                "worst loss on test": float(mine[first]["worst_loss"]),
+            }
+            for key, value in values.items():
+                factors.setdefault(key, []).append(value)
+        if factors:
+            accepted = sum(str(r["accepted"]) == "True" for r in own if r["combination"] == first)
+            result.append(
+                {
+                    "arm": arm,
+                    "seeds": len(next(iter(factors.values()))),
+                    "accepted": accepted,
+                    **{k: f"{np.mean(v):.2f} ± {np.std(v):.2f}" for k, v in factors.items()},
+                }
+            )
+    return result
+
+
+def write_pages(work: pathlib.Path, output: pathlib.Path) -> None:
+    """One CSV of all rows and one page of all suites, from the cells in the work folder."""
+    output.mkdir(parents=True, exist_ok=True)
+    table = output / "suites.csv"
+    kept: dict[tuple, list[dict]] = {}
+
+    def key(row):
+        return row["suite"], int(row["effort"]), int(row["seed"])
+
+    if table.exists():
+        with open(table, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                kept.setdefault(key(row), []).append(row)
+    for path in sorted((work / "cells").glob("*.json")):
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        kept[key(rows[0])] = rows
+    ordered = [row for _, rows in sorted(kept.items()) for row in rows]
+    with open(table, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(ordered)
+    parts = [
+        "# Suites: compress() against separate pruning at equal effort",
+        "Tolerance 1 point. Expected: all combinations alike. Mean and spread over seeds; the loss "
+        "is that of the worst task, in points on the test split. `portfolio` takes the cheapest "
+        "network for every combination. Made by `python -m benchmarks.suite`.",
+    ]
+    for (suite, effort), group in itertools.groupby(
+        ordered, lambda row: (row["suite"], int(row["effort"]))
+    ):
+        rows = list(group)
+        parts.append(f"## {suite}, {effort} epochs a network")
+        parts.append(results_io.markdown_table(summary(rows)))
+        parts.append(results_io.markdown_table([_shown(row) for row in rows]))
+    (output / "suites.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    macs, original = float(row["macs"]), float(row["original_macs"])
+    loss, error = float(row["worst_loss"]), float(row["worst_loss_error"])
+    return {
+        **{name: row[name] for name in ("seed", "arm", "start", "combination")},
+        "MACs": f"{macs:,.0f}",
+        "of the originals": f"{macs / original:.3f}",
+        "worst loss": f"{loss:.2f} ± {error:.2f}",
+        "within": row["accepted"],
+        "epochs": row["epochs"],
+    }
+
+
+def _one_thread() -> None:
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+def main(argv):
+    del argv
+    suite = suites.SUITES[_SUITE.value]
+    seeds = 1 if _QUICK.value else _SEEDS.value or suite.seeds
+    effort = _EFFORT.value or suite.effort
+    cells = [
+        {
+            "suite": _SUITE.value,
+            "seed": seed,
+            "effort": max(3, effort // 3) if _QUICK.value else effort,
+            "arms": _ARMS.value,
+            "drop": _DROP.value,
+            "data_dir": _DATA.value,
+            "work_dir": _WORK.value,
+        }
+        for seed in range(_FIRST.value, _FIRST.value + seeds)
+    ]
+    _one_thread()
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(_WORKERS.value, context) as pool:
+        for done in concurrent.futures.as_completed([pool.submit(run_cell, c) for c in cells]):
+            done.result()
+            write_pages(pathlib.Path(_WORK.value), pathlib.Path(_OUTPUT.value))
+    print(pathlib.Path(_OUTPUT.value, "suites.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,145 @@
+"""What a search does next, from its rounds alone; and problems of some of the tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tfmot_pam.pipeline.result import Round
+from tfmot_pam.pipeline.search import Action, allot, next_action
+
+
+def round_of(number, stage, parent, *, epochs=0, share=1.0, ratio=0.0, accepted=True):
+    return Round(
+        number=number,
+        stage=stage,
+        parent=parent,
+        macs=share,
+        share=share,
+        accuracy={},
+        lost={},
+        ratio=ratio,
+        accepted=accepted,
+        epochs=epochs,
+        training_macs=0.0,
+        task_weights={},
+    )
+
+
+def play(allotment, judge, target=None):
+    """Plays a search whose networks are judged by `judge(share, stage) -> (ratio, accepted)`."""
+    rounds = []
+    while (action := next_action(rounds, allotment, target, False)) is not None:
+        share = 1.0 if action.parent is None else rounds[action.parent].share
+        share *= 1.0 - action.fraction
+        ratio, accepted = judge(share, action.stage)
+        found = round_of(
+            len(rounds),
+            action.stage,
+            action.parent,
+            epochs=action.epochs,
+            share=share,
+            ratio=ratio,
+            accepted=accepted,
+        )
+        rounds.append(found)
+        assert len(rounds) < 100
+    return rounds
+
+
+def cliff(at):
+    """Networks above a share lose nothing; those below it lose more, and tails recover a half."""
+
+    def judge(share, stage):
+        lost = max(0.0, 12.0 * (at - share) / at) * (0.5 if stage in ("tail", "trim") else 1.0)
+        return lost, lost <= 1.0
+
+    return judge
+
+
+@pytest.mark.parametrize("total", [1, 2, 5, 24, 48, 300])
+@pytest.mark.parametrize("merged", [False, True])
+def test_the_epochs_are_spent_and_not_exceeded(total, merged):
+    allotment = allot(total, merged)
+    rounds = play(allotment, cliff(0.3))
+    assert sum(found.epochs for found in rounds) <= allotment.total <= total + 2
+    assert [found.stage for found in rounds[: 1 + merged * (allotment.warm > 0)]] == [
+        "start",
+        "warm",
+    ][: 1 + merged * (allotment.warm > 0)]
+    assert any(found.stage == "tail" for found in rounds)
+    assert rounds == play(allotment, cliff(0.3))
+
+
+def test_a_search_goes_on_from_any_of_its_rounds():
+    allotment = allot(48, True)
+    rounds = play(allotment, cliff(0.2))
+    for count in range(len(rounds)):
+        action = next_action(rounds[:count], allotment, None, False)
+        following = rounds[count]
+        assert (action.stage, action.parent) == (following.stage, following.parent)
+        assert action.epochs == following.epochs
+
+
+def test_shares_removed_fall_with_the_loss():
+    allotment = allot(100, False)
+    fractions = []
+    for ratio in (0.0, 1.5, 3.0):
+        rounds = [round_of(0, "start", None, ratio=ratio)]
+        fractions.append(next_action(rounds, allotment, None, False).fraction)
+    assert fractions == sorted(fractions, reverse=True)
+    assert len(set(fractions)) == 3
+    hopeless = [round_of(0, "start", None), round_of(1, "cut", 0, epochs=1, ratio=9.0)]
+    assert next_action(hopeless, allotment, None, False).stage == "tail"
+
+
+def test_a_path_ends_at_its_target_and_where_nothing_can_go():
+    allotment = allot(100, False)
+    rounds = [round_of(0, "start", None, share=0.5)]
+    action = next_action(rounds, allotment, 0.4, False)
+    assert action.fraction == pytest.approx(0.2)
+    reached = [*rounds, round_of(1, "cut", 0, epochs=1, share=0.4)]
+    assert next_action(reached, allotment, 0.4, False).stage == "tail"
+    assert next_action(rounds, allotment, 0.4, True).stage == "tail"
+
+
+def test_tails_close_in_on_the_smallest_network_that_holds():
+    allotment = dataclasses.replace(allot(600, False), tail=40)
+    judge = cliff(0.15)
+    rounds = play(allotment, judge)
+    path = [found for found in rounds if found.stage in ("start", "cut")]
+    tails = [found for found in rounds if found.stage == "tail"]
+    smallest = min(
+        (found for found in path if judge(found.share, "tail")[1]), key=lambda f: f.share
+    )
+    assert min(f.share for f in tails if f.accepted) == smallest.share
+    assert len({found.parent for found in tails}) == len(tails)
+    trims = [found for found in rounds if found.stage == "trim"]
+    assert trims == rounds[-len(trims) :]
+    # Networks hold down to a loss of one tolerance; trims find it where the path had no network.
+    boundary = 0.15 * (1 - 1 / 6)
+    assert min(found.share for found in rounds if found.accepted) < boundary * 1.06 < smallest.share
+
+
+def test_trims_start_from_the_best_network_and_shrink_when_refused():
+    allotment = dataclasses.replace(allot(600, False), tail=40)
+    rounds = play(allotment, cliff(0.15))
+    fraction = 0.12
+    for found in rounds:
+        if found.stage == "trim":
+            held = [f for f in rounds[: found.number] if f.accepted]
+            parent = min(held, key=lambda f: f.share)
+            assert found.parent == parent.number
+            assert found.share == pytest.approx(parent.share * (1 - fraction))
+            fraction *= 1.0 if found.accepted else 0.5
+
+
+def test_where_nothing_is_hopeful_the_best_network_gets_the_tail():
+    rounds = [
+        round_of(0, "start", None, ratio=30.0),
+        round_of(1, "warm", 0, epochs=10, ratio=5.0),
+    ]
+    assert next_action(rounds, allot(48, True), None) == Action("tail", 1, 5)
+    refused = round_of(2, "tail", 1, epochs=5, ratio=5.0, accepted=False)
+    assert next_action([*rounds, refused], allot(48, True), None) == Action("tail", 0, 5)

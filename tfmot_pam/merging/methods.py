@@ -1,0 +1,195 @@
+"""Merge methods: which task needs which channel, from relevance paths or by a rule."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from tfmot_pam.merging.alignment import Alignment
+from tfmot_pam.merging.grouping import everything, free_spaces, tasks_of
+from tfmot_pam.merging.relevance import RelevancePath
+
+# Relevance paths by (index of the trunk space, index of the task). A path's channels are those of
+# all networks in the space, the first network's first.
+Paths = Mapping[tuple[int, int], RelevancePath]
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """What counts as irrelevant; exactly one of the three is set.
+
+    Args:
+        rho: Share of each task's measurable relevance, 0 <= rho < 1.
+        alpha: Relevance in nats, one for all tasks or one a task.
+        share: The wanted share of channels that several tasks need.
+    """
+
+    rho: float | None = None
+    alpha: float | Mapping[str, float] | None = None
+    share: float | None = None
+
+
+def irrelevant_masks(
+    alignment: Alignment, paths: Paths, threshold: Threshold
+) -> dict[int, np.ndarray]:
+    """For each free space, the tasks that need each of its channels, as masks."""
+    if threshold.alpha is not None:
+        return {
+            space: _needed(
+                alignment,
+                [
+                    _below(alignment, space, paths[space, t], task, threshold.alpha)
+                    for t, task in enumerate(alignment.tasks)
+                ],
+            )
+            for space in free_spaces(alignment)
+        }
+    return _by_rho(alignment, paths, threshold.rho)
+
+
+def _below(alignment, space: int, path: RelevancePath, task: str, alpha) -> np.ndarray:
+    alpha = alpha[task] if isinstance(alpha, Mapping) else alpha
+    try:
+        return path.irrelevant(alpha)
+    except ValueError as error:
+        name = alignment.spaces[space].name
+        raise ValueError(f"Task {task!r}, channels of '{name}': {error}") from error
+
+
+def _by_rho(alignment: Alignment, paths: Paths, rho: float) -> dict[int, np.ndarray]:
+    result = {}
+    for space in free_spaces(alignment):
+        found = [paths[space, t] for t in range(len(alignment.tasks))]
+        result[space] = _needed(alignment, [path.irrelevant(_level(path, rho)) for path in found])
+    return result
+
+
+def _level(path: RelevancePath, rho: float) -> float:
+    """The threshold of rho; from 0 down to -1 it falls on, to where all channels are needed.
+
+    Only the search for a wanted share goes there: chance alone would say that much.
+    """
+    if rho >= 0:
+        return path.alpha(rho)
+    null, least = path.alpha(0.0), float(min(path.values.min(), 0.0)) - 1e-9
+    return null + rho * (null - least)
+
+
+def _needed(alignment: Alignment, irrelevant: list[np.ndarray]) -> np.ndarray:
+    """S(j) = the tasks whose irrelevant set does not hold channel j (PAM, section 4.3)."""
+    masks = np.zeros(len(irrelevant[0]), int)
+    for task, found in enumerate(irrelevant):
+        masks |= np.where(found, 0, 1 << task)
+    return masks
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Request:
+    """What a merge method decides on."""
+
+    alignment: Alignment
+    paths: Paths | None
+    threshold: Threshold
+    seed: int
+
+
+def _pam(request: Request) -> dict[int, np.ndarray]:
+    return irrelevant_masks(request.alignment, request.paths, request.threshold)
+
+
+def _pam_paper(request: Request) -> dict[int, np.ndarray]:
+    """Only exclusive channels and those of all tasks, as published."""
+    everyone = everything(len(request.alignment.tasks))
+    return {
+        space: np.where([len(tasks_of(mask)) > 1 for mask in masks.tolist()], everyone, masks)
+        for space, masks in _pam(request).items()
+    }
+
+
+def _random(request: Request) -> dict[int, np.ndarray]:
+    """The sizes that `pam` finds, the channels drawn at random."""
+    rng = np.random.default_rng(request.seed)
+    return {space: rng.permutation(masks) for space, masks in _pam(request).items()}
+
+
+def _shared(request: Request) -> dict[int, np.ndarray]:
+    alignment = request.alignment
+    everyone = everything(len(alignment.tasks))
+    return {
+        space: np.full(sum(alignment.spaces[space].widths), everyone)
+        for space in free_spaces(alignment)
+    }
+
+
+def _separate(request: Request) -> dict[int, np.ndarray]:
+    alignment = request.alignment
+    return {
+        space: np.repeat(1 << np.arange(len(alignment.tasks)), alignment.spaces[space].widths)
+        for space in free_spaces(alignment)
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeMethod:
+    """A way of merging; `merge(method=)` takes one, and knows some by name.
+
+    Args:
+        name: What it is called in plans and messages.
+        decide: `decide(request) -> {space: masks}`: for each space of `free_spaces`, the task sets
+            of its channels as bit masks in task order, the first network's channels first; 0 drops
+            a channel.
+        needs_relevance: Whether it looks at `request.paths`. Small groups are then folded, and
+            every task is given a least number of channels.
+        own_width: Whether no task gets more channels than its own network has, as it is.
+
+    Example:
+    >>> import numpy as np, tfmot_pam
+    >>> def first_only(request):
+    ...     return {i: np.repeat([3, 0], request.alignment.spaces[i].widths)
+    ...             for i, space in enumerate(request.alignment.spaces) if not space.given}
+    >>> tfmot_pam.MergeMethod("first-only", first_only).name
+    'first-only'
+    """
+
+    name: str
+    decide: Callable[[Request], Mapping[int, np.ndarray]]
+    needs_relevance: bool = False
+    own_width: bool = False
+
+
+METHODS: Mapping[str, MergeMethod] = MappingProxyType(
+    {
+        method.name: method
+        for method in (
+            MergeMethod("pam", _pam, needs_relevance=True),
+            MergeMethod("pam-paper", _pam_paper, needs_relevance=True),
+            MergeMethod("random", _random, needs_relevance=True),
+            MergeMethod("separate", _separate, own_width=True),
+            MergeMethod("shared", _shared),
+        )
+    }
+)
+
+
+def find_method(method: str | MergeMethod) -> MergeMethod:
+    """The method of a name, or the method itself.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: there is none of that name.
+    """
+    if isinstance(method, MergeMethod):
+        return method
+    if not isinstance(method, str):
+        raise TypeError(
+            f"`method` must be a name or a tfmot_pam.MergeMethod. Received: {method!r} of type "
+            f"{type(method).__name__}. Choose one of {sorted(METHODS)}."
+        )
+    if method not in METHODS:
+        raise ValueError(
+            f"Unknown `method`: {method!r}. Expected one of {sorted(METHODS)}. Choose one."
+        )
+    return METHODS[method]

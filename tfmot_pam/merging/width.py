@@ -1,0 +1,44 @@
+"""Own width: no task keeps more channels of a space than its own network has there.
+
+A layer of a merged network then reads and writes, for one task, at most what the task's own layer
+reads and writes, and every channel is computed for at least one task: no combination costs more
+than the originals that it replaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tfmot_pam.merging.methods import Request
+
+
+def own_width(request: Request, decided: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """Lets the most relevant channels in, each for those of its tasks that have room left.
+
+    Channels enter by their mean place in the relevance paths of the tasks that need them, so that
+    a channel that several tasks need stays shared as long as all of them have room.
+
+    Args:
+        request: Alignment and relevance.
+        decided: The task sets of the channels of each free space, as masks.
+
+    Returns:
+        Smaller task sets; 0 where no task is left.
+    """
+    spaces = request.alignment.spaces
+    result = {}
+    for index, masks in decided.items():
+        widths = spaces[index].widths
+        needs = masks[:, None] >> np.arange(len(widths)) & 1
+        # A path ends with the channels that say most about its task.
+        places = [np.argsort(request.paths[index, task].order) for task in range(len(widths))]
+        value = (needs * np.stack(places, axis=1)).sum(axis=1) / np.maximum(needs.sum(axis=1), 1)
+        room, found = np.array(widths), np.zeros_like(masks)
+        for channel in np.argsort(-value, kind="stable").tolist():
+            let_in = needs[channel] * (room > 0)
+            room -= let_in
+            found[channel] = int(let_in @ (1 << np.arange(len(widths))))
+        result[index] = found
+    return result

@@ -1,0 +1,146 @@
+"""Arms: the families of networks that `compress` searches, each by where it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from tfmot_pam.merging.donor import donor_method
+from tfmot_pam.merging.methods import METHODS, MergeMethod
+
+_MIXED_SHARE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmPart:
+    """Tasks that one network serves: a single one as it is, or several merged by a method.
+
+    Args:
+        tasks: The tasks.
+        method: How their networks are merged; None for a single task.
+    """
+
+    tasks: tuple[str, ...]
+    method: MergeMethod | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmStart:
+    """One way to start: every task is in one of the parts.
+
+    Args:
+        name: For messages and checkpoints.
+        parts: What is searched, each on its own.
+    """
+
+    name: str
+    parts: tuple[ArmPart, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A family of networks to search; `compress(arms=)` takes one, and knows some by name.
+
+    Args:
+        name: What it is called in results.
+        starts: `starts(tasks) -> [ArmStart, ...]`: where a search may start. Of several, short
+            trials choose one.
+
+    Example:
+    >>> import tfmot_pam
+    >>> def starts(tasks):
+    ...     return [tfmot_pam.ArmStart("apart", tuple(tfmot_pam.ArmPart((t,)) for t in tasks))]
+    >>> arm = tfmot_pam.Arm("apart", starts)
+    >>> [part.tasks for part in arm.starts(("a", "b"))[0].parts]
+    [('a',), ('b',)]
+    """
+
+    name: str
+    starts: Callable[[Sequence[str]], Sequence[ArmStart]]
+
+
+def _separate(tasks: Sequence[str]) -> list[ArmStart]:
+    """Nothing shared: every network is compressed alone."""
+    return [ArmStart("separate", tuple(ArmPart((task,)) for task in tasks))]
+
+
+def _donors(name: str, share: Callable[[int, int], float]):
+    def starts(tasks: Sequence[str]) -> list[ArmStart]:
+        return [
+            ArmStart(f"{name}-{task}", (ArmPart(tuple(tasks), donor_method(task, share, name)),))
+            for task in tasks
+        ]
+
+    return starts
+
+
+def _stem(tasks: Sequence[str]) -> list[ArmStart]:
+    """Shared up to a layer, exclusive above it: a half, or three quarters of the layers."""
+    return [
+        ArmStart(
+            f"stem-{quarters}-{task}",
+            (
+                ArmPart(
+                    tuple(tasks),
+                    donor_method(task, lambda p, n, q=quarters: float(4 * p < q * n), "stem"),
+                ),
+            ),
+        )
+        for quarters in (2, 3)
+        for task in tasks
+    ]
+
+
+def _merged(method: MergeMethod):
+    return lambda tasks: [ArmStart(method.name, (ArmPart(tuple(tasks), method),))]
+
+
+ARMS: Mapping[str, Arm] = MappingProxyType(
+    {
+        arm.name: arm
+        for arm in (
+            Arm("separate", _separate),
+            # Everything shared, one network's width.
+            Arm("trunk", _donors("trunk", lambda position, count: 1.0)),
+            # The first layer shared, half of every further one, the rest exclusive.
+            Arm("mixed", _donors("mixed", lambda p, n: 1.0 if p == 0 else _MIXED_SHARE)),
+            Arm("stem", _stem),
+            *(Arm(n, _merged(m)) for n, m in METHODS.items() if n != "separate"),
+        )
+    }
+)
+# What "auto" looks at besides "separate".
+AUTO = ("trunk", "mixed")
+
+
+def find_arms(arms: str | Sequence[str | Arm]) -> tuple[Arm, ...]:
+    """The arms that are named.
+
+    Raises:
+        TypeError: something is neither a name nor an arm.
+        ValueError: a name is unknown or given twice, or there is none.
+    """
+    named = [arms] if isinstance(arms, (str, Arm)) else list(arms)
+    found = []
+    for arm in named:
+        if isinstance(arm, str):
+            if arm not in ARMS:
+                raise ValueError(
+                    f"Unknown arm: {arm!r}. Expected 'auto', or some of {sorted(ARMS)}. Choose "
+                    "among these."
+                )
+            arm = ARMS[arm]
+        elif not isinstance(arm, Arm):
+            raise TypeError(
+                f"`arms` must hold names or tfmot_pam.Arm objects. Received: {arm!r} of type "
+                f"{type(arm).__name__}. Choose some of {sorted(ARMS)}."
+            )
+        found.append(arm)
+    names = [arm.name for arm in found]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(
+            f"`arms` must name at least one arm, each once. Received: {names}. Leave out the "
+            "repeated ones."
+        )
+    return tuple(found)

@@ -1,0 +1,127 @@
+"""The models and the data of a compression, in one form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmot_pam.data import Samples, TaskSamples, read_arrays
+from tfmot_pam.graph.generation import as_keras
+from tfmot_pam.graph.reader import check_model, read
+from tfmot_pam.graph.selection import task_names
+from tfmot_pam.merging.arguments import named_models
+
+
+def originals_by_task(models: Any) -> dict[str, keras.Model]:
+    """The models by task; one alone keeps its own form, or gets the name that it is given."""
+    if isinstance(models, Mapping):
+        models = {task: as_keras(model, f"The model of {task!r}") for task, model in models.items()}
+        if len(models) == 1:
+            ((task, model),) = models.items()
+            return {task: _with_task(model, task)}
+    elif isinstance(models, (list, tuple)):
+        models = [as_keras(model) for model in models]
+    else:
+        models = as_keras(models)
+    if isinstance(models, keras.Model):
+        models = [models]
+    if isinstance(models, list) and len(models) == 1:
+        (model,) = models
+        (task,) = task_names(read(model))
+        return {task: _functional(model)}
+    return named_models(models)
+
+
+def _with_task(model: keras.Model, task: str) -> keras.Model:
+    """The model with its one output under a task's name."""
+    check_model(model, f"The model of {task!r}")
+    model = _functional(model)
+    outputs = keras.tree.flatten(model.output)
+    if len(outputs) != 1:
+        raise ValueError(
+            f"The model of {task!r} has {len(outputs)} outputs. Expected one. Pass a model for "
+            "each task."
+        )
+    return keras.Model(model.input, {task: outputs[0]}, name=model.name)
+
+
+def _functional(model: keras.Model) -> keras.Model:
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return model
+
+
+def split(originals, data: Any, validation_data: Any) -> tuple[Samples, Samples]:
+    """Training and validation samples in memory."""
+    tasks = list(originals)
+    shape = tuple(next(iter(originals.values())).inputs[0].shape[1:])
+    training = read_arrays(data, tasks, shape)
+    if validation_data is not None:
+        validation = read_arrays(validation_data, tasks, shape)
+        if training is not None and validation is not None:
+            return training, validation
+    elif training is not None:
+        return _part(training, False), _part(training, True)
+    raise ValueError(
+        "compress() keeps its data in memory. Received: a stream. Expected arrays for `data` and "
+        "`validation_data`. Read a part of the stream into arrays; merge() and fine_tune() take "
+        "streams."
+    )
+
+
+def _part(samples: Samples, validation: bool) -> Samples:
+    """Every seventh sample, or the others; samples that share inputs still do."""
+    parts: dict[int, np.ndarray] = {}
+    by_task = {}
+    for task, own in samples.by_task.items():
+        chosen = (np.arange(len(own.x)) % 7 == 6) == validation
+        if not chosen.any() or chosen.all() == (not validation) and len(own.x) < 7:
+            raise ValueError(
+                f"The task {task!r} has {len(own.x)} samples. Expected at least 7, of which every "
+                "seventh is for validation. Pass validation_data."
+            )
+        x = parts.setdefault(id(own.x), own.x[chosen])
+        by_task[task] = TaskSamples(x, None if own.y is None else np.asarray(own.y)[chosen])
+    return Samples(by_task, samples.shared)
+
+
+def make_views(
+    samples: Samples, augment: Callable[..., Any] | None, count: int, seed: int
+) -> list[Samples]:
+    """The samples as they are, and other views of them.
+
+    Args:
+        samples: Training samples.
+        augment: `augment(x, rng)` returns inputs of the same shape; None makes no other views.
+        count: How many views there shall be.
+        seed: Seed of the views.
+
+    Raises:
+        ValueError: `augment` returns another shape, or values that are not finite.
+    """
+    if augment is None:
+        return [samples]
+    views = [samples]
+    for number in range(1, count):
+        rng = np.random.default_rng([seed, number])
+        seen: dict[int, np.ndarray] = {}
+        by_task = {}
+        for task, own in samples.by_task.items():
+            if id(own.x) not in seen:
+                seen[id(own.x)] = _checked(augment(own.x.copy(), rng), own.x)
+            by_task[task] = TaskSamples(seen[id(own.x)], own.y)
+        views.append(Samples(by_task, samples.shared))
+    return views
+
+
+def _checked(view: Any, x: np.ndarray) -> np.ndarray:
+    view = np.asarray(view)
+    if view.shape != x.shape or not np.isfinite(view).all():
+        raise ValueError(
+            f"`augment` made inputs of shape {view.shape} out of {x.shape}, or values that are not "
+            "finite. Expected finite inputs of the same shape. Check the function."
+        )
+    return view.astype(x.dtype, copy=False)

@@ -1,0 +1,157 @@
+"""What a compression works on: the originals, the data, and how students are trained and judged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmot_pam.data import Samples, as_form
+from tfmot_pam.graph.selection import all_combinations
+from tfmot_pam.graph.usage import usage_probabilities
+from tfmot_pam.pipeline.accuracy import Examination
+from tfmot_pam.pipeline.arguments import Goal
+from tfmot_pam.pruning.settings import PruningSettings
+from tfmot_pam.training.distillation import Distillation
+from tfmot_pam.training.usage import StepTasks
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How students are trained.
+
+    Args:
+        batch_size: Samples per step.
+        learning_rate: The rate of Adam, from which tails fall to 0.
+        average: Momentum of the running average of the weights.
+        seed: Seed of everything random.
+    """
+
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    average: float = 0.98
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """A compression of some tasks, or of some of them.
+
+    Args:
+        originals: The models by task.
+        goal: What is to be reached.
+        settings: How channels are removed.
+        usage: Probability of each combination of all tasks; None for all alike.
+        training: How students are trained.
+        samples: Training samples.
+        views: Prepared views of them, with targets.
+        distillation: The losses of the tasks.
+        examination: Validation samples, and what counts as right on them.
+    """
+
+    originals: Mapping[str, keras.Model]
+    goal: Goal
+    settings: PruningSettings
+    usage: Mapping[tuple[str, ...], float]
+    training: Training
+    samples: Samples
+    views: Sequence[Samples]
+    distillation: Distillation
+    examination: Examination
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.originals)
+
+    @property
+    def data(self) -> Any:
+        """The training samples in a form that `merge` takes."""
+        return as_form(self.samples)
+
+    @property
+    def rows(self) -> int:
+        """Samples of the largest task, which make an epoch."""
+        return max(len(own.x) for own in self.samples.by_task.values())
+
+    def only(self, tasks: Sequence[str]) -> Problem:
+        """The problem of some of the tasks, as often as their combinations run."""
+        if tuple(tasks) == self.tasks:
+            return self
+        usage = dict.fromkeys(all_combinations(tasks), 0.0)
+        for combination, probability in usage_probabilities(self.usage, self.tasks).items():
+            left = tuple(task for task in tasks if task in combination)
+            if left:
+                usage[left] += probability
+        total = sum(usage.values())
+        usage = {c: p / total for c, p in usage.items()} if total else None
+        goal = dataclasses.replace(
+            self.goal, tolerances={task: self.goal.tolerances[task] for task in tasks}
+        )
+        return dataclasses.replace(
+            self,
+            originals={task: self.originals[task] for task in tasks},
+            goal=goal,
+            settings=dataclasses.replace(self.settings, usage=usage),
+            usage=usage,
+            samples=self.samples.only(tasks),
+            views=tuple(view.only(tasks) for view in self.views),
+            distillation=self.distillation.only(tasks),
+        )
+
+    def calibration(self, count: int) -> np.ndarray:
+        """Inputs of the training split, drawn by the seed."""
+        x = self.samples.inputs
+        rng = np.random.default_rng(self.training.seed)
+        rows = np.sort(rng.permutation(len(x))[:count])
+        return x[rows].astype(self._input_dtype, copy=False)
+
+    @property
+    def _input_dtype(self) -> str:
+        return str(next(iter(self.originals.values())).inputs[0].dtype)
+
+    def train(
+        self,
+        student: keras.Model,
+        epochs: int,
+        *,
+        falling: bool,
+        task_weights: Mapping[str, float],
+        first_epoch: int,
+        seed: int = 0,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> keras.Model:
+        """Trains a copy of a student by all tasks in every step; its weights are averages.
+
+        A shared channel computes the same in every combination, so steps that serve some tasks
+        only would teach nothing more.
+
+        Args:
+            student: A model of the problem's tasks.
+            epochs: Passes over the data.
+            falling: Whether the rate falls to 0 along a cosine; it stays otherwise.
+            task_weights: Factor of each task's loss.
+            first_epoch: Epochs that came before, for the shuffling and the views.
+            seed: A further seed, for another try.
+            callbacks: Keras callbacks.
+        """
+        how = self.training
+        steps = epochs * -(-self.rows // how.batch_size)
+        rate = keras.optimizers.schedules.CosineDecay(
+            how.learning_rate, steps, alpha=0.0 if falling else 1.0
+        )
+        optimizer = keras.optimizers.Adam(rate, use_ema=True, ema_momentum=how.average)
+        return self.distillation.train(
+            student,
+            self.views,
+            epochs,
+            batch_size=how.batch_size,
+            learning_rate=rate,
+            optimizer=optimizer,
+            steps=StepTasks(self.tasks, None, 1.0, how.seed, task_weights),
+            callbacks=callbacks,
+            seed=how.seed + 7919 * seed,
+            first_epoch=first_epoch,
+        )

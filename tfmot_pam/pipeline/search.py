@@ -1,0 +1,297 @@
+"""The search from one starting network: one long path of cuts, then tails at fixed structure.
+
+A path trains at a steady rate and removes a share of the expected computation again and again,
+larger shares while no task has lost much. At that rate networks look worse than they are, so a
+path goes on well beyond the tolerances. Tails take networks of the path and train them on while
+the rate falls; bisection decides which one is next. What effort is left goes into trims: a little
+more is removed from the best network, which then gets a tail of its own. What comes next follows
+from the rounds so far alone, so that a search can go on from them at any time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import keras
+
+from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.reader import read
+from tfmot_pam.pipeline.checkpoints import Checkpoints
+from tfmot_pam.pipeline.problem import Problem
+from tfmot_pam.pipeline.result import Round
+from tfmot_pam.pruning.at_once import UnreachableFraction, cut
+from tfmot_pam.pruning.callbacks import UpdatePruningStep
+from tfmot_pam.pruning.importance import find_importance
+from tfmot_pam.pruning.prune import prune_channels, strip_pruning
+from tfmot_pam.pruning.schedules import Ramp
+from tfmot_pam.reporting.report import report
+
+_SAMPLES = 2048  # calibration inputs of a cut
+# The largest loss in units of its tolerance, and the share that a path removes below it.
+_STEPS = ((1.0, 0.25), (2.0, 0.18), (math.inf, 0.13))
+_HOPELESS = 4.0  # a path ends at a loss of so many tolerances
+_HOPEFUL = 1.7  # the first tail starts from the smallest network with a smaller loss
+_TRIM, _SMALLEST_TRIM = 0.12, 0.02  # shares that trims remove: halved when one is refused
+_STEERING, _BOUNDS = 0.5, (0.25, 4.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Allotment:
+    """How the epochs of a search are spent.
+
+    Args:
+        warm: Epochs before anything is removed.
+        path: Epochs of all cuts.
+        level: Epochs after each cut.
+        tail: Epochs of each tail or trim.
+        total: All epochs.
+    """
+
+    warm: int
+    path: int
+    level: int
+    tail: int
+    total: int
+
+
+def allot(total: int, merged: bool) -> Allotment:
+    """Divides epochs: a merged network first learns to serve all tasks, a single one does."""
+    warm = round(0.2 * total) if merged else 0
+    path = max(1, round(0.35 * total))
+    total = max(total, warm + path + 1)
+    tail = max(1, (total - warm - path) // 4)
+    return Allotment(warm, path, max(1, round(path / 12)), tail, total)
+
+
+@dataclasses.dataclass(frozen=True)
+class Action:
+    """What a search does next.
+
+    Args:
+        stage: `start`, `warm`, `cut`, `tail` or `trim`.
+        parent: The number of the round whose network is taken.
+        epochs: Epochs of training.
+        fraction: Share of the expected computation that is removed first.
+    """
+
+    stage: str
+    parent: int | None
+    epochs: int
+    fraction: float = 0.0
+
+
+def next_action(
+    rounds: Sequence[Round], allotment: Allotment, target: float | None, ended: bool = False
+) -> Action | None:
+    """What comes after some rounds; None where the search is over.
+
+    Args:
+        rounds: All rounds so far.
+        allotment: How epochs are spent.
+        target: The share of the originals' computation to stop at, or None.
+        ended: Whether nothing more can be removed.
+    """
+    if not rounds:
+        return Action("start", None, 0)
+    path = [found for found in rounds if found.stage in ("start", "warm", "cut")]
+    last, spent = path[-1], sum(found.epochs for found in path)
+    if last.stage == "start" and allotment.warm:
+        return Action("warm", last.number, allotment.warm)
+    on_path = len(path) == len(rounds) and last.ratio < _HOPELESS and not ended
+    going_on = spent + allotment.level <= allotment.warm + allotment.path
+    if on_path and going_on and not _reached(last, target):
+        fraction = next(share for ratio, share in _STEPS if last.ratio <= ratio)
+        return Action("cut", last.number, allotment.level, _up_to(fraction, last, target))
+    left = allotment.total - sum(found.epochs for found in rounds)
+    if left < allotment.tail:
+        return None
+    # What is left over after this one would not do for another.
+    epochs = left if left < 2 * allotment.tail else allotment.tail
+    place = _next_place(path, [found for found in rounds if found.stage == "tail"])
+    if place is not None:
+        return Action("tail", path[place].number, epochs)
+    return None if ended else _next_trim(rounds, epochs, target)
+
+
+def _reached(found: Round, target: float | None) -> bool:
+    return target is not None and found.share <= target + 1e-9
+
+
+def _up_to(fraction: float, found: Round, target: float | None) -> float:
+    return fraction if target is None else min(fraction, 1.0 - target / found.share)
+
+
+def _next_place(path: Sequence[Round], tails: Sequence[Round]) -> int | None:
+    """The place on the path that the next tail starts from; None where bisection is at its end."""
+    places = {found.number: place for place, found in enumerate(path)}
+    low = max((places[found.parent] for found in tails if found.accepted), default=-1)
+    high = min((places[found.parent] for found in tails if not found.accepted), default=len(path))
+    if tails:
+        return (low + high) // 2 if high - low > 1 else None
+    hopeful = [place for place, found in enumerate(path) if found.ratio <= _HOPEFUL]
+    return max(hopeful, default=min(places.values(), key=lambda place: path[place].ratio))
+
+
+def _next_trim(rounds: Sequence[Round], epochs: int, target: float | None) -> Action | None:
+    """Removes a little more from the best network, half as much after every refusal."""
+    held = [found for found in rounds if found.accepted]
+    if not held:
+        return None
+    best = min(held, key=lambda found: found.macs)
+    refused = sum(found.stage == "trim" and not found.accepted for found in rounds)
+    fraction = _TRIM * 0.5**refused
+    if _reached(best, target) or fraction < _SMALLEST_TRIM:
+        return None
+    return Action("trim", best.number, epochs, _up_to(fraction, best, target))
+
+
+class Search:
+    """The rounds of one search.
+
+    Args:
+        problem: What is compressed.
+        start: Builds the network that the search starts from.
+        allotment: How epochs are spent.
+        checkpoints: Where rounds are kept.
+        say: Takes one line a round.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        start: Callable[[], keras.Model],
+        allotment: Allotment,
+        checkpoints: Checkpoints,
+        say: Callable[[str], None],
+    ):
+        self.problem, self.allotment = problem, allotment
+        self._start, self._checkpoints, self._say = start, checkpoints, say
+        self.rounds = [Round(**state) for state in checkpoints.states()]
+        self._models: dict[int, keras.Model] = {}
+        self._ended = False
+
+    def run(self) -> None:
+        """Goes on until the search is over."""
+        target = self.problem.goal.target
+        while True:
+            action = next_action(self.rounds, self.allotment, target, self._ended)
+            if action is None:
+                return
+            self.take(action)
+
+    def take(self, action: Action) -> None:
+        """Takes one action; a cut that the floors do not allow is the last."""
+        weights = self._task_weights(action)
+        try:
+            model = self._trained(action, weights)
+        except UnreachableFraction:
+            self._ended = True
+            return
+        self._keep(action, model, weights)
+
+    def model(self, number: int) -> keras.Model:
+        """The network of a round."""
+        if number not in self._models:
+            self._models[number] = self._checkpoints.model(number)
+        return self._models[number]
+
+    @property
+    def best(self) -> Round | None:
+        """The accepted round with the least expected computation, or None."""
+        held = [found for found in self.rounds if found.accepted]
+        return min(held, key=lambda found: found.macs, default=None)
+
+    def _trained(self, action: Action, weights: Mapping[str, float]) -> keras.Model:
+        if action.stage == "start":
+            return self._start()
+        model = self.model(action.parent)
+        first = sum(found.epochs for found in self.rounds)
+        options = {
+            "falling": action.stage in ("tail", "trim"),
+            "task_weights": weights,
+            "first_epoch": first,
+            "seed": len(self.rounds),
+        }
+        if action.stage not in ("cut", "trim"):
+            return self.problem.train(model, action.epochs, **options)
+        settings = self.problem.settings
+        kind = find_importance(settings.importance)
+        if kind.at_once:
+            inputs = self.problem.calibration(_SAMPLES) if kind.inputs else None
+            smaller = cut(read(model), settings, action.fraction, inputs, task_weights=weights)
+            return self.problem.train(emit(smaller), action.epochs, **options)
+        return self._cut_while_training(model, action, options)
+
+    def _cut_while_training(self, model, action: Action, options) -> keras.Model:
+        settings, training = self.problem.settings, self.problem.training
+        batches = action.epochs * -(-self.problem.rows // training.batch_size)
+        schedule = Ramp(
+            action.fraction, end_step=max(1, batches // 2), frequency=max(1, batches // 20)
+        )
+        gated = prune_channels(
+            model,
+            schedule,
+            settings.importance,
+            measure=settings.measure,
+            usage=settings.usage,
+            seed=settings.seed,
+        )
+        trained = self.problem.train(
+            gated, action.epochs, callbacks=[UpdatePruningStep()], **options
+        )
+        return strip_pruning(trained)
+
+    def _task_weights(self, action: Action) -> dict[str, float]:
+        """The factor of each task's loss: more for a task that has lost more of its tolerance.
+
+        omega_t <- omega_t exp(eta (lost_t / tolerance_t - mean)), within bounds.
+        """
+        tasks = self.problem.tasks
+        if action.parent is None:
+            return dict.fromkeys(tasks, 1.0)
+        parent = self.rounds[action.parent]
+        tolerances = self.problem.goal.tolerances
+        used = {t: parent.lost[t] / max(tolerances[t], 1e-4) for t in tasks}
+        mean = sum(used.values()) / len(used)
+        low, high = _BOUNDS
+        weights = {}
+        for task in tasks:
+            pull = math.exp(_STEERING * min(max(used[task] - mean, -2.0), 2.0))
+            weights[task] = min(max(parent.task_weights[task] * pull, low), high)
+        scale = len(weights) / sum(weights.values())
+        return {task: weight * scale for task, weight in weights.items()}
+
+    def _keep(self, action: Action, model: keras.Model, weights: Mapping[str, float]) -> None:
+        problem = self.problem
+        judged = problem.examination.judge(model)
+        table = report(model, originals=problem.originals, usage=problem.usage)
+        found = Round(
+            number=len(self.rounds),
+            stage=action.stage,
+            parent=action.parent,
+            macs=table.expected_macs,
+            share=table.expected_macs / table.expected_original_macs,
+            accuracy=judged.accuracy,
+            lost=judged.lost,
+            ratio=judged.ratio(problem.goal.tolerances),
+            accepted=judged.within(problem.goal.tolerances),
+            epochs=action.epochs,
+            training_macs=3.0 * action.epochs * problem.rows * max(row.macs for row in table.rows),
+            task_weights=dict(weights),
+        )
+        self._checkpoints.save(found.number, dataclasses.asdict(found), model)
+        self.rounds.append(found)
+        self._models[found.number] = model
+        losses = ", ".join(
+            f"{t} {100 * judged.accuracy[t]:.2f} ({-100 * judged.lost[t]:+.2f} | "
+            f"{-100 * judged.check[t]:+.2f})"
+            for t in problem.tasks
+        )
+        self._say(
+            f"{found.stage} {found.number}"
+            f"{'' if found.parent is None else f' from {found.parent}'}: "
+            f"{100 * found.share:.1f} % of the originals' expected MACs, accuracy in %: "
+            f"{losses}: {'kept' if found.accepted else 'not within tolerance'}"
+        )

@@ -1,0 +1,90 @@
+"""Channels removed at once, from network to network."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from tfmot_pam.graph.network import Network
+from tfmot_pam.graph.surgery import remove_channels
+from tfmot_pam.pruning.channels import PrunableChannels, find_prunable
+from tfmot_pam.pruning.importance import Evidence, find_importance, score
+from tfmot_pam.pruning.refit import refitted
+from tfmot_pam.pruning.settings import PruningSettings
+
+
+class UnreachableFraction(ValueError):
+    """More is to be removed than the floors allow."""
+
+
+def check_reachable(
+    prunable: PrunableChannels, settings: PruningSettings, fraction: float | None
+) -> None:
+    """Raises `UnreachableFraction` where the floors do not let a fraction be removed."""
+    budget = settings.budget(prunable)
+    least = budget.least()
+    if fraction is not None and 1.0 - fraction < least - 1e-9:
+        fixed = "; ".join(f"'{name}': {reason}" for name, reason in prunable.kept_whole.items())
+        raise UnreachableFraction(
+            f"The schedule removes {fraction:.1%} of the {budget.what} in the end, but at most "
+            f"{1 - least:.1%} can go: every layer keeps {settings.min_channels} channels to read, "
+            f"and some layers stay whole ({fixed or 'none'}). Lower the fraction or the floor."
+        )
+
+
+def choose(
+    prunable: PrunableChannels,
+    settings: PruningSettings,
+    fraction: float,
+    inputs: np.ndarray | None = None,
+    **evidence: Any,
+) -> tuple[PrunableChannels, np.ndarray]:
+    """Chooses the channels that stay, and refits the weights where the importance says so.
+
+    Args:
+        prunable: The network and its prunable channels.
+        settings: How it is pruned.
+        fraction: The share of the settings' measure that goes, 0..1.
+        inputs: Calibration inputs `[samples, ...]`, for importances that look at them.
+        **evidence: Further fields of `Evidence`.
+
+    Returns:
+        The network with its weights refitted, and which of its prunable channels stay.
+    """
+    full = np.ones(len(prunable), bool)
+    seen = Evidence(
+        prunable, full, inputs=inputs, usage=settings.usage, seed=settings.seed, **evidence
+    )
+    keep = settings.budget(prunable).choose(full, score(settings.importance, seen), 1.0 - fraction)
+    if find_importance(settings.importance).refits:
+        network = refitted(prunable.graph, prunable.in_graph(keep), inputs, settings.seed)
+        prunable = dataclasses.replace(prunable, graph=prunable.graph.of(network))
+    return prunable, keep
+
+
+def cut(
+    network: Network,
+    settings: PruningSettings,
+    fraction: float,
+    inputs: np.ndarray | None = None,
+    **evidence: Any,
+) -> Network:
+    """A smaller network: the least important channels removed, the rest refitted.
+
+    Args:
+        network: A network whose outputs have task names.
+        settings: How it is pruned.
+        fraction: The share of the settings' measure that goes, 0..1.
+        inputs: Calibration inputs `[samples, ...]`.
+        **evidence: Further fields of `Evidence`.
+
+    Raises:
+        UnreachableFraction: the floors do not allow it.
+        ValueError: nothing of the network can be pruned.
+    """
+    prunable = find_prunable(network)
+    check_reachable(prunable, settings, fraction)
+    prunable, keep = choose(prunable, settings, fraction, inputs, **evidence)
+    return remove_channels(prunable.graph, prunable.in_graph(keep)).network

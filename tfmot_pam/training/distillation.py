@@ -1,0 +1,187 @@
+"""Distillation: what students of some tasks are trained towards, made once for many of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmot_pam.data import Batches, Samples
+from tfmot_pam.training.feed import Feed
+from tfmot_pam.training.heads import output_kind
+from tfmot_pam.training.objective import Objective, set_objective
+from tfmot_pam.training.usage import StepTasks
+
+
+class Distillation:
+    """The losses of some tasks and the feed of their targets, for students with the same outputs.
+
+    Args:
+        objectives: What each task is trained towards, in task order.
+        sample: Some samples of the data, which give its types.
+        input_shape: Shape of one input without the batch dimension.
+        seed: Seed of the students' dropout.
+    """
+
+    def __init__(
+        self,
+        objectives: Mapping[str, Objective],
+        sample: Samples,
+        input_shape: tuple[int | None, ...],
+        seed: int = 0,
+    ):
+        self.objectives = dict(objectives)
+        self.feed = Feed(self.objectives, sample, input_shape)
+        self._sample, self._input_shape, self._seed = sample, input_shape, seed
+
+    def only(self, tasks: Sequence[str]) -> Distillation:
+        """The distillation of some of the tasks."""
+        return Distillation(
+            {task: self.objectives[task] for task in tasks},
+            self._sample.only(tasks),
+            self._input_shape,
+            self._seed,
+        )
+
+    def train(
+        self,
+        student: keras.Model,
+        views: Sequence[Any],
+        epochs: int,
+        *,
+        batch_size: int,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+        steps: StepTasks,
+        optimizer: str | keras.optimizers.Optimizer | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        validation_data: Any = None,
+        seed: int = 0,
+        first_epoch: int = 0,
+        verbose: str | int = 0,
+    ) -> keras.Model:
+        """Trains a copy of a student and returns it, not compiled.
+
+        Args:
+            student: A functional model with a dict of outputs by task, or with one output.
+            views: Data from `feed.prepare`; epochs take their turns with them.
+            epochs: Passes over one view.
+            batch_size: Samples per step from each array data set.
+            learning_rate: Starting rate, falling to 0 along a cosine; or a Keras schedule.
+            steps: Which tasks each step serves.
+            optimizer: As in `fine_tune`.
+            callbacks: Keras callbacks.
+            validation_data: The user's data for the validation losses.
+            seed: Seed of the shuffling.
+            first_epoch: The number of the first epoch, where training goes on.
+            verbose: As in `keras.Model.fit`.
+        """
+        trainer = _copy(student, tuple(self.objectives), self._seed)
+        outputs = trainer.output
+        training, batches = self.feed.open(views, batch_size, steps, seed, first_epoch)
+        validation = None
+        if validation_data is not None:
+            validation, _ = self.feed.open(
+                [self.feed.prepare(validation_data, batch_size)], batch_size
+            )
+        trainer.compile(
+            optimizer=_optimizer(optimizer, learning_rate, batches, epochs),
+            loss={task: objective.loss for task, objective in self.objectives.items()},
+            jit_compile=False,
+        )
+        with self.feed.original_errors():
+            trainer.fit(
+                training,
+                epochs=epochs,
+                callbacks=list(callbacks),
+                validation_data=validation,
+                shuffle=False,
+                verbose=verbose,
+            )
+        # The same layers once more, without the compile state.
+        if not isinstance(student.output, Mapping):
+            (outputs,) = outputs.values()
+        return type(trainer)(trainer.input, outputs, name=trainer.name)
+
+
+def set_up(
+    outputs: Mapping[str, tuple[tuple[int | None, ...], str]],
+    sample: Samples,
+    teachers: Mapping[str, Any],
+    input_shape: tuple[int | None, ...],
+    *,
+    label_weight: float = 0.3,
+    losses: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Distillation:
+    """The distillation of teachers into students.
+
+    Args:
+        outputs: For each task the shape of one output and what `output_kind` says of it.
+        sample: Some samples of the data, from which loss scales are measured.
+        teachers: The original models by task; tasks without one learn from labels alone.
+        input_shape: Shape of one input without the batch dimension.
+        label_weight: Share of the labels in the loss of a task that has a teacher too.
+        losses: Keras losses for the labels of some tasks.
+        seed: Seed of the students' dropout.
+    """
+    objectives = {
+        task: set_objective(
+            task,
+            sample.by_task[task],
+            shape,
+            kind,
+            teacher=teachers.get(task),
+            label_weight=label_weight,
+            label_loss=(losses or {}).get(task),
+        )
+        for task, (shape, kind) in outputs.items()
+    }
+    return Distillation(objectives, sample, input_shape, seed)
+
+
+def task_outputs(
+    model: keras.Model, tasks: Sequence[str]
+) -> dict[str, tuple[tuple[int | None, ...], str]]:
+    """For each task of a functional model the shape of one output and its kind."""
+    if isinstance(model.output, Mapping):
+        return {t: (tuple(model.output[t].shape[1:]), output_kind(model, t)) for t in tasks}
+    (task,) = tasks
+    return {task: (tuple(model.outputs[0].shape[1:]), output_kind(model))}
+
+
+def _with_task_outputs(model: keras.Model, tasks: tuple[str, ...]) -> keras.Model:
+    """The model with a dict of outputs by task, its layers shared."""
+    if isinstance(model.output, Mapping):
+        return model
+    outputs = dict(zip(tasks, keras.tree.flatten(model.output), strict=True))
+    return type(model)(model.input, outputs, name=model.name)
+
+
+def _copy(student: keras.Model, tasks: tuple[str, ...], seed: int) -> keras.Model:
+    """Returns a model of the same weights with a dict of outputs, whose dropout is seeded."""
+    weights = student.get_weights()
+    student = keras.models.clone_model(student)
+    student.set_weights(weights)
+    student = _with_task_outputs(student, tasks)
+    # A clone's dropout layers draw a seed from Python's global generator; this makes it ours.
+    known = {id(variable) for variable in student.weights}
+    rng = np.random.default_rng(seed)
+    for variable in student.variables:
+        if id(variable) not in known:
+            variable.assign(rng.integers(0, 2**31, variable.shape).astype(variable.dtype))
+    return student
+
+
+def _optimizer(
+    optimizer: Any, learning_rate: Any, batches: Batches, epochs: int
+) -> keras.optimizers.Optimizer:
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        return type(optimizer).from_config(optimizer.get_config())
+    if not isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+        # A stream that does not know its length is read once to count it.
+        steps = batches.steps or sum(1 for _ in batches.epoch(0))
+        learning_rate = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
+    config = {"class_name": optimizer or "adam", "config": {"learning_rate": learning_rate}}
+    return keras.optimizers.get(config)
