@@ -22,7 +22,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 from absl import app, flags
 
@@ -60,38 +59,12 @@ FIELDS = [
 ]
 
 
-def networks(name: str, seed: int, splits, folder: pathlib.Path) -> dict[str, keras.Model]:
-    """The suite's trained networks by task, from files where there are any."""
-    suite, found = suites.SUITES[name], {}
-    for task in suite.outputs:
-        path = folder / "networks" / f"{name}-{seed}-{task}.keras"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            suites.train(suite, task, splits, seed).save(path)
-        found[task] = keras.saving.load_model(path, compile=False)
-    return found
-
-
-def losses(suite, models, model, split) -> dict[str, tuple[float, float]]:
-    """Points lost on a split against the single networks by task, and their standard errors."""
-    x, labels = split
-    outputs = model.predict(x, batch_size=256, verbose=0)
-    found = {}
-    for task in outputs:
-        alone = models[task].predict(x, batch_size=256, verbose=0)
-        drops = suites.scores(suite, task, alone, labels[task]) - suites.scores(
-            suite, task, outputs[task], labels[task]
-        )
-        found[task] = (float(drops.mean()), float(drops.std() / np.sqrt(len(drops))))
-    return found
-
-
 def run_cell(settings: Mapping[str, Any]) -> None:
     """Runs one seed of a suite and writes its rows."""
     name, seed, effort = settings["suite"], settings["seed"], settings["effort"]
     suite, folder = suites.SUITES[name], pathlib.Path(settings["work_dir"])
     splits = suite.load(pathlib.Path(settings["data_dir"]), seed)
-    models = networks(name, seed, splits, folder)
+    models = suites.networks(name, seed, splits, folder)
     label = f"{name}-{seed}-{effort}"
     arms = settings["arms"]
     began = time.perf_counter()
@@ -137,7 +110,7 @@ def run_cell(settings: Mapping[str, Any]) -> None:
             arm.start,
             arm.accepted,
             arm.costs,
-            losses(suite, models, arm.model, splits["test"]),
+            suites.losses(suite, models, arm.model, splits["test"]),
             epochs=arm.epochs,
             training_macs=f"{arm.training_macs:.3e}",
             seconds=round(arm.seconds),
@@ -145,7 +118,7 @@ def run_cell(settings: Mapping[str, Any]) -> None:
     envelope = result.portfolio()
     lost = {}
     for chosen, (_, model) in envelope.items():
-        for task, loss in losses(suite, models, model, splits["test"]).items():
+        for task, loss in suites.losses(suite, models, model, splits["test"]).items():
             lost[f"{task} in {chosen}"] = loss
     costs = {chosen: tfmot_pam.cost(model).macs for chosen, (_, model) in envelope.items()}
     total = {"epochs": sum(arm.epochs for arm in result.arms), "training_macs": "", "seconds": ""}

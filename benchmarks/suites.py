@@ -276,3 +276,31 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         "motion": Suite(_motion, _motion_net, {"activity": 6, "subject": 24, "height": 1}, 12, 24),
     }
 )
+
+
+def networks(name: str, seed: int, splits, folder: pathlib.Path) -> dict[str, keras.Model]:
+    """The suite's trained networks by task, from files where there are any."""
+    suite, found = SUITES[name], {}
+    for task in suite.outputs:
+        path = folder / "networks" / f"{name}-{seed}-{task}.keras"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            train(suite, task, splits, seed).save(path)
+        found[task] = keras.saving.load_model(path, compile=False)
+    return found
+
+
+def losses(
+    suite: Suite, models, model: keras.Model, split: Split
+) -> dict[str, tuple[float, float]]:
+    """Points lost on a split against the single networks by task, and their standard errors."""
+    x, labels = split
+    outputs = model.predict(x, batch_size=256, verbose=0)
+    found = {}
+    for task in outputs:
+        alone = models[task].predict(x, batch_size=256, verbose=0)
+        drops = scores(suite, task, alone, labels[task]) - scores(
+            suite, task, outputs[task], labels[task]
+        )
+        found[task] = (float(drops.mean()), float(drops.std() / np.sqrt(len(drops))))
+    return found

@@ -20,7 +20,7 @@ from keras import layers
 import tfmot_pam
 from tests.small_nets import all_outputs
 from tfmot_pam.graph.generation import is_tf_keras
-from tfmot_pam.pipeline.accuracy import Judgement, sample_scores
+from tfmot_pam.pipeline.accuracy import Judgement, constant_accuracy, sample_scores
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.identity import digest
 
@@ -248,6 +248,47 @@ def test_nothing_is_kept_that_breaks_a_tolerance(models):
     chosen = min((row for row in rounds if row.accepted), key=lambda row: row.macs)
     assert chosen.lost["sum"] <= 0
     assert tfmot_pam.cost(found.model).macs == chosen.macs
+
+
+def test_an_original_that_knows_nothing_is_named(models):
+    keras.utils.set_random_seed(5)
+    inputs = keras.Input((8,))
+    hidden = layers.Dense(4, activation="relu")(inputs)
+    flat = layers.Dense(2, kernel_initializer="zeros", activation="softmax", name="sum")(hidden)
+    untrained = {"sign": models["sign"], "sum": keras.Model(inputs, flat)}
+    options = {**APART, "effort": 1, "target": 0.9}
+    with pytest.warns(UserWarning, match="model of 'sum' has not learnt.*outputs do not depend"):
+        tfmot_pam.compress(untrained, samples(), 0.5, **options)
+    x, labels = samples()
+    shuffled = {"sign": 1 - labels["sign"]}
+    with pytest.warns(UserWarning, match="model of 'sign' has not learnt its task"):
+        tfmot_pam.compress(models["sign"], (x, shuffled), 0.5, **options)
+
+
+def test_constant_answers_in_closed_form():
+    assert constant_accuracy("classes", np.array([0, 2, 2, 1])) == 0.5
+    assert constant_accuracy("distribution", np.eye(3)[[0, 2, 2, 1]]) == 0.5
+    assert constant_accuracy("binary", np.array([[1, 0], [1, 1], [1, 0], [0, 0]])) == 0.75
+    assert constant_accuracy("binary", np.array([[1], [-1], [-1], [-1]])) == 0.75
+    assert constant_accuracy("real", np.array([1.0, 2.0])) == 0.0
+
+
+def test_the_same_seed_gives_the_same_result(models):
+    x, labels = samples()
+    data = (x, {"sign": labels["sign"]})
+    options = {**QUICK, "effort": 3, "target": 0.6, "augment": lambda x, rng: x + 0.01}
+    one, two = (tfmot_pam.compress(models["sign"], data, 0.2, **options) for _ in range(2))
+    other = tfmot_pam.compress(models["sign"], data, 0.2, **{**options, "seed": 9})
+    weights = [
+        np.concatenate([w.ravel() for w in found.model.get_weights()])
+        for found in (one, two, other)
+    ]
+    # To rounding: sums over threads have no fixed order.
+    np.testing.assert_allclose(weights[0], weights[1], atol=1e-5)
+    assert one.best.macs == two.best.macs
+    assert weights[2].shape != weights[0].shape or not np.allclose(
+        weights[2], weights[0], atol=1e-3
+    )
 
 
 def test_accuracies_in_closed_form():

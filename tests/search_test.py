@@ -137,8 +137,8 @@ def test_trims_start_from_the_best_network_and_shrink_when_refused():
 
 def test_where_nothing_is_hopeful_the_best_network_gets_the_tail():
     rounds = [
-        round_of(0, "start", None, ratio=30.0),
-        round_of(1, "warm", 0, epochs=10, ratio=5.0),
+        round_of(0, "start", None, ratio=30.0, accepted=False),
+        round_of(1, "warm", 0, epochs=10, ratio=5.0, accepted=False),
     ]
     assert next_action(rounds, allot(48, True), None) == Action("tail", 1, 5)
     refused = round_of(2, "tail", 1, epochs=5, ratio=5.0, accepted=False)

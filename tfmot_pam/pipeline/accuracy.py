@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -50,6 +51,20 @@ def sample_scores(kind: str, outputs: np.ndarray, labels: np.ndarray) -> np.ndar
     """One number a sample, `[n]`; their mean is the accuracy, or R^2 for real-valued labels."""
     scores = np.asarray(SCORES[kind](outputs, labels), np.float64)
     return scores.reshape(len(scores), -1).mean(axis=1)
+
+
+def constant_accuracy(kind: str, labels: np.ndarray) -> float:
+    """The accuracy of the best constant answer: what a network that has learnt nothing reaches."""
+    if kind == "real":
+        return 0.0
+    if kind == "binary":
+        positive = labels > (0.5 if labels.min() >= 0.0 else 0.0)
+        share = positive.reshape(len(labels), -1).mean(axis=0)
+        return float(np.maximum(share, 1.0 - share).mean())
+    if kind == "distribution":
+        labels = labels.argmax(axis=-1)
+    _, counts = np.unique(labels, return_counts=True)
+    return float(counts.max() / counts.sum())
 
 
 def predict(model: keras.Model, samples: Samples) -> dict[str, np.ndarray]:
@@ -126,6 +141,23 @@ class Examination:
                 named = label_kind(own.y, kind, tuple(outputs.shape[1:]), task)
                 self._labels[task] = (named, np.asarray(own.y))
             self._scores[task] = sample_scores(*self._arguments(task, outputs))
+            self._warn_of_useless(task, outputs)
+
+    def _warn_of_useless(self, task: str, outputs: np.ndarray) -> None:
+        """A network that knows nothing of its task would make every tolerance meaningless."""
+        accuracy = float(self._scores[task].mean())
+        kind, labels = self._labels[task]
+        least = constant_accuracy(kind, labels)
+        varied = len(outputs) < 2 or bool(np.ptp(outputs, axis=0).max() > 1e-6)
+        if varied and (labels is outputs or accuracy > least):
+            return
+        warnings.warn(
+            f"The model of {task!r} has not learnt its task: its validation accuracy is "
+            f"{accuracy:.4f}, a constant answer reaches {least:.4f}"
+            f"{'' if varied else ', and its outputs do not depend on the inputs'}. Train it "
+            "longer, or check that the data and the labels are those that it was trained on.",
+            stacklevel=4,
+        )
 
     def _arguments(self, task: str, outputs: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
         kind, labels = self._labels[task]

@@ -126,7 +126,9 @@ def _up_to(fraction: float, found: Round, target: float | None) -> float:
 def _next_place(path: Sequence[Round], tails: Sequence[Round]) -> int | None:
     """The place on the path that the next tail starts from; None where bisection is at its end."""
     places = {found.number: place for place, found in enumerate(path)}
-    low = max((places[found.parent] for found in tails if found.accepted), default=-1)
+    held = [found.number for found in path if found.accepted]
+    held += [found.parent for found in tails if found.accepted]
+    low = max((places[number] for number in held), default=-1)
     high = min((places[found.parent] for found in tails if not found.accepted), default=len(path))
     if tails:
         return (low + high) // 2 if high - low > 1 else None
