@@ -109,7 +109,7 @@ def run_cell(settings: Mapping[str, Any]) -> None:
             arm.name,
             arm.start,
             arm.accepted,
-            arm.costs,
+            arm.macs,
             suites.losses(suite, models, arm.model, splits["test"]),
             epochs=arm.epochs,
             training_macs=f"{arm.training_macs:.3e}",
@@ -134,6 +134,7 @@ def run_cell(settings: Mapping[str, Any]) -> None:
         "rows": rows,
         "verdict": result.verdict,
         "probes": dict(result.probes),
+        "trial_epochs": result.trial_epochs,
         "seconds": round(time.perf_counter() - began),
     }
     (folder / "cells").mkdir(parents=True, exist_ok=True)

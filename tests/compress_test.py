@@ -103,24 +103,24 @@ def test_all_arms_have_the_same_effort(result):
 
 def test_the_result_is_never_dearer_than_separate_pruning(result):
     separate = result.arms[0]
-    assert result.best.macs <= separate.macs
+    assert result.best.cost <= separate.cost
     pays = "pays" if result.best is not separate else "does not pay"
     assert f"Merging {pays}" in result.verdict
     for chosen, (name, network) in result.portfolio().items():
-        least = min(arm.costs[chosen] for arm in result.arms if arm.accepted)
+        least = min(arm.macs[chosen] for arm in result.arms if arm.accepted)
         assert tfmot_pam.cost(network).macs == least
         assert name in ("separate", "trunk", "mixed")
 
 
 def test_the_result_is_what_its_best_arm_says(result, models):
     report = tfmot_pam.report(result.model, originals=models)
-    assert report.expected_macs == pytest.approx(result.best.macs)
+    assert report.expected_macs == pytest.approx(result.best.cost)
     assert result.report.expected_macs == report.expected_macs
     assert set(result.models) == {("sign",), ("sum",), ("sign", "sum")}
     x = samples()[0][:5]
     whole = result.model(x)
     for chosen, network in result.models.items():
-        assert tfmot_pam.cost(network).macs == result.best.costs[chosen]
+        assert tfmot_pam.cost(network).macs == result.best.macs[chosen]
         for task in chosen:
             np.testing.assert_allclose(network(x)[task], whole[task], atol=1e-6)
 
@@ -150,8 +150,8 @@ def test_the_separate_arm_is_pruning_each_network_alone(models):
         chosen = tfmot_pam.select_tasks(together.model, task)
         found, expected = chosen.predict(x, verbose=0)[task], alone.model.predict(x, verbose=0)
         np.testing.assert_allclose(found, expected, atol=1e-4)
-        total += alone.best.macs
-    assert together.best.costs["sign", "sum"] == total
+        total += alone.best.cost
+    assert together.best.macs["sign", "sum"] == total
 
 
 @pytest.mark.parametrize("importance", ["taylor", "magnitude"])
@@ -194,6 +194,20 @@ def test_arms_and_methods_of_ones_own(models):
     halves = 12 * 8 + 8 * 12
     first = found.best.rounds["sign", "sum"][0]
     assert first.macs == pytest.approx(halves + 2 * 8 * 4 / 3)
+
+
+def test_of_many_starts_the_promising_ones_are_tried(models):
+    x, labels = samples()
+    third = dict(models, third=model("sign", 3))
+    data = (x, {**labels, "third": labels["sign"]})
+    found = tfmot_pam.compress(
+        third, data, 0.5, arms=["stem"], target=0.6, **{**QUICK, "effort": 1}
+    )
+    # Six starts: two heights for each of three donors.
+    assert len(found.probes) == 2
+    assert found.best.start == min(found.probes, key=found.probes.get)
+    assert found.trial_epochs == 2
+    assert len(found.best.macs) == 7
 
 
 def test_other_views_are_seen_with_their_teachers_outputs(models):
@@ -482,6 +496,8 @@ def test_options_that_differ_have_different_digests(one, other):
         ({"target": 0.0}, ValueError, "`target` is a share"),
         ({"effort": 0}, ValueError, "`effort` must be"),
         ({"views": 0}, ValueError, "`views` must be"),
+        ({"fine_tune_options": {"batch_size": 0}}, ValueError, "`batch_size` must be"),
+        ({"fine_tune_options": {"learning_rate": "fast"}}, ValueError, "number above 0"),
         ({"fine_tune_options": {"epochs": 3}}, ValueError, r"unknown entries \['epochs'\]"),
         ({"usage": {("sign",): 0.4}}, ValueError, "must sum to 1"),
         ({"importance": "luck"}, ValueError, "Unknown `importance`"),

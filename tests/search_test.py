@@ -15,6 +15,7 @@ def round_of(number, stage, parent, *, epochs=0, share=1.0, ratio=0.0, accepted=
         number=number,
         stage=stage,
         parent=parent,
+        cost=share,
         macs=share,
         share=share,
         accuracy={},

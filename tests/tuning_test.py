@@ -13,10 +13,10 @@ from tests import small_nets
 from tests.lowering_test import grouped
 from tflite_export import exporter, tuning, verify
 from tflite_export.converter import convert
-from tflite_export.estimate import estimated_cost
 from tflite_export.quantization import QUANTIZATIONS
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
+from tfmot_pam.graph.time_model import estimated_time
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_network_with_nothing_to_lower():
 def _cost_of(width, kind="Conv2D"):
     image = keras.Input((4, 4, width if kind == "DepthwiseConv2D" else 2), name="image")
     layer = layers.Conv2D(width, 1) if kind == "Conv2D" else layers.DepthwiseConv2D(3)
-    return estimated_cost(read(keras.Model(image, {"a": layer(image)}))) - 80_000
+    return estimated_time(read(keras.Model(image, {"a": layer(image)}))) - 80_000
 
 
 def test_estimate_counts_whole_tiles():
@@ -67,7 +67,7 @@ def test_estimate_counts_what_is_moved_and_calls():
     joined = layers.Add()([layers.Concatenate()([one, other]), third])
     network = read(keras.Model(image, {"a": joined}))
     expected = 16 * 2 * 128 + 12 * 16 * 64 * 2 + 5 * 80_000
-    assert estimated_cost(network) == pytest.approx(expected)
+    assert estimated_time(network) == pytest.approx(expected)
 
 
 def _two_groups(places, shared, own, kernel=3):

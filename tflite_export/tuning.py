@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tflite_export.estimate import estimated_cost
 from tflite_export.latency import measure_latency
 
 if TYPE_CHECKING:
@@ -31,14 +30,17 @@ Costs = Callable[["Sequence[Network]", "Convert | None"], "Sequence[float]"]
 def estimated(networks: Sequence[Network], convert: Convert | None) -> list[float]:
     """What networks cost by a rule of thumb, in time and in size.
 
-    1 % of the time (see `estimated_cost`) is worth 2 % of the parameters.
+    1 % of the time (see `tfmot_pam.graph.time_model`) is worth 2 % of the parameters.
 
     Args:
         networks: Networks.
         convert: Not used.
     """
+    # Here and not above: running and measuring files shall not load Keras.
+    from tfmot_pam.graph.time_model import estimated_time
+
     del convert
-    return [estimated_cost(network) * _parameters(network) ** 0.5 for network in networks]
+    return [estimated_time(network) * _parameters(network) ** 0.5 for network in networks]
 
 
 def measured(networks: Sequence[Network], convert: Convert | None) -> list[float]:

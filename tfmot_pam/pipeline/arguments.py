@@ -58,14 +58,23 @@ def check_count(name: str, value: Any) -> None:
 
 
 def check_training_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The options of training, after their names were found to be known."""
+    """The options of training, after they were found to be known and in range."""
     unknown = [name for name in options or {} if name not in TRAINING_OPTIONS]
     if unknown:
         raise ValueError(
             f"`fine_tune_options` has the unknown entries {unknown}. Expected some of "
             f"{list(TRAINING_OPTIONS)}; compress() sets the rest itself. Leave them out."
         )
-    return dict(options or {})
+    found = dict(options or {})
+    if "batch_size" in found:
+        check_count("batch_size", found["batch_size"])
+    rate = found.get("learning_rate", 1.0)
+    if not isinstance(rate, numbers.Real) or not rate > 0:
+        raise ValueError(
+            f"`learning_rate` must be a number above 0. Received: {rate!r}. compress() lets it "
+            "fall itself: pass the rate to start from, such as 1e-3."
+        )
+    return found
 
 
 def _check_share(name: str, value: Any, least_allowed: bool = False) -> None:

@@ -27,6 +27,12 @@ from tfmot_pam.pipeline.arms import ARMS, AUTO, Arm, ArmPart, ArmStart, find_arm
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.identity import digest, identity
 from tfmot_pam.pipeline.inputs import make_views, originals_by_task, split
+from tfmot_pam.pipeline.price import (
+    check_measure,
+    combination_costs,
+    expected_cost,
+    original_costs,
+)
 from tfmot_pam.pipeline.problem import Problem, Training
 from tfmot_pam.pipeline.result import ArmResult, CompressionResult, cheapest, verdict
 from tfmot_pam.pipeline.search import Action, Search, allot
@@ -39,6 +45,7 @@ from tfmot_pam.training.heads import output_kind
 _BATCH, _SCALE_SAMPLES = 256, 256
 # A trial of a start: its share of the originals' computation, and of the effort.
 _TRIAL_SHARE, _TRIAL_EFFORT = 0.3, 0.08
+_TRIALS = 4  # more starts than these are looked at before any training first
 
 
 def compress(
@@ -53,6 +60,7 @@ def compress(
     target: float | None = None,
     usage: Mapping[Sequence[str], float] | None = None,
     importance: Any = "reconstruction",
+    measure: str = "macs",
     augment: Callable[..., Any] | None = None,
     views: int = 4,
     merge_options: Mapping[str, Any] | None = None,
@@ -60,7 +68,7 @@ def compress(
     seed: int = 0,
     verbose: int | str = "auto",
 ) -> CompressionResult:
-    """Finds the network of least expected computation that does all tasks as the models do.
+    """Finds the network of least expected cost that does all tasks as the models do.
 
     Use it to go from trained models to a deployable network in one call; `merge`, `fine_tune`,
     `prune_channels` and `strip_pruning` are its parts. It searches several families of networks,
@@ -94,6 +102,9 @@ def compress(
         target: Stop at this share of the computation of the originals run one by one, 0..1.
         usage: Probability of each combination; default: all alike.
         importance: As in `prune_channels`.
+        measure: What is to become small: `"macs"`, or `"latency"`, an estimate of the time of one
+            thread in which channels count in whole tiles and every operation costs something:
+            small networks in many groups can have few MACs and take long.
         augment: `augment(x, rng) -> x`: other views of inputs that keep their labels, such as
             flipped images. Teachers see the same views.
         views: How many views are made of the training inputs, and kept in memory.
@@ -134,6 +145,7 @@ def compress(
     usage = None if usage is None else check_usage(usage, tasks)
     find_importance(importance)
     check_count("views", views)
+    check_measure(measure)
     chosen = None if arms == "auto" else find_arms(arms)
     options = check_training_options(fine_tune_options)
     training, validation = split(originals, data, validation_data)
@@ -143,18 +155,20 @@ def compress(
     problem = Problem(
         originals=originals,
         goal=goal,
-        settings=PruningSettings(importance=importance, measure="macs", usage=usage, seed=seed),
+        settings=PruningSettings(importance=importance, measure=measure, usage=usage, seed=seed),
         usage=usage,
         training=Training(**options, seed=seed),
         samples=training,
         views=prepared,
         distillation=distillation,
         examination=Examination(originals, validation),
+        original_costs=original_costs({t: read(m) for t, m in originals.items()}, measure),
     )
     described = {
         "goal": goal,
         "usage": usage,
         "importance": importance,
+        "measure": measure,
         "views": [augment, views],
         "merge": merge_options,
         "fine_tune": fine_tune_options,
@@ -200,6 +214,8 @@ class _Compression:
         self.problem, self.merge_options = problem, merge_options
         self.directory, self.known, self.verbose = directory, known, verbose
         self.probes: dict[str, float] = {}
+        self.trial_epochs = 0
+        self.searches: dict[str, Search] = {}
 
     def run(self, arms: Sequence[Arm] | None) -> CompressionResult:
         if arms is None:
@@ -219,23 +235,45 @@ class _Compression:
         for arm, start in starts:
             _check_start(arm, start, self.problem.tasks)
         if len(starts) > 1:
-            for _, start in starts:
+            promising = self._promising(starts)
+            for _, start in promising:
                 self.probes[start.name] = self._trial(start)
-            starts.sort(key=lambda pair: self.probes[pair[1].name])
+            starts = sorted(promising, key=lambda pair: self.probes[pair[1].name])
         arm, start = starts[0]
         return self._searched(arm.name, start)
 
-    def _trial(self, start: ArmStart) -> float:
-        """The loss of a start that was cut and trained a little, in units of the tolerance."""
+    def _promising(self, starts: list[tuple[Arm, ArmStart]]) -> list[tuple[Arm, ArmStart]]:
+        """Of many starts the two of each arm that lose least before any training."""
+        if len(starts) <= _TRIALS:
+            return starts
+        losses = {start.name: self._untrained_loss(start) for _, start in starts}
+        starts = sorted(starts, key=lambda pair: losses[pair[1].name])
+        kept: dict[str, list[tuple[Arm, ArmStart]]] = {}
+        for arm, start in starts:
+            kept.setdefault(arm.name, []).append((arm, start))
+        return [pair for found in kept.values() for pair in found[:2]]
+
+    def _untrained_loss(self, start: ArmStart) -> float:
+        """The loss of a start before any training, in units of the tolerance."""
         worst = 0.0
         for part in start.parts:
             search = self._search(start, part, "trial")
             if not search.rounds:
                 search.take(Action("start", None, 0))
+            worst = max(worst, search.rounds[0].ratio)
+        return worst
+
+    def _trial(self, start: ArmStart) -> float:
+        """The loss of a start that was cut and trained a little, in units of the tolerance."""
+        self._untrained_loss(start)
+        worst = 0.0
+        for part in start.parts:
+            search = self._search(start, part, "trial")
             if len(search.rounds) == 1:
                 epochs = max(1, round(_TRIAL_EFFORT * search.allotment.total))
                 share = search.rounds[0].share
                 search.take(Action("cut", 0, epochs, max(0.0, 1.0 - _TRIAL_SHARE / share)))
+            self.trial_epochs += search.rounds[-1].epochs
             worst = max(worst, search.rounds[-1].ratio)
         return worst
 
@@ -255,7 +293,10 @@ class _Compression:
         model = models[0]
         if len(models) > 1:
             model = emit(juxtapose([read(found) for found in models], self.problem.tasks))
-        table = report(model, originals=self.problem.originals, usage=self.problem.usage)
+        network = read(model)
+        macs, times = (combination_costs(network, measure) for measure in ("macs", "latency"))
+        costs = times if self.problem.measure == "latency" else macs
+        cost = expected_cost(costs, self.problem.usage)
         rounds = {tasks: tuple(search.rounds) for tasks, search in searches.items()}
         every = [row for rows in rounds.values() for row in rows]
         return ArmResult(
@@ -263,9 +304,10 @@ class _Compression:
             start=start.name,
             model=model,
             accepted=accepted,
-            macs=table.expected_macs,
-            share=table.expected_macs / table.expected_original_macs,
-            costs={row.tasks: row.macs for row in table.rows},
+            cost=cost,
+            share=cost / expected_cost(self.problem.original_costs, self.problem.usage),
+            macs=macs,
+            times=times,
             accuracy={task: row.accuracy[task] for row in chosen for task in row.accuracy},
             rounds=rounds,
             epochs=sum(row.epochs for row in every),
@@ -277,13 +319,15 @@ class _Compression:
         problem = self.problem.only(part.tasks)
         label = "-".join([purpose, start.name, *(part.tasks if len(start.parts) > 1 else ())])
         folder = None if self.directory is None else self.directory / _folder_name(label)
-        return Search(
-            problem,
-            lambda: self._merged(problem, part),
-            allot(problem.goal.effort * len(part.tasks), part.method is not None),
-            Checkpoints(folder, {**self.known, "start": digest(part)}),
-            lambda text: self._say(f"{label}: {text}"),
-        )
+        if label not in self.searches:
+            self.searches[label] = Search(
+                problem,
+                lambda: self._merged(problem, part),
+                allot(problem.goal.effort * len(part.tasks), part.method is not None),
+                Checkpoints(folder, {**self.known, "start": digest(part)}),
+                lambda text: self._say(f"{label}: {text}"),
+            )
+        return self.searches[label]
 
     def _merged(self, problem: Problem, part: ArmPart) -> keras.Model:
         if part.method is None:
@@ -311,9 +355,18 @@ class _Compression:
             accuracy=_shown(best.accuracy),
             original_accuracy=_shown(alone),
         )
-        told = verdict(arms)
+        told = verdict(arms, self.problem.measure)
         self._say(told)
-        return CompressionResult(best.model, arms, alone, table, told, dict(self.probes))
+        return CompressionResult(
+            model=best.model,
+            arms=arms,
+            measure=self.problem.measure,
+            original_accuracy=alone,
+            report=table,
+            verdict=told,
+            probes=dict(self.probes),
+            trial_epochs=self.trial_epochs,
+        )
 
     def _say(self, text: str) -> None:
         if self.verbose:

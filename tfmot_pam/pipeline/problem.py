@@ -50,6 +50,7 @@ class Problem:
         views: Prepared views of them, with targets.
         distillation: The losses of the tasks.
         examination: Validation samples, and what counts as right on them.
+        original_costs: What running the originals of every combination costs in the measure.
     """
 
     originals: Mapping[str, keras.Model]
@@ -61,6 +62,12 @@ class Problem:
     views: Sequence[Samples]
     distillation: Distillation
     examination: Examination
+    original_costs: Mapping[tuple[str, ...], float]
+
+    @property
+    def measure(self) -> str:
+        """What the compression goes by."""
+        return self.settings.measure
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -99,6 +106,11 @@ class Problem:
             samples=self.samples.only(tasks),
             views=tuple(view.only(tasks) for view in self.views),
             distillation=self.distillation.only(tasks),
+            original_costs={
+                chosen: cost
+                for chosen, cost in self.original_costs.items()
+                if set(chosen) <= {*tasks}
+            },
         )
 
     def calibration(self, count: int) -> np.ndarray:

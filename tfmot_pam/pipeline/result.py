@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import keras
 
 from tfmot_pam.graph.selection import combinations, select_tasks
+from tfmot_pam.pipeline.price import PRICES
 from tfmot_pam.reporting.result import Report
 
 TaskSet = tuple[str, ...]
@@ -27,8 +28,9 @@ class Round:
         stage: `start`, `warm` (trained before anything is removed), `cut` (channels removed and
             trained on at a steady rate), `tail` (trained on while the rate falls) or `trim` (both).
         parent: The number of the round whose network it took, None for the first.
-        macs: Expected multiply-accumulates per run.
+        cost: Expected cost per run, in the measure that the compression goes by.
         share: The same as a share of running the original models one by one.
+        macs: Expected multiply-accumulates per run.
         accuracy: Validation accuracy by task, 0..1 (R^2 for real-valued targets).
         lost: What of it was lost on the half of the samples that choices are made by.
         ratio: The largest of these losses in units of its tolerance.
@@ -42,8 +44,9 @@ class Round:
     number: int
     stage: str
     parent: int | None
-    macs: float
+    cost: float
     share: float
+    macs: float
     accuracy: Mapping[str, float]
     lost: Mapping[str, float]
     ratio: float
@@ -60,12 +63,13 @@ class ArmResult:
     Args:
         name: The arm.
         start: Where its search started.
-        model: The network of least expected computation within the tolerances; where there is
+        model: The network of least expected cost within the tolerances; where there is
             none, the one that came closest.
         accepted: Whether it is within them.
-        macs: Expected multiply-accumulates per run.
+        cost: Expected cost per run, in the measure that the compression goes by.
         share: The same as a share of running the original models one by one.
-        costs: Multiply-accumulates of each combination.
+        macs: Multiply-accumulates of each combination.
+        times: Estimated time of each combination, in multiply-accumulates of a convolution.
         accuracy: Validation accuracy by task.
         rounds: Every round, by the tasks that the searched network serves.
         epochs: Epochs of training, times networks trained.
@@ -77,9 +81,10 @@ class ArmResult:
     start: str
     model: keras.Model
     accepted: bool
-    macs: float
+    cost: float
     share: float
-    costs: Mapping[TaskSet, int]
+    macs: Mapping[TaskSet, float]
+    times: Mapping[TaskSet, float]
     accuracy: Mapping[str, float]
     rounds: Mapping[TaskSet, tuple[Round, ...]]
     epochs: int
@@ -89,23 +94,27 @@ class ArmResult:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CompressionResult:
-    """The network of least expected computation that keeps the accuracy, and how it was found.
+    """The network of least expected cost that keeps the accuracy, and how it was found.
 
     Args:
         model: The compressed model.
         arms: What each arm found, in the order in which they ran.
+        measure: What the costs are: `macs`, or `latency` (estimated time).
         original_accuracy: Validation accuracy of the original models by task.
         report: What every combination costs, against the original models.
         verdict: Whether merging pays, in words.
         probes: The loss of each start in a short trial, in units of the tolerance.
+        trial_epochs: Epochs of all trials together, which no arm counts.
     """
 
     model: keras.Model
     arms: tuple[ArmResult, ...]
+    measure: str
     original_accuracy: Mapping[str, float]
     report: Report
     verdict: str
     probes: Mapping[str, float]
+    trial_epochs: int
 
     @property
     def best(self) -> ArmResult:
@@ -118,22 +127,36 @@ class CompressionResult:
         return {chosen: select_tasks(self.model, chosen) for chosen in combinations(self.model)}
 
     def portfolio(self) -> dict[TaskSet, tuple[str, keras.Model]]:
-        """For every combination the arm that serves it with least computation, and its network.
+        """For every combination the arm that serves it at the least cost, and its network.
 
         A lower envelope: no single network can be below it, and it takes the space of several.
         """
         accepted = [arm for arm in self.arms if arm.accepted]
         result = {}
-        for chosen in self.best.costs:
-            arm = min(accepted, key=lambda arm, chosen=chosen: arm.costs[chosen])
+        for chosen in self.best.macs:
+            arm = min(accepted, key=lambda arm, chosen=chosen: self.costs_of(arm)[chosen])
             result[chosen] = (arm.name, select_tasks(arm.model, chosen))
         return result
+
+    def costs_of(self, arm: ArmResult) -> Mapping[TaskSet, float]:
+        """The cost of every combination in the measure that the compression went by."""
+        return arm.times if self.measure == "latency" else arm.macs
 
     def curve_csv(self) -> str:
         """Returns the trade-off curves as CSV text: a row a round, a column a task."""
         text = io.StringIO()
         tasks = list(self.original_accuracy)
-        fields = ["number", "stage", "parent", "epochs", "macs", "share", "ratio", "accepted"]
+        fields = [
+            "number",
+            "stage",
+            "parent",
+            "epochs",
+            "cost",
+            "share",
+            "macs",
+            "ratio",
+            "accepted",
+        ]
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["arm", "tasks", *fields, *tasks])
         for arm in self.arms:
@@ -175,9 +198,10 @@ class CompressionResult:
             values = {
                 field.name: getattr(arm, field.name)
                 for field in dataclasses.fields(arm)
-                if field.name not in ("model", "costs", "rounds")
+                if field.name not in ("model", "macs", "times", "rounds")
             }
-            values["costs"] = {"+".join(chosen): macs for chosen, macs in arm.costs.items()}
+            values["macs"] = {"+".join(chosen): macs for chosen, macs in arm.macs.items()}
+            values["times"] = {"+".join(chosen): time for chosen, time in arm.times.items()}
             values["rounds"] = {
                 "+".join(chosen): [dataclasses.asdict(row) for row in rounds]
                 for chosen, rounds in arm.rounds.items()
@@ -185,46 +209,49 @@ class CompressionResult:
             arms.append(values)
         return {
             "verdict": self.verdict,
+            "measure": self.measure,
             "original_accuracy": dict(self.original_accuracy),
             "probes": dict(self.probes),
+            "trial_epochs": self.trial_epochs,
             "arms": arms,
         }
 
 
 def cheapest(arms: tuple[ArmResult, ...]) -> ArmResult | None:
-    """The accepted arm of least expected computation, or None."""
-    return min((arm for arm in arms if arm.accepted), key=lambda arm: arm.macs, default=None)
+    """The accepted arm of least expected cost, or None."""
+    return min((arm for arm in arms if arm.accepted), key=lambda arm: arm.cost, default=None)
 
 
-def verdict(arms: tuple[ArmResult, ...]) -> str:
+def verdict(arms: tuple[ArmResult, ...], measure: str) -> str:
     """Whether merging pays, in words."""
+    unit = PRICES[measure][1]
+
+    def told(arm: ArmResult) -> str:
+        return f"{arm.cost / 1e6:.3f} M {unit}"
+
     best = cheapest(arms)
     separate = next((arm for arm in arms if arm.name == "separate"), None)
-    if len(best.costs) == 1:
-        return f"One task: {_millions(best.macs)}, {100 * best.share:.1f} % of the original's."
+    if len(best.macs) == 1:
+        return f"One task: {told(best)}, {100 * best.share:.1f} % of the original's."
     if separate is None:
         return (
-            f"'{best.start}' is the best of {[arm.name for arm in arms]}: {_millions(best.macs)} "
-            "expected. Whether merging pays was not measured: add 'separate' to `arms`."
+            f"'{best.start}' is the best of {[arm.name for arm in arms]}: {told(best)} expected. "
+            "Whether merging pays was not measured: add 'separate' to `arms`."
         )
-    others = [arm for arm in arms if arm is not separate and arm.accepted]
     if best is not separate:
         return (
-            f"Merging pays: '{best.start}' needs {separate.macs / best.macs:.2f}x less expected "
-            f"computation than separate pruning at equal effort ({_millions(best.macs)} against "
-            f"{_millions(separate.macs)})."
+            f"Merging pays: '{best.start}' costs {separate.cost / best.cost:.2f}x less than "
+            f"separate pruning at equal effort, in expectation ({told(best)} against "
+            f"{told(separate)})."
         )
-    rival = min(others, key=lambda arm: arm.macs, default=None)
+    others = [arm for arm in arms if arm is not separate and arm.accepted]
+    rival = min(others, key=lambda arm: arm.cost, default=None)
     what = (
         "no merged network was within the tolerances"
         if rival is None
-        else f"the best merged network, '{rival.start}', needs {_millions(rival.macs)}"
+        else f"the best merged network, '{rival.start}', costs {told(rival)}"
     )
     return (
-        f"Merging does not pay here: separate pruning needs {_millions(separate.macs)} expected, "
-        f"{what}. The result is the separate networks side by side."
+        f"Merging does not pay here: separate pruning costs {told(separate)} expected, {what}. The "
+        "result is the separate networks side by side."
     )
-
-
-def _millions(macs: float) -> str:
-    return f"{macs / 1e6:.3f} M MACs"

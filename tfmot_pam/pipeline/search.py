@@ -19,6 +19,7 @@ import keras
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
 from tfmot_pam.pipeline.checkpoints import Checkpoints
+from tfmot_pam.pipeline.price import combination_costs, expected_cost
 from tfmot_pam.pipeline.problem import Problem
 from tfmot_pam.pipeline.result import Round
 from tfmot_pam.pruning.at_once import UnreachableFraction, cut
@@ -26,7 +27,6 @@ from tfmot_pam.pruning.callbacks import UpdatePruningStep
 from tfmot_pam.pruning.importance import find_importance
 from tfmot_pam.pruning.prune import prune_channels, strip_pruning
 from tfmot_pam.pruning.schedules import Ramp
-from tfmot_pam.reporting.report import report
 
 _SAMPLES = 2048  # calibration inputs of a cut
 # The largest loss in units of its tolerance, and the share that a path removes below it.
@@ -73,7 +73,7 @@ class Action:
         stage: `start`, `warm`, `cut`, `tail` or `trim`.
         parent: The number of the round whose network is taken.
         epochs: Epochs of training.
-        fraction: Share of the expected computation that is removed first.
+        fraction: Share of the expected cost that is removed first.
     """
 
     stage: str
@@ -141,7 +141,7 @@ def _next_trim(rounds: Sequence[Round], epochs: int, target: float | None) -> Ac
     held = [found for found in rounds if found.accepted]
     if not held:
         return None
-    best = min(held, key=lambda found: found.macs)
+    best = min(held, key=lambda found: found.cost)
     refused = sum(found.stage == "trim" and not found.accepted for found in rounds)
     fraction = _TRIM * 0.5**refused
     if _reached(best, target) or fraction < _SMALLEST_TRIM:
@@ -201,9 +201,9 @@ class Search:
 
     @property
     def best(self) -> Round | None:
-        """The accepted round with the least expected computation, or None."""
+        """The accepted round of least expected cost, or None."""
         held = [found for found in self.rounds if found.accepted]
-        return min(held, key=lambda found: found.macs, default=None)
+        return min(held, key=lambda found: found.cost, default=None)
 
     def _trained(self, action: Action, weights: Mapping[str, float]) -> keras.Model:
         if action.stage == "start":
@@ -268,19 +268,22 @@ class Search:
     def _keep(self, action: Action, model: keras.Model, weights: Mapping[str, float]) -> None:
         problem = self.problem
         judged = problem.examination.judge(model)
-        table = report(model, originals=problem.originals, usage=problem.usage)
+        network = read(model)
+        macs = combination_costs(network, "macs")
+        cost = expected_cost(combination_costs(network, problem.measure), problem.usage)
         found = Round(
             number=len(self.rounds),
             stage=action.stage,
             parent=action.parent,
-            macs=table.expected_macs,
-            share=table.expected_macs / table.expected_original_macs,
+            cost=cost,
+            share=cost / expected_cost(problem.original_costs, problem.usage),
+            macs=expected_cost(macs, problem.usage),
             accuracy=judged.accuracy,
             lost=judged.lost,
             ratio=judged.ratio(problem.goal.tolerances),
             accepted=judged.within(problem.goal.tolerances),
             epochs=action.epochs,
-            training_macs=3.0 * action.epochs * problem.rows * max(row.macs for row in table.rows),
+            training_macs=3.0 * action.epochs * problem.rows * max(macs.values()),
             task_weights=dict(weights),
         )
         self._checkpoints.save(found.number, dataclasses.asdict(found), model)
@@ -294,6 +297,6 @@ class Search:
         self._say(
             f"{found.stage} {found.number}"
             f"{'' if found.parent is None else f' from {found.parent}'}: "
-            f"{100 * found.share:.1f} % of the originals' expected MACs, accuracy in %: "
+            f"{100 * found.share:.1f} % of the originals' expected cost, accuracy in %: "
             f"{losses}: {'kept' if found.accepted else 'not within tolerance'}"
         )

@@ -17,6 +17,7 @@ import numpy as np
 from tfmot_pam.graph.network import Tensor, iterate_tensors
 from tfmot_pam.pruning.channels import PrunableChannels
 from tfmot_pam.pruning.costs import WidthCosts, combination_weights, node_weights
+from tfmot_pam.pruning.time_costs import TimeCosts
 
 Scope = Literal["global", "per-layer"]
 
@@ -82,12 +83,23 @@ def _macs(prunable: PrunableChannels, costs: WidthCosts, usage) -> list[Measure]
     ]
 
 
+def _latency(prunable: PrunableChannels, costs: WidthCosts, usage) -> list[Measure]:
+    weights, times = node_weights(prunable, usage), TimeCosts(prunable)
+    return [
+        Measure(
+            "estimated time",
+            lambda keep: times.time(keep, weights),
+            lambda keep: times.marginal_time(keep, weights),
+        )
+    ]
+
+
 def _parameters(prunable: PrunableChannels, costs: WidthCosts, usage) -> list[Measure]:
     return [Measure("parameters", costs.parameters, costs.marginal_parameters)]
 
 
 MEASURES: Mapping[str, Callable[..., list[Measure]]] = MappingProxyType(
-    {"channels": _channels, "macs": _macs, "parameters": _parameters}
+    {"channels": _channels, "latency": _latency, "macs": _macs, "parameters": _parameters}
 )
 
 

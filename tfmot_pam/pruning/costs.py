@@ -20,7 +20,7 @@ Usage = Mapping[tuple[str, ...], float]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _CountedNode:
+class CountedNode:
     """A node that costs something: its rule, its call, and the channels it reads and writes."""
 
     name: str
@@ -120,7 +120,7 @@ class WidthCosts:
         return saved[self._prunable.numbers]
 
 
-def _counted_nodes(prunable: PrunableChannels) -> list[_CountedNode]:
+def _counted_nodes(prunable: PrunableChannels) -> list[CountedNode]:
     graph, seen, found = prunable.graph, set(), []
     calls = graph.network.calls()
     for node in graph.network.nodes:
@@ -132,7 +132,7 @@ def _counted_nodes(prunable: PrunableChannels) -> list[_CountedNode]:
             continue
         rule = rule_of(call) or KEEP
         found.append(
-            _CountedNode(
+            CountedNode(
                 node.name,
                 rule if counted else dataclasses.replace(rule, macs=None),
                 call,

@@ -1,12 +1,11 @@
-"""A rule of thumb for the time that a network takes."""
+"""A model of the time that a network takes in a TFLite file, one thread."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tfmot_pam.graph.network import Network, Node
+from tfmot_pam.graph.cost import network_cost
+from tfmot_pam.graph.network import Network, Node, Shape
 
 # XNNPACK, float32, x86-64 with AVX-512, in multiply-accumulates of a convolution. Output channels
 # are computed 32 at once; up to 16 cost as much as 23, and 17 to 31, which take two kernels of 16,
@@ -20,7 +19,7 @@ _CALLED = 80_000
 _DEPTHWISE, _DEPTHWISE_TILE, _REMAINDER = 3, 16, 1.5
 
 
-def estimated_cost(network: Network) -> float:
+def estimated_time(network: Network) -> float:
     """Estimates the time of a network, in multiply-accumulates of a convolution.
 
     A layer's output channels count in whole tiles; every number that a Concatenate writes, or an
@@ -30,20 +29,36 @@ def estimated_cost(network: Network) -> float:
     Args:
         network: Any network whose sizes are fixed.
     """
-    from tfmot_pam.graph.cost import network_cost
-
     macs = {layer.name: layer.macs for layer in network_cost(network).per_layer}
-    return sum(_cost(network, node, macs.get(node.name, 0)) for node in network.nodes)
+    return sum(_time(network, node, macs.get(node.name, 0)) for node in network.nodes)
 
 
-def _cost(network: Network, node: Node, macs: int) -> float:
-    shape = node.shapes[0]
-    if not node.inputs or not shape or None in shape[1:]:
-        return 0.0
+def _time(network: Network, node: Node, macs: int) -> float:
     kind = network.layer_of(node).kind
-    moved = {"Concatenate": 1, "Add": len(node.inputs) - 1}.get(kind, 0)
+    return call_time(kind, len(node.inputs), node.shapes[0], macs)
+
+
+def call_time(kind: str, inputs: int, shape: Shape | None, macs: float) -> float:
+    """Estimates the time of one call of a layer, in multiply-accumulates of a convolution.
+
+    Args:
+        kind: The layer's class.
+        inputs: The number of tensors that it reads; the network's inputs read none.
+        shape: The shape of what it writes.
+        macs: Its multiply-accumulates.
+    """
+    if not inputs or not shape or None in shape[1:]:
+        return 0.0
+    moved = {"Concatenate": 1, "Add": inputs - 1}.get(kind, 0)
     width = _depthwise_width if "Depthwise" in kind else _width
     return _CALLED + macs * width(shape[-1]) / shape[-1] + _MOVED * moved * math.prod(shape[1:])
+
+
+def narrower(channels: int) -> int:
+    """The largest width that takes less time than `channels`; 0 where there is none but nothing."""
+    if channels > _TILE:
+        return (channels - 1) // _TILE * _TILE
+    return _TILE // 2 if channels > _TILE // 2 else 0
 
 
 def _width(channels: int) -> float:

@@ -1,0 +1,91 @@
+"""Estimated time as a function of the channels that stay, against the network that is left."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfmot_pam
+from tests.random_models import family
+from tests.small_nets import conv_net
+from tfmot_pam.graph.reader import read
+from tfmot_pam.graph.surgery import remove_channels
+from tfmot_pam.graph.time_model import estimated_time, narrower
+from tfmot_pam.pruning.budget import drop_unread
+from tfmot_pam.pruning.channels import find_prunable
+from tfmot_pam.pruning.costs import node_weights
+from tfmot_pam.pruning.time_costs import TimeCosts
+
+
+def everywhere(prunable):
+    return dict.fromkeys(prunable.node_tasks, 1.0)
+
+
+def test_the_next_width_that_takes_less_time():
+    """16 channels or fewer cost one kernel of 16, up to 32 two, then whole tiles of 32."""
+    assert [narrower(n) for n in (1, 16, 17, 31, 32, 33, 64, 65)] == [0, 0, 16, 16, 16, 32, 32, 64]
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_time_at_other_widths_is_the_time_of_the_smaller_network(seed):
+    rng = np.random.default_rng(seed)
+    try:
+        prunable = find_prunable(read(family(seed, tasks=2).models["t0"]))
+    except ValueError:
+        pytest.skip("nothing of this network can be pruned")
+    costs = TimeCosts(prunable)
+    full = np.ones(len(prunable), bool)
+    assert costs.time(full, everywhere(prunable)) == pytest.approx(estimated_time(prunable.network))
+    keep = np.concatenate(
+        [np.arange(group.width) < rng.integers(1, group.width + 1) for group in prunable.groups]
+    )
+    smaller = remove_channels(prunable.graph, prunable.in_graph(keep)).network
+    assert costs.time(keep, everywhere(prunable)) == pytest.approx(estimated_time(smaller))
+
+
+def merged(width=40):
+    models = {"a": conv_net(0, (width, width)), "b": conv_net(1, (width, width))}
+    x = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
+    return tfmot_pam.merge(models, x, rho=0.3, width="union", min_group=1, verbose=0)
+
+
+def test_whole_groups_may_go_with_their_concatenations():
+    prunable = find_prunable(read(merged()))
+    keep = np.ones(len(prunable), bool)
+    for group in prunable.groups:
+        if len(group.tasks) == 2:
+            keep[group.slice] = False
+    keep = drop_unread(prunable, keep)
+    smaller = remove_channels(prunable.graph, prunable.in_graph(keep)).network
+    found = TimeCosts(prunable).time(keep, everywhere(prunable))
+    assert found == pytest.approx(estimated_time(smaller))
+    assert any(node.layer.startswith("concatenate") for node in prunable.network.nodes)
+    assert not any(node.layer.startswith("concatenate") for node in smaller.nodes)
+
+
+def test_a_channel_saves_its_share_of_the_next_narrower_width():
+    x = keras.Input((8, 8, 2))
+    h = layers.Conv2D(40, 3, padding="same", name="first")(x)
+    model = keras.Model(x, {"a": layers.Conv2D(4, 1, name="head")(h)})
+    prunable = find_prunable(read(model))
+    usage = {("a",): 1.0}
+    saved = TimeCosts(prunable).marginal_time(np.ones(40, bool), node_weights(prunable, usage))
+    # 40 output channels take the time of 64, 32 that of 32; the head reads 64 positions.
+    first = 64 * 9 * 2 * (64 - 32) / (40 - 32)
+    head = 64 * 23
+    assert saved == pytest.approx(np.full(40, first + head))
+
+
+def test_pruning_by_time_takes_less_time_than_pruning_by_macs():
+    x = keras.Input((8, 8, 3))
+    h = layers.Conv2D(64, 3, padding="same", activation="relu", name="first")(x)
+    h = layers.Conv2D(64, 3, padding="same", activation="relu", name="second")(h)
+    model = keras.Model(x, {"a": layers.Dense(3, name="head")(layers.Flatten()(h))})
+    times = {}
+    for measure in ("latency", "macs"):
+        gated = tfmot_pam.prune_channels(model, 0.4, "magnitude", measure=measure)
+        times[measure] = estimated_time(read(tfmot_pam.strip_pruning(gated)))
+    assert times["latency"] <= 0.6 * estimated_time(read(model))
+    assert times["latency"] < times["macs"]
