@@ -176,6 +176,32 @@ def test_tasks_outside_the_combination_get_no_gradient():
     assert not np.array_equal(weights_of(both, "b_own"), weights_of(student, "b_own"))
 
 
+def test_task_weights_are_factors_of_the_losses():
+    steps = StepTasks(TASKS, None, 1.0, 0, {"b": 3.0, "a": 0.5})
+    assert steps.weights(0, 0) == {"b": 3.0, "a": 0.5}
+    teacher = network()
+    student, recorders = damaged(teacher), (Recorder(), Recorder())
+    options = {"epochs": 1, "joint": 1.0, "learning_rate": 1e-9, "verbose": 0}
+    for recorder, weights in zip(recorders, (None, {"b": 3.0, "a": 0.5}), strict=True):
+        fine_tune(
+            student,
+            inputs(64),
+            single(teacher),
+            task_weights=weights,
+            callbacks=[recorder],
+            **options,
+        )
+    plain, weighted = (recorder.logs[-1] for recorder in recorders)
+    assert weighted["b_loss"] == pytest.approx(3.0 * plain["b_loss"], rel=1e-4)
+    assert weighted["a_loss"] == pytest.approx(0.5 * plain["a_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("weights", [{"b": 1.0}, {"b": 1.0, "a": 0.0}, {"b": 1, "a": 1, "c": 1}])
+def test_bad_task_weights_are_explained(weights):
+    with pytest.raises(ValueError, match="`task_weights` must hold a number above 0"):
+        fine_tune(network(), inputs(8), single(network()), task_weights=weights, verbose=0)
+
+
 class Stream(keras.utils.PyDataset):
     def __init__(self, *arrays, size=16):
         super().__init__()

@@ -25,7 +25,7 @@ class Training:
 
     Args:
         batch_size: Samples per step.
-        learning_rate: The rate of Adam, from which tails fall to 0.
+        learning_rate: The rate of Adam at first.
         average: Momentum of the running average of the weights.
         seed: Seed of everything random.
     """
@@ -129,7 +129,7 @@ class Problem:
         student: keras.Model,
         epochs: int,
         *,
-        falling: bool,
+        rates: tuple[float, float],
         task_weights: Mapping[str, float],
         first_epoch: int,
         seed: int = 0,
@@ -143,7 +143,8 @@ class Problem:
         Args:
             student: A model of the problem's tasks.
             epochs: Passes over the data.
-            falling: Whether the rate falls to 0 along a cosine; it stays otherwise.
+            rates: The rate at first and in the end, as shares of the first one of all; between
+                them it follows a cosine.
             task_weights: Factor of each task's loss.
             first_epoch: Epochs that came before, for the shuffling and the views.
             seed: A further seed, for another try.
@@ -151,8 +152,9 @@ class Problem:
         """
         how = self.training
         steps = epochs * -(-self.rows // how.batch_size)
+        first, last = rates
         rate = keras.optimizers.schedules.CosineDecay(
-            how.learning_rate, steps, alpha=0.0 if falling else 1.0
+            first * how.learning_rate, steps, alpha=last / first
         )
         optimizer = keras.optimizers.Adam(rate, use_ema=True, ema_momentum=how.average)
         return self.distillation.train(

@@ -1,11 +1,11 @@
 """The search from one starting network: one long path of cuts, then tails at fixed structure.
 
-A path trains at a steady rate and removes a share of the expected computation again and again,
-larger shares while no task has lost much. At that rate networks look worse than they are, so a
-path goes on well beyond the tolerances. Tails take networks of the path and train them on while
-the rate falls; bisection decides which one is next. What effort is left goes into trims: a little
-more is removed from the best network, which then gets a tail of its own. What comes next follows
-from the rounds so far alone, so that a search can go on from them at any time.
+A path removes a share of the expected cost again and again, larger shares while no task has lost
+much. Before the rate has fallen to 0 networks look worse than they are, so a path goes on well
+beyond the tolerances. Tails take networks of the path and train them on while the rate falls;
+bisection decides which one is next. What effort is left goes into trims: a little more is removed
+from the best network, which then gets a tail of its own. What comes next follows from the rounds so
+far alone, so that a search can go on from them at any time.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.price import combination_costs, expected_cost
 from tfmot_pam.pipeline.problem import Problem
 from tfmot_pam.pipeline.result import Round
-from tfmot_pam.pruning.at_once import UnreachableFraction, cut
+from tfmot_pam.pruning.at_once import UnreachableFraction, check_reachable, cut
 from tfmot_pam.pruning.callbacks import UpdatePruningStep
+from tfmot_pam.pruning.channels import find_prunable
 from tfmot_pam.pruning.importance import find_importance
-from tfmot_pam.pruning.prune import prune_channels, strip_pruning
+from tfmot_pam.pruning.prune import gated_model, strip_pruning
 from tfmot_pam.pruning.schedules import Ramp
 
 _SAMPLES = 2048  # calibration inputs of a cut
@@ -34,6 +35,7 @@ _STEPS = ((1.0, 0.25), (2.0, 0.18), (math.inf, 0.13))
 _HOPELESS = 4.0  # a path ends at a loss of so many tolerances
 _HOPEFUL = 1.7  # the first tail starts from the smallest network with a smaller loss
 _TRIM, _SMALLEST_TRIM = 0.12, 0.02  # shares that trims remove: halved when one is refused
+_PATH_END, _TAIL_RATE = 0.3, 0.6  # learning rates, as shares of the first
 _STEERING, _BOUNDS = 0.5, (0.25, 4.0)
 
 
@@ -211,7 +213,7 @@ class Search:
         model = self.model(action.parent)
         first = sum(found.epochs for found in self.rounds)
         options = {
-            "falling": action.stage in ("tail", "trim"),
+            "rates": self._rates(action),
             "task_weights": weights,
             "first_epoch": first,
             "seed": len(self.rounds),
@@ -232,18 +234,28 @@ class Search:
         schedule = Ramp(
             action.fraction, end_step=max(1, batches // 2), frequency=max(1, batches // 20)
         )
-        gated = prune_channels(
-            model,
-            schedule,
-            settings.importance,
-            measure=settings.measure,
-            usage=settings.usage,
-            seed=settings.seed,
+        # The losses are in units of the best constant prediction, and weighted, already.
+        settings = dataclasses.replace(
+            settings, schedule=schedule, task_weights=dict.fromkeys(self.problem.tasks, 1.0)
         )
+        prunable = find_prunable(read(model))
+        check_reachable(prunable, settings, action.fraction)
+        gated = gated_model(prunable, settings)
         trained = self.problem.train(
             gated, action.epochs, callbacks=[UpdatePruningStep()], **options
         )
         return strip_pruning(trained)
+
+    def _rates(self, action: Action) -> tuple[float, float]:
+        """The learning rate at first and in the end: one fall over the path, one over each tail."""
+        if action.stage == "warm":
+            return 1.0, 1.0
+        if action.stage == "cut":
+            spent = sum(found.epochs for found in self.rounds if found.stage == "cut")
+            shares = (spent + done for done in (0, action.epochs))
+            first, last = (1.0 - (1.0 - _PATH_END) * s / self.allotment.path for s in shares)
+            return first, max(last, _PATH_END)
+        return _TAIL_RATE, 0.0
 
     def _task_weights(self, action: Action) -> dict[str, float]:
         """The factor of each task's loss: more for a task that has lost more of its tolerance.

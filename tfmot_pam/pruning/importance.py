@@ -72,13 +72,16 @@ class Importance:
 
 
 def _taylor(evidence: Evidence) -> np.ndarray:
-    """sqrt(sum_t E[(dL_t/dg)^2] / L_t(0)^2) (Molchanov et al., CVPR 2019, equation 8).
+    """sqrt(sum_t w_t^2 E[(dL_t/dg)^2]) (Molchanov et al., CVPR 2019, equation 8).
 
-    The root makes it a change of the loss, which a cost can divide; it alters no order within
-    channels of equal cost.
+    The weights are 1 / L_t(0), or the tasks' own. The root makes it a change of the loss, which a
+    cost can divide; it alters no order within channels of equal cost.
     """
-    scale = np.maximum(evidence.starting_losses, _TINY)
-    return np.sqrt((evidence.squared_gradients / np.square(scale)[:, None]).sum(axis=0))
+    if evidence.task_weights is None:
+        weights = 1.0 / np.maximum(evidence.starting_losses, _TINY)
+    else:
+        weights = np.array([evidence.task_weights[task] for task in evidence.prunable.tasks])
+    return np.sqrt((evidence.squared_gradients * np.square(weights)[:, None]).sum(axis=0))
 
 
 def _taylor_abs(evidence: Evidence) -> np.ndarray:

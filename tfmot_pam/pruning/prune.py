@@ -20,7 +20,7 @@ from tfmot_pam.graph.surgery import remove_channels
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.graph.usage import check_usage
 from tfmot_pam.pruning.at_once import check_reachable, choose
-from tfmot_pam.pruning.channels import find_prunable
+from tfmot_pam.pruning.channels import PrunableChannels, find_prunable
 from tfmot_pam.pruning.gated_model import GatedModel
 from tfmot_pam.pruning.gates import gates_of, insert_gates, remove_gates
 from tfmot_pam.pruning.history import record
@@ -137,12 +137,18 @@ def prune_channels(
     )
     check_reachable(prunable, settings, wanted)
     if not at_once:
-        return emit(insert_gates(prunable, settings, kind.stochastic), cls=GatedModel)
+        return gated_model(prunable, settings)
     inputs = _inputs(network, data, importance, kind, seed)
     prunable, keep = choose(prunable, settings, wanted, inputs)
     gated = emit(insert_gates(prunable, settings), cls=GatedModel)
     gated.gates.mask.assign(keep.astype("float32"))
     return gated
+
+
+def gated_model(prunable: PrunableChannels, settings: PruningSettings) -> GatedModel:
+    """The model of a network that is pruned while it trains, all gates open."""
+    stochastic = find_importance(settings.importance).stochastic
+    return emit(insert_gates(prunable, settings, stochastic), cls=GatedModel)
 
 
 def strip_pruning(model: keras.Model, data: Any = None) -> keras.Model:

@@ -61,6 +61,7 @@ class Pruner:
             average = _averaged(gates)
             found["squared_gradients"], found["mean_gradient"] = average[:-1], average[-1]
             found["starting_losses"] = _array(gates.starting_losses)
+        found["task_weights"] = self.settings.task_weights
         return Evidence(remove_gates(read(self._model)).prunable(), **found)
 
 

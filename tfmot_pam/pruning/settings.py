@@ -34,6 +34,7 @@ class PruningSettings:
         observations: Batches that gradients are observed on before each removal.
         kl_weight: Weight of the divergence of stochastic gates.
         seed: Seed of random importance.
+        task_weights: How much each task's loss matters; None divides it by its starting value.
         of_tf_keras: Whether the model came from tf_keras and goes back there.
     """
 
@@ -47,6 +48,7 @@ class PruningSettings:
     observations: int = 10
     kl_weight: float = 1e-5
     seed: int = 0
+    task_weights: Mapping[str, float] | None = None
     of_tf_keras: bool = False
 
     def budget(self, prunable: PrunableChannels) -> Budget:
@@ -67,6 +69,7 @@ class PruningSettings:
         if callable(self.importance):
             config["importance"] = keras.saving.serialize_keras_object(self.importance)
         usage = self.usage and [[list(c), p] for c, p in self.usage.items()]
+        config["task_weights"] = self.task_weights and dict(self.task_weights)
         measure = self.measure
         if isinstance(measure, (tuple, list)):
             measure = {"combinations": [list(c) for c in _combinations(measure)]}
