@@ -79,8 +79,9 @@ def run_seed(kind: str, seed: int, shares: list[float]) -> list[dict]:
     alone = {t: correct(m, x, {t: labels[t]})[t] for t, m in models.items()}
     rows = []
     for share in shares:
+        sharing = {"share": share, "width": "union"}
         merged, cut = (
-            tfmot_pam.merge(models, train, share=share, compensation=fit, seed=seed, verbose=0)
+            tfmot_pam.merge(models, train, compensation=fit, **sharing, seed=seed, verbose=0)
             for fit in (True, False)
         )
         tuned = tfmot_pam.fine_tune(merged, train, models, epochs=3, seed=seed, verbose=0)

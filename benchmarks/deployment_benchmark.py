@@ -277,7 +277,7 @@ def large_models() -> dict[str, tuple[keras.Model, dict[str, keras.Model]]]:
         "half shared": {"method": "random", "share": 0.5},
         "all shared": {"method": "shared"},
     }.items():
-        merged = tfmot_pam.merge(models, x, seed=0, verbose=0, **options)
+        merged = tfmot_pam.merge(models, x, width="union", seed=0, verbose=0, **options)
         found[name] = merged, models
         for multiple in (1, 16) if name == "half shared" else ():
             alone = {task: _pruned(model, multiple) for task, model in models.items()}

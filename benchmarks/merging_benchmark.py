@@ -49,7 +49,7 @@ def main(argv):
     x = rng.uniform(-1, 1, (_SAMPLES.value, _SIZE.value, _SIZE.value, 3)).astype("float32")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     start = time.perf_counter()
-    merged = tfmot_pam.merge(models, x, verbose=0)
+    merged = tfmot_pam.merge(models, x, width="union", verbose=0)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     outputs = merged(x[:2])

@@ -33,6 +33,8 @@ _DATA = flags.DEFINE_string("data_dir", "data", "Folder that holds the data sets
 _SEEDS = flags.DEFINE_integer("seeds", None, "Number of seeds; None takes the suite's.")
 _FIRST = flags.DEFINE_integer("first_seed", 0, "The first seed.")
 _ARMS = flags.DEFINE_list("arms", ["auto"], "Arms of compress().")
+_IMPORTANCE = flags.DEFINE_string("importance", "reconstruction", "Importance of channels.")
+_MEASURE = flags.DEFINE_enum("measure", "macs", ["macs", "latency"], "What is to become small.")
 _EFFORT = flags.DEFINE_integer("effort", None, "Epochs per network; None takes the suite's.")
 _DROP = flags.DEFINE_float("max_accuracy_drop", 0.01, "Tolerance per task.")
 _WORK = flags.DEFINE_string("work_dir", "build/suites", "Networks, checkpoints and cells.")
@@ -42,6 +44,8 @@ _QUICK = flags.DEFINE_bool("quick", False, "One seed at a third of the effort.")
 
 FIELDS = [
     "suite",
+    "importance",
+    "measure",
     "effort",
     "seed",
     "arm",
@@ -61,11 +65,12 @@ FIELDS = [
 
 def run_cell(settings: Mapping[str, Any]) -> None:
     """Runs one seed of a suite and writes its rows."""
-    name, seed, effort = settings["suite"], settings["seed"], settings["effort"]
+    name, seed = settings["suite"], settings["seed"]
     suite, folder = suites.SUITES[name], pathlib.Path(settings["work_dir"])
     splits = suite.load(pathlib.Path(settings["data_dir"]), seed)
     models = suites.networks(name, seed, splits, folder)
-    label = f"{name}-{seed}-{effort}"
+    way = {key: settings[key] for key in ("importance", "measure", "effort")}
+    label = "-".join([name, *map(str, way.values()), str(seed)])
     arms = settings["arms"]
     began = time.perf_counter()
     result = tfmot_pam.compress(
@@ -75,12 +80,12 @@ def run_cell(settings: Mapping[str, Any]) -> None:
         validation_data=splits["validation"],
         directory=folder / "rounds" / label,
         arms="auto" if arms == ["auto"] else arms,
-        effort=effort,
+        **way,
         augment=suite.augment,
         seed=seed,
         verbose=1,
     )
-    common = {"suite": name, "effort": effort, "seed": seed}
+    common = {"suite": name, **way, "seed": seed}
     original = {task: tfmot_pam.cost(model).macs for task, model in models.items()}
     rows = []
 
@@ -189,8 +194,11 @@ def write_pages(work: pathlib.Path, output: pathlib.Path) -> None:
     table = output / "suites.csv"
     kept: dict[tuple, list[dict]] = {}
 
+    def run_of(row):
+        return row["suite"], row["importance"], row["measure"], int(row["effort"])
+
     def key(row):
-        return row["suite"], int(row["effort"]), int(row["seed"])
+        return (*run_of(row), int(row["seed"]))
 
     if table.exists():
         with open(table, encoding="utf-8", newline="") as file:
@@ -210,11 +218,9 @@ def write_pages(work: pathlib.Path, output: pathlib.Path) -> None:
         "is that of the worst task, in points on the test split. `portfolio` takes the cheapest "
         "network for every combination. Made by `python -m benchmarks.suite`.",
     ]
-    for (suite, effort), group in itertools.groupby(
-        ordered, lambda row: (row["suite"], int(row["effort"]))
-    ):
+    for (suite, importance, measure, effort), group in itertools.groupby(ordered, run_of):
         rows = list(group)
-        parts.append(f"## {suite}, {effort} epochs a network")
+        parts.append(f"## {suite}: {importance}, {measure}, {effort} epochs a network")
         parts.append(results_io.markdown_table(summary(rows)))
         parts.append(results_io.markdown_table([_shown(row) for row in rows]))
     (output / "suites.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -248,6 +254,8 @@ def main(argv):
             "suite": _SUITE.value,
             "seed": seed,
             "effort": max(3, effort // 3) if _QUICK.value else effort,
+            "importance": _IMPORTANCE.value,
+            "measure": _MEASURE.value,
             "arms": _ARMS.value,
             "drop": _DROP.value,
             "data_dir": _DATA.value,
