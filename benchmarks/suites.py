@@ -218,6 +218,16 @@ def _composites(groups: Mapping[str, range]):
     return load
 
 
+def _rearrange(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same garments, some mirrored, in other places: which ones are there stays the same."""
+    count, half = len(x), x.shape[1] // 2
+    tiles = x.reshape(count, 2, half, 2, half, 1).transpose(0, 1, 3, 2, 4, 5)
+    tiles = tiles.reshape(4 * count, half, half, 1)
+    order = rng.permuted(np.tile(np.arange(4), (count, 1)), axis=1) + 4 * np.arange(count)[:, None]
+    tiles = _flip(tiles, rng)[order.ravel()].reshape(count, 2, 2, half, half, 1)
+    return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape)
+
+
 def _lenet(task: str, shape, outputs: int):
     return fashion.lenet(shape, outputs, "sigmoid", task)
 
@@ -268,10 +278,16 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         "products": _product_suite(("article", "gender")),
         "products4": _product_suite(("article", "gender", "colour", "category")),
         "composites": Suite(
-            _composites(fashion.TASKS), _lenet, {"upper": 5, "lower": 5}, 14, 24, _flip, "sigmoid"
+            _composites(fashion.TASKS),
+            _lenet,
+            {"upper": 5, "lower": 5},
+            20,
+            36,
+            _rearrange,
+            "sigmoid",
         ),
         "five-tasks": Suite(
-            _composites(_PAIRS), _lenet, dict.fromkeys(_PAIRS, 2), 14, 24, _flip, "sigmoid"
+            _composites(_PAIRS), _lenet, dict.fromkeys(_PAIRS, 2), 20, 24, _rearrange, "sigmoid"
         ),
         "motion": Suite(_motion, _motion_net, {"activity": 6, "subject": 24, "height": 1}, 12, 24),
     }

@@ -19,8 +19,14 @@ from keras import layers
 
 import tfmot_pam
 from tests.small_nets import all_outputs
+from tfmot_pam.data import Samples, TaskSamples
 from tfmot_pam.graph.generation import is_tf_keras
-from tfmot_pam.pipeline.accuracy import Judgement, constant_accuracy, sample_scores
+from tfmot_pam.pipeline.accuracy import (
+    Examination,
+    Judgement,
+    constant_accuracy,
+    sample_scores,
+)
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.identity import digest
 
@@ -255,7 +261,8 @@ def test_tasks_with_data_of_their_own(models):
 
 def test_nothing_is_kept_that_breaks_a_tolerance(models):
     x, labels = samples()
-    found = tfmot_pam.compress(models["sum"], (x, {"sum": labels["sum"]}), 0.0, **QUICK)
+    options = {**QUICK, "fine_tune_options": {"learning_rate": 1e-6}}
+    found = tfmot_pam.compress(models["sum"], (x, {"sum": labels["sum"]}), 0.0, **options)
     rounds = found.best.rounds["sum",]
     assert rounds[0].lost == {"sum": 0.0}
     assert any(not row.accepted for row in rounds)
@@ -320,12 +327,32 @@ def test_accuracies_in_closed_form():
     assert accuracy("real", np.full((2, 1), 2.0), y) == 0.0
 
 
-def test_one_half_chooses_and_the_other_checks():
-    judged = Judgement({"a": 0.9}, lost={"a": 0.01}, check={"a": 0.025}, error={"a": 0.02})
+def test_no_lucky_half_is_enough():
+    judged = Judgement({"a": 0.9}, lost={"a": 0.01}, halves={"a": (-0.01, 0.03)}, error={"a": 0.02})
     assert judged.within({"a": 0.01})
     assert judged.ratio({"a": 0.01}) == 1.0
     assert not judged.within({"a": 0.009})
-    assert not dataclasses.replace(judged, check={"a": 0.031}).within({"a": 0.01})
+    assert not dataclasses.replace(judged, halves={"a": (-0.011, 0.031)}).within({"a": 0.01})
+
+
+def test_losses_are_paired_and_halved(models):
+    x, labels = samples()
+    by_task = {task: TaskSamples(x, y) for task, y in labels.items()}
+    examination = Examination(models, Samples(by_task, True))
+    judged = examination.judge(models["sign"])
+    assert judged.lost == {"sign": 0.0}
+    assert judged.error == {"sign": 0.0}
+    constant = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(2, kernel_initializer="zeros", name="sign")]
+    )
+    constant.layers[-1].bias.assign([1.0, 0.0])
+    judged = examination.judge(constant)
+    right = labels["sign"] == 0
+    alone = models["sign"].predict(x, verbose=0).argmax(-1) == labels["sign"]
+    drops = alone.astype(float) - right
+    assert judged.lost["sign"] == pytest.approx(drops.mean())
+    assert judged.halves["sign"] == pytest.approx((drops[0::2].mean(), drops[1::2].mean()))
+    assert judged.error["sign"] == pytest.approx(drops.std() / np.sqrt(len(x) / 2))
 
 
 # --- checkpoints --------------------------------------------------------------------------------

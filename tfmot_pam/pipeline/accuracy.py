@@ -87,28 +87,28 @@ class Judgement:
 
     Args:
         accuracy: On all samples, 0..1 (R^2 for real-valued labels).
-        lost: Accuracy lost against the original on the samples that choices are made by.
-        check: The same on the samples that choices are checked by.
-        error: Standard error of `check`, from the paired differences.
+        lost: Accuracy lost against the original.
+        halves: The same on every other sample, and on the rest.
+        error: Standard error of the loss on a half, from the paired differences.
     """
 
     accuracy: Mapping[str, float]
     lost: Mapping[str, float]
-    check: Mapping[str, float]
+    halves: Mapping[str, tuple[float, float]]
     error: Mapping[str, float]
 
     def ratio(self, tolerances: Mapping[str, float]) -> float:
-        """The largest loss in units of its tolerance, on the samples that choices are made by."""
+        """The largest loss in units of its tolerance."""
         return max(self.lost[task] / max(tolerances[task], 1e-4) for task in self.lost)
 
     def within(self, tolerances: Mapping[str, float]) -> bool:
-        """Whether every task is within its tolerance, and within one standard error where checked.
+        """Whether every task is within its tolerance, and on each half within a standard error.
 
-        Choosing by one half and checking by the other keeps a lucky draw from being chosen.
+        A network that only a lucky half speaks for is not chosen.
         """
         return all(
             self.lost[task] <= tolerances[task] + 1e-9
-            and self.check[task] <= tolerances[task] + self.error[task] + 1e-9
+            and max(self.halves[task]) <= tolerances[task] + self.error[task] + 1e-9
             for task in self.lost
         )
 
@@ -116,8 +116,7 @@ class Judgement:
 class Examination:
     """The validation samples and what counts as right on them.
 
-    Where a task has no labels, the original model's outputs are: accuracy is then agreement. Every
-    other sample is one to choose by, the rest are to check by.
+    Where a task has no labels, the original model's outputs are: accuracy is then agreement.
 
     Args:
         originals: The models to be compressed, by task.
@@ -170,13 +169,14 @@ class Examination:
 
     def judge(self, model: keras.Model) -> Judgement:
         """Judges a model of some or all of the tasks."""
-        accuracy, lost, check, error = {}, {}, {}, {}
+        accuracy, lost, halves, error = {}, {}, {}, {}
         for task, outputs in predict(model, self._samples).items():
             scores = sample_scores(*self._arguments(task, outputs))
             drops = self._scores[task] - scores
-            accuracy[task] = float(scores.mean())
-            lost[task] = float(drops[0::2].mean())
-            checked = drops[1::2] if len(drops) > 1 else drops
-            check[task] = float(checked.mean())
-            error[task] = float(checked.std() / np.sqrt(len(checked)))
-        return Judgement(accuracy, lost, check, error)
+            accuracy[task], lost[task] = float(scores.mean()), float(drops.mean())
+            halves[task] = tuple(
+                float(drops[part::2].mean()) if len(drops) > part else lost[task]
+                for part in range(2)
+            )
+            error[task] = float(drops.std() / np.sqrt(max(len(drops) / 2, 1)))
+        return Judgement(accuracy, lost, halves, error)

@@ -85,9 +85,8 @@ def compress(
         data: Training data in any form that `merge` takes. Without labels, accuracy is agreement
             with the originals.
         max_accuracy_drop: How much validation accuracy each task may lose against its original
-            model, 0..1 (R^2 for real-valued targets); one number, or one a task. Networks are
-            chosen by one half of the validation samples and checked by the other, where one
-            standard error more is allowed.
+            model, 0..1 (R^2 for real-valued targets); one number, or one a task. It must hold on
+            all validation samples, and within one standard error on each half of them.
         directory: Where to keep a checkpoint of every round. When the same call is made again, it
             goes on from the last complete one.
         validation_data: Data like `data`, for the accuracy: best samples that the originals were

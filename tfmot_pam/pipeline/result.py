@@ -32,9 +32,9 @@ class Round:
         share: The same as a share of running the original models one by one.
         macs: Expected multiply-accumulates per run.
         accuracy: Validation accuracy by task, 0..1 (R^2 for real-valued targets).
-        lost: What of it was lost on the half of the samples that choices are made by.
+        lost: What of it was lost against the original.
         ratio: The largest of these losses in units of its tolerance.
-        accepted: Whether every task was within its tolerance, and on the other half of the samples
+        accepted: Whether every task was within its tolerance, and on each half of the samples
             within one standard error of it.
         epochs: Epochs of training in this round.
         training_macs: Multiply-accumulates of that training, about three times those of running.

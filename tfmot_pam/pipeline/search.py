@@ -302,8 +302,8 @@ class Search:
         self.rounds.append(found)
         self._models[found.number] = model
         losses = ", ".join(
-            f"{t} {100 * judged.accuracy[t]:.2f} ({-100 * judged.lost[t]:+.2f} | "
-            f"{-100 * judged.check[t]:+.2f})"
+            f"{t} {100 * judged.accuracy[t]:.2f} ({-100 * judged.lost[t]:+.2f} +- "
+            f"{100 * judged.error[t] / math.sqrt(2.0):.2f})"
             for t in problem.tasks
         )
         self._say(
