@@ -202,6 +202,23 @@ def test_arms_and_methods_of_ones_own(models):
     assert first.macs == pytest.approx(halves + 2 * 8 * 4 / 3)
 
 
+def test_networks_that_cannot_be_merged_are_pruned_separately(models):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8,))
+    h = layers.Dense(12, activation="tanh")(inputs)
+    other = keras.Model(inputs, layers.Dense(2, activation="softmax", name="sum")(h))
+    other.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", jit_compile=False)
+    x, labels = samples()
+    other.fit(x, labels["sum"], epochs=10, verbose=0)
+    odd = {"sign": models["sign"], "sum": other}
+    found = tfmot_pam.compress(odd, (x, labels), 0.2, target=0.7, **{**QUICK, "effort": 2})
+    assert [arm.name for arm in found.arms] == ["separate"]
+    assert "does not pay here" in found.verdict
+    assert "no common trunk" in found.verdict
+    with pytest.raises(ValueError, match="no common trunk"):
+        tfmot_pam.compress(odd, (x, labels), 0.2, arms=["trunk"], **QUICK)
+
+
 def test_of_many_starts_the_promising_ones_are_tried(models):
     x, labels = samples()
     third = dict(models, third=model("sign", 3))
@@ -261,7 +278,7 @@ def test_tasks_with_data_of_their_own(models):
 
 def test_nothing_is_kept_that_breaks_a_tolerance(models):
     x, labels = samples()
-    options = {**QUICK, "fine_tune_options": {"learning_rate": 1e-6}}
+    options = {**QUICK, "importance": "random", "fine_tune_options": {"learning_rate": 1e-6}}
     found = tfmot_pam.compress(models["sum"], (x, {"sum": labels["sum"]}), 0.0, **options)
     rounds = found.best.rounds["sum",]
     assert rounds[0].lost == {"sum": 0.0}

@@ -22,6 +22,10 @@ _TRAINING_ONLY = frozenset({"name", "trainable", "seed", "quantization_config", 
 _TRAINING_SUFFIXES = ("_initializer", "_regularizer", "_constraint")
 
 
+class NoCommonTrunk(ValueError):
+    """Networks that have no layer with channels in common."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrunkSpace:
     """One channel space of the common trunk, over all networks.
@@ -83,7 +87,7 @@ def align(tasks: Sequence[str], networks: Sequence[Network]) -> Alignment:
         The alignment.
 
     Raises:
-        ValueError: the networks have no mixing layer in common.
+        NoCommonTrunk: the networks have no mixing layer in common.
     """
     graphs = [build_channel_graph(network) for network in networks]
     signatures = [_signatures(graph) for graph in graphs]
@@ -94,7 +98,7 @@ def align(tasks: Sequence[str], networks: Sequence[Network]) -> Alignment:
     order = [signature for signature in signatures[0] if signature in common]
     trunk = tuple(tuple(found[signature] for found in signatures) for signature in order)
     if not any(graphs[0].roles[names[0]] == "mixing" for names in trunk):
-        raise ValueError(_no_trunk_message(tasks, graphs, heads))
+        raise NoCommonTrunk(_no_trunk_message(tasks, graphs, heads))
     networks = [
         _trunk_first(network, [names[index] for names in trunk])
         for index, network in enumerate(networks)

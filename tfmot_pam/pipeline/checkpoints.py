@@ -30,6 +30,11 @@ class Checkpoints:
         self._directory = None if directory is None else pathlib.Path(directory)
         self._identity = dict(identity)
 
+    @property
+    def kept(self) -> bool:
+        """Whether rounds are kept at all."""
+        return self._directory is not None
+
     def save(self, number: int, state: Mapping[str, Any], model: keras.Model) -> None:
         """Writes a round: first under another name, then renamed in one step.
 

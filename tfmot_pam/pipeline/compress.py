@@ -20,6 +20,7 @@ from tfmot_pam.graph.juxtapose import juxtapose
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.graph.usage import check_usage
+from tfmot_pam.merging.alignment import NoCommonTrunk
 from tfmot_pam.merging.merge import merge
 from tfmot_pam.pipeline.accuracy import Examination
 from tfmot_pam.pipeline.arguments import check_count, check_goal, check_training_options
@@ -214,21 +215,25 @@ class _Compression:
         self.directory, self.known, self.verbose = directory, known, verbose
         self.probes: dict[str, float] = {}
         self.trial_epochs = 0
+        self.obstacle: str | None = None
         self.searches: dict[str, Search] = {}
 
     def run(self, arms: Sequence[Arm] | None) -> CompressionResult:
         if arms is None:
             results = [self._arm(ARMS["separate"])]
             if len(self.problem.tasks) > 1:
-                results.append(self._best_start("auto", [ARMS[name] for name in AUTO]))
+                try:
+                    results.append(self._best_start([ARMS[name] for name in AUTO]))
+                except NoCommonTrunk as error:
+                    self.obstacle = str(error)
         else:
             results = [self._arm(arm) for arm in arms]
         return self._result(tuple(results))
 
     def _arm(self, arm: Arm) -> ArmResult:
-        return self._best_start(arm.name, [arm])
+        return self._best_start([arm])
 
-    def _best_start(self, name: str, arms: Sequence[Arm]) -> ArmResult:
+    def _best_start(self, arms: Sequence[Arm]) -> ArmResult:
         """Searches from the best of some arms' starts, by short trials where there are several."""
         starts = [(arm, start) for arm in arms for start in arm.starts(self.problem.tasks)]
         for arm, start in starts:
@@ -354,7 +359,7 @@ class _Compression:
             accuracy=_shown(best.accuracy),
             original_accuracy=_shown(alone),
         )
-        told = verdict(arms, self.problem.measure)
+        told = verdict(arms, self.problem.measure, self.obstacle)
         self._say(told)
         return CompressionResult(
             model=best.model,

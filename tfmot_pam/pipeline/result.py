@@ -222,8 +222,14 @@ def cheapest(arms: tuple[ArmResult, ...]) -> ArmResult | None:
     return min((arm for arm in arms if arm.accepted), key=lambda arm: arm.cost, default=None)
 
 
-def verdict(arms: tuple[ArmResult, ...], measure: str) -> str:
-    """Whether merging pays, in words."""
+def verdict(arms: tuple[ArmResult, ...], measure: str, obstacle: str | None = None) -> str:
+    """Whether merging pays, in words.
+
+    Args:
+        arms: What each arm found, at least one of them accepted.
+        measure: What the costs are.
+        obstacle: Why the networks cannot be merged, or None.
+    """
     unit = PRICES[measure][1]
 
     def told(arm: ArmResult) -> str:
@@ -247,11 +253,11 @@ def verdict(arms: tuple[ArmResult, ...], measure: str) -> str:
     others = [arm for arm in arms if arm is not separate and arm.accepted]
     rival = min(others, key=lambda arm: arm.cost, default=None)
     what = (
-        "no merged network was within the tolerances"
+        (obstacle or "no merged network was within the tolerances")
         if rival is None
         else f"the best merged network, '{rival.start}', costs {told(rival)}"
     )
     return (
-        f"Merging does not pay here: separate pruning costs {told(separate)} expected, {what}. The "
-        "result is the separate networks side by side."
+        f"Merging does not pay here: separate pruning costs {told(separate)} expected; "
+        f"{what.rstrip('.')}. The result is the separate networks side by side."
     )

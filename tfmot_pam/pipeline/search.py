@@ -300,6 +300,8 @@ class Search:
         )
         self._checkpoints.save(found.number, dataclasses.asdict(found), model)
         self.rounds.append(found)
+        if self._checkpoints.kept:
+            self._models.clear()  # the others can be read again
         self._models[found.number] = model
         losses = ", ".join(
             f"{t} {100 * judged.accuracy[t]:.2f} ({-100 * judged.lost[t]:+.2f} +- "
