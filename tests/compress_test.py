@@ -202,6 +202,15 @@ def test_arms_and_methods_of_ones_own(models):
     assert first.macs == pytest.approx(halves + 2 * 8 * 4 / 3)
 
 
+def test_tasks_need_not_be_named_like_the_layers(models):
+    x, labels = samples()
+    renamed = {"one": models["sign"], "two": models["sum"]}
+    data = (x, {"one": labels["sign"], "two": labels["sum"]})
+    found = tfmot_pam.compress(renamed, data, 0.5, target=0.9, **{**QUICK, "effort": 1})
+    assert [arm.name for arm in found.arms][0] == "separate"
+    assert list(found.model.output) == ["one", "two"]
+
+
 def test_networks_that_cannot_be_merged_are_pruned_separately(models):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8,))

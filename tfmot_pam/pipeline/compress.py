@@ -18,6 +18,7 @@ from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.generation import are_tf_keras
 from tfmot_pam.graph.juxtapose import juxtapose
 from tfmot_pam.graph.reader import read
+from tfmot_pam.graph.selection import task_names
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.graph.usage import check_usage
 from tfmot_pam.merging.alignment import NoCommonTrunk
@@ -27,7 +28,7 @@ from tfmot_pam.pipeline.arguments import check_count, check_goal, check_training
 from tfmot_pam.pipeline.arms import ARMS, AUTO, Arm, ArmPart, ArmStart, find_arms
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.identity import digest, identity
-from tfmot_pam.pipeline.inputs import make_views, originals_by_task, split
+from tfmot_pam.pipeline.inputs import make_views, originals_by_task, split, with_task
 from tfmot_pam.pipeline.price import (
     check_measure,
     combination_costs,
@@ -335,8 +336,9 @@ class _Compression:
 
     def _merged(self, problem: Problem, part: ArmPart) -> keras.Model:
         if part.method is None:
-            (model,) = problem.originals.values()
-            return model
+            ((task, model),) = problem.originals.items()
+            # A lone output is named like its layer, which need not be the task's name.
+            return model if task_names(read(model)) == (task,) else with_task(model, task)
         options = {"seed": problem.training.seed, "verbose": 0, **self.merge_options}
         return merge(problem.originals, problem.data, method=part.method, **options)
 

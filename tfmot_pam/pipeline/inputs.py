@@ -21,7 +21,7 @@ def originals_by_task(models: Any) -> dict[str, keras.Model]:
         models = {task: as_keras(model, f"The model of {task!r}") for task, model in models.items()}
         if len(models) == 1:
             ((task, model),) = models.items()
-            return {task: _with_task(model, task)}
+            return {task: with_task(model, task)}
     elif isinstance(models, (list, tuple)):
         models = [as_keras(model) for model in models]
     else:
@@ -32,10 +32,10 @@ def originals_by_task(models: Any) -> dict[str, keras.Model]:
         (model,) = models
         (task,) = task_names(read(model))
         return {task: _functional(model)}
-    return named_models(models)
+    return {task: _functional(model) for task, model in named_models(models).items()}
 
 
-def _with_task(model: keras.Model, task: str) -> keras.Model:
+def with_task(model: keras.Model, task: str) -> keras.Model:
     """The model with its one output under a task's name."""
     check_model(model, f"The model of {task!r}")
     model = _functional(model)
