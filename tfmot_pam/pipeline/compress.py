@@ -36,7 +36,7 @@ from tfmot_pam.pipeline.price import (
     original_costs,
 )
 from tfmot_pam.pipeline.problem import Problem, Training
-from tfmot_pam.pipeline.result import ArmResult, CompressionResult, cheapest, verdict
+from tfmot_pam.pipeline.result import ArmResult, CompressionResult, Round, cheapest, verdict
 from tfmot_pam.pipeline.search import Action, Search, allot
 from tfmot_pam.pruning.importance import find_importance
 from tfmot_pam.pruning.settings import PruningSettings
@@ -259,19 +259,22 @@ class _Compression:
         return [pair for found in kept.values() for pair in found[:2]]
 
     def _untrained_loss(self, start: ArmStart) -> float:
-        """The loss of a start before any training, in units of the tolerance."""
-        worst = 0.0
+        """The mean loss of the tasks of a start before any training, in units of the tolerances."""
+        losses = []
         for part in start.parts:
             search = self._search(start, part, "trial")
             if not search.rounds:
                 search.take(Action("start", None, 0))
-            worst = max(worst, search.rounds[0].ratio)
-        return worst
+            losses += self._used(search.rounds[0])
+        return sum(losses) / len(losses)
 
     def _trial(self, start: ArmStart) -> float:
-        """The loss of a start that was cut and trained a little, in units of the tolerance."""
+        """The mean loss of a start that was cut and trained a little, in units of the tolerances.
+
+        The mean and not the largest: weights of the tasks' losses move losses between tasks.
+        """
         self._untrained_loss(start)
-        worst = 0.0
+        losses = []
         for part in start.parts:
             search = self._search(start, part, "trial")
             if len(search.rounds) == 1:
@@ -279,8 +282,13 @@ class _Compression:
                 share = search.rounds[0].share
                 search.take(Action("cut", 0, epochs, max(0.0, 1.0 - _TRIAL_SHARE / share)))
             self.trial_epochs += search.rounds[-1].epochs
-            worst = max(worst, search.rounds[-1].ratio)
-        return worst
+            losses += self._used(search.rounds[-1])
+        return sum(losses) / len(losses)
+
+    def _used(self, row: Round) -> list[float]:
+        """What each task has used of its tolerance; gains of one task do not pay for another."""
+        tolerances = self.problem.goal.tolerances
+        return [max(0.0, lost / max(tolerances[task], 1e-4)) for task, lost in row.lost.items()]
 
     def _searched(self, name: str, start: ArmStart) -> ArmResult:
         began = time.perf_counter()

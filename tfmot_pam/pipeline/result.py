@@ -103,7 +103,7 @@ class CompressionResult:
         original_accuracy: Validation accuracy of the original models by task.
         report: What every combination costs, against the original models.
         verdict: Whether merging pays, in words.
-        probes: The loss of each start in a short trial, in units of the tolerance.
+        probes: The mean loss of each start in a short trial, in units of the tolerances.
         trial_epochs: Epochs of all trials together, which no arm counts.
     """
 
