@@ -29,11 +29,11 @@ from tfmot_pam.pruning.importance import find_importance
 from tfmot_pam.pruning.prune import gated_model, strip_pruning
 from tfmot_pam.pruning.schedules import Ramp
 
-_SAMPLES = 2048  # calibration inputs of a cut
+_SAMPLES = 1024  # calibration inputs of a cut
 # The largest loss in units of its tolerance, and the share that a path removes below it.
 _STEPS = ((1.0, 0.25), (2.0, 0.18), (math.inf, 0.13))
 _HOPELESS = 4.0  # a path ends at a loss of so many tolerances
-_HOPEFUL = 1.7  # the first tail starts from the smallest network with a smaller loss
+_HOPEFUL = 2.0  # the first tail starts from the smallest network with a smaller loss
 _TRIM, _SMALLEST_TRIM = 0.12, 0.02  # shares that trims remove: halved when one is refused
 _PATH_END, _TAIL_RATE = 0.3, 0.6  # learning rates, as shares of the first
 _STEERING, _BOUNDS = 0.5, (0.25, 4.0)
