@@ -357,6 +357,7 @@ def test_no_lucky_half_is_enough():
     judged = Judgement({"a": 0.9}, lost={"a": 0.01}, halves={"a": (-0.01, 0.03)}, error={"a": 0.02})
     assert judged.within({"a": 0.01})
     assert judged.ratio({"a": 0.01}) == 1.0
+    assert judged.ratio({"a": 0.0}) == judged.ratio({"a": 0.005}) == 2.0
     assert not judged.within({"a": 0.009})
     assert not dataclasses.replace(judged, halves={"a": (-0.011, 0.031)}).within({"a": 0.01})
 

@@ -41,6 +41,10 @@ def _real(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return 1.0 - np.square(outputs - labels) / variance
 
 
+# Losses are measured in units of their tolerances, but of half a point at least: smaller ones are
+# noise, and would end every search at once.
+_LEAST_UNIT = 0.005
+
 # What labels are -> scores whose mean is the accuracy.
 SCORES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = MappingProxyType(
     {"classes": _classes, "distribution": _distribution, "binary": _binary, "real": _real}
@@ -99,7 +103,7 @@ class Judgement:
 
     def ratio(self, tolerances: Mapping[str, float]) -> float:
         """The largest loss in units of its tolerance."""
-        return max(self.lost[task] / max(tolerances[task], 1e-4) for task in self.lost)
+        return max(used(self.lost, tolerances).values())
 
     def within(self, tolerances: Mapping[str, float]) -> bool:
         """Whether every task is within its tolerance, and on each half within a standard error.
@@ -111,6 +115,11 @@ class Judgement:
             and max(self.halves[task]) <= tolerances[task] + self.error[task] + 1e-9
             for task in self.lost
         )
+
+
+def used(lost: Mapping[str, float], tolerances: Mapping[str, float]) -> dict[str, float]:
+    """Each task's loss in units of its tolerance."""
+    return {task: loss / max(tolerances[task], _LEAST_UNIT) for task, loss in lost.items()}
 
 
 class Examination:

@@ -23,7 +23,7 @@ from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.graph.usage import check_usage
 from tfmot_pam.merging.alignment import NoCommonTrunk
 from tfmot_pam.merging.merge import merge
-from tfmot_pam.pipeline.accuracy import Examination
+from tfmot_pam.pipeline.accuracy import Examination, used
 from tfmot_pam.pipeline.arguments import check_count, check_goal, check_training_options
 from tfmot_pam.pipeline.arms import ARMS, AUTO, Arm, ArmPart, ArmStart, find_arms
 from tfmot_pam.pipeline.checkpoints import Checkpoints
@@ -287,8 +287,8 @@ class _Compression:
 
     def _used(self, row: Round) -> list[float]:
         """What each task has used of its tolerance; gains of one task do not pay for another."""
-        tolerances = self.problem.goal.tolerances
-        return [max(0.0, lost / max(tolerances[task], 1e-4)) for task, lost in row.lost.items()]
+        losses = used(row.lost, self.problem.goal.tolerances)
+        return [max(0.0, loss) for loss in losses.values()]
 
     def _searched(self, name: str, start: ArmStart) -> ArmResult:
         began = time.perf_counter()

@@ -18,6 +18,7 @@ import keras
 
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
+from tfmot_pam.pipeline.accuracy import used
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.price import combination_costs, expected_cost
 from tfmot_pam.pipeline.problem import Problem
@@ -266,13 +267,12 @@ class Search:
         if action.parent is None:
             return dict.fromkeys(tasks, 1.0)
         parent = self.rounds[action.parent]
-        tolerances = self.problem.goal.tolerances
-        used = {t: parent.lost[t] / max(tolerances[t], 1e-4) for t in tasks}
-        mean = sum(used.values()) / len(used)
+        losses = used(parent.lost, self.problem.goal.tolerances)
+        mean = sum(losses.values()) / len(losses)
         low, high = _BOUNDS
         weights = {}
         for task in tasks:
-            pull = math.exp(_STEERING * min(max(used[task] - mean, -2.0), 2.0))
+            pull = math.exp(_STEERING * min(max(losses[task] - mean, -2.0), 2.0))
             weights[task] = min(max(parent.task_weights[task] * pull, low), high)
         scale = len(weights) / sum(weights.values())
         return {task: weight * scale for task, weight in weights.items()}
