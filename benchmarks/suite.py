@@ -27,6 +27,8 @@ from absl import app, flags
 
 import tfmot_pam
 from benchmarks import results_io, suites
+from tfmot_pam.graph.reader import read
+from tfmot_pam.graph.time_model import estimated_time
 
 _SUITE = flags.DEFINE_enum("suite", "composites", sorted(suites.SUITES), "Which suite.")
 _DATA = flags.DEFINE_string("data_dir", "data", "Folder that holds the data sets.")
@@ -55,6 +57,7 @@ FIELDS = [
     "macs",
     "original_macs",
     "expected_macs",
+    "estimated_time",
     "worst_loss",
     "worst_loss_error",
     "epochs",
@@ -89,7 +92,7 @@ def run_cell(settings: Mapping[str, Any]) -> None:
     original = {task: tfmot_pam.cost(model).macs for task, model in models.items()}
     rows = []
 
-    def add(arm, start, accepted, costs, lost, **rest):
+    def add(arm, start, accepted, costs, times, lost, **rest):
         worst = max(lost, key=lambda task: lost[task][0])
         expected = float(np.mean(list(costs.values())))
         for chosen, macs in costs.items():
@@ -103,6 +106,7 @@ def run_cell(settings: Mapping[str, Any]) -> None:
                     "macs": macs,
                     "original_macs": sum(original[task] for task in chosen),
                     "expected_macs": round(expected),
+                    "estimated_time": round(times[chosen]),
                     "worst_loss": round(lost[worst][0], 3),
                     "worst_loss_error": round(lost[worst][1], 3),
                     **rest,
@@ -115,26 +119,23 @@ def run_cell(settings: Mapping[str, Any]) -> None:
             arm.start,
             arm.accepted,
             arm.macs,
+            arm.times,
             suites.losses(suite, models, arm.model, splits["test"]),
             epochs=arm.epochs,
             training_macs=f"{arm.training_macs:.3e}",
             seconds=round(arm.seconds),
         )
     envelope = result.portfolio()
-    lost = {}
+    lost, costs, times = {}, {}, {}
     for chosen, (_, model) in envelope.items():
         for task, loss in suites.losses(suite, models, model, splits["test"]).items():
             lost[f"{task} in {chosen}"] = loss
-    costs = {chosen: tfmot_pam.cost(model).macs for chosen, (_, model) in envelope.items()}
-    total = {"epochs": sum(arm.epochs for arm in result.arms), "training_macs": "", "seconds": ""}
-    add(
-        "portfolio",
-        "+".join(sorted({arm for arm, _ in envelope.values()})),
-        True,
-        costs,
-        lost,
-        **total,
-    )
+        costs[chosen] = tfmot_pam.cost(model).macs
+        times[chosen] = estimated_time(read(model))
+    epochs = sum(arm.epochs for arm in result.arms) + result.trial_epochs
+    used = "+".join(sorted({arm for arm, _ in envelope.values()}))
+    rest = {"epochs": epochs, "training_macs": "", "seconds": ""}
+    add("portfolio", used, True, costs, times, lost, **rest)
     cell = {
         "rows": rows,
         "verdict": result.verdict,
@@ -171,6 +172,8 @@ def summary(rows: list[dict]) -> list[dict]:
                 / max(float(base[c]["macs"]) for c in singles),
                 "single tasks, mean": float(np.mean(ratios)),
                 "single tasks, worst": max(ratios),
+                "estimated time, all tasks, below the sum": float(base[whole]["estimated_time"])
+                / float(mine[whole]["estimated_time"]),
                 "worst loss on test": float(mine[first]["worst_loss"]),
             }
             for key, value in values.items():
@@ -215,7 +218,8 @@ def write_pages(work: pathlib.Path, output: pathlib.Path) -> None:
     parts = [
         "# Suites: compress() against separate pruning at equal effort",
         "Tolerance 1 point. Expected: all combinations alike. Mean and spread over seeds; the loss "
-        "is that of the worst task, in points on the test split. `portfolio` takes the cheapest "
+        "is that of the worst task, in points on the test split; the estimated time is that of one "
+        "thread, in multiply-accumulates of a convolution. `portfolio` takes the cheapest "
         "network for every combination. Made by `python -m benchmarks.suite`.",
     ]
     for (suite, importance, measure, effort), group in itertools.groupby(ordered, run_of):
@@ -233,6 +237,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
         **{name: row[name] for name in ("seed", "arm", "start", "combination")},
         "MACs": f"{macs:,.0f}",
         "of the originals": f"{macs / original:.3f}",
+        "estimated time": f"{float(row['estimated_time']):,.0f}",
         "worst loss": f"{loss:.2f} ± {error:.2f}",
         "within": row["accepted"],
         "epochs": row["epochs"],
