@@ -86,7 +86,9 @@ def test_all_arms_have_the_same_effort(result):
     # Epochs of one network are whole numbers; a path may end before its epochs are spent.
     assert 0 < separate.epochs <= 2 * QUICK["effort"] + 2
     assert 0 < merged.epochs <= 2 * QUICK["effort"] + 2
-    assert set(result.probes) == {"trunk-sign", "trunk-sum", "mixed-sign", "mixed-sum"}
+    # Of the five starts the two best of each arm are tried.
+    arms = [name.split("-")[0] for name in result.probes]
+    assert sorted(arms) == ["mixed", "mixed", "trunk", "trunk"]
     assert merged.start == min(result.probes, key=result.probes.get)
 
 
@@ -265,7 +267,7 @@ def test_tasks_with_data_of_their_own(models):
     }
     found = tfmot_pam.compress(models, data, 0.2, arms=["trunk"], target=0.5, **QUICK)
     assert found.best.accepted
-    assert set(found.probes) == {"trunk-sign", "trunk-sum"}
+    assert set(found.probes) == {"trunk-relevant", "trunk-sign", "trunk-sum"}
 
 
 def test_nothing_is_kept_that_breaks_a_tolerance(models):

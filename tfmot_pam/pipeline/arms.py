@@ -75,6 +75,12 @@ def _donors(name: str, share: Callable[[int, int], float]):
     return starts
 
 
+def _trunk(tasks: Sequence[str]) -> list[ArmStart]:
+    """Everything shared: the most relevant channels of all networks, or those of one of them."""
+    relevant = ArmStart("trunk-relevant", (ArmPart(tuple(tasks), METHODS["shared"]),))
+    return [relevant, *_donors("trunk", lambda position, count: 1.0)(tasks)]
+
+
 def _stem(tasks: Sequence[str]) -> list[ArmStart]:
     """Shared up to a layer, exclusive above it: a half, or three quarters of the layers."""
     return [
@@ -101,8 +107,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         arm.name: arm
         for arm in (
             Arm("separate", _separate),
-            # Everything shared, one network's width.
-            Arm("trunk", _donors("trunk", lambda position, count: 1.0)),
+            Arm("trunk", _trunk),
             # The first layer shared, half of every further one, the rest exclusive.
             Arm("mixed", _donors("mixed", lambda p, n: 1.0 if p == 0 else _MIXED_SHARE)),
             Arm("stem", _stem),
