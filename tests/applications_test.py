@@ -69,7 +69,8 @@ def test_separate_merges_reproduce_both_models(name):
 
 def test_shared_merge_reproduces_both_models():
     models, x = two_models("MobileNetV2"), images(2)
-    merged = tfmot_pam.merge(models, x, method="shared", compensation=False, verbose=0)
+    options = {"method": "shared", "width": "union", "compensation": False}
+    merged = tfmot_pam.merge(models, x, **options, verbose=0)
     assert_reproduces(merged, models, x)
     assert merged.merge_plan.shared == 1.0
 
@@ -78,7 +79,8 @@ def test_shared_merge_reproduces_both_models():
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_shared_merges_reproduce_both_models(name):
     models, x = two_models(name), images(2)
-    merged = tfmot_pam.merge(models, x, method="shared", compensation=False, verbose=0)
+    options = {"method": "shared", "width": "union", "compensation": False}
+    merged = tfmot_pam.merge(models, x, **options, verbose=0)
     assert_reproduces(merged, models, x)
 
 
