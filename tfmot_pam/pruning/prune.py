@@ -75,7 +75,8 @@ def prune_channels(
         data: Calibration inputs for `"reconstruction"` and `"pagcp"`, from the training split: any
             form of data that `merge` takes.
         measure: What the fraction is of: `"channels"`, `"macs"` (expected MACs), `"parameters"`,
-            the MACs of a combination such as `("digit",)`, or a list of combinations, each of
+            `"latency"` (estimated time of one thread, channels in whole tiles), the MACs of a
+            combination such as `("digit",)`, or a list of combinations, each of
             which is brought down by the fraction.
         usage: Probability of each combination; default: all alike. Channels of rare combinations
             save less, and go later.
