@@ -1,11 +1,12 @@
 """The search from one starting network: one long path of cuts, then tails at fixed structure.
 
 A path removes a share of the expected cost again and again, larger shares while no task has lost
-much. Before the rate has fallen to 0 networks look worse than they are, so a path goes on well
-beyond the tolerances. Tails take networks of the path and train them on while the rate falls;
-bisection decides which one is next. What effort is left goes into trims: a little more is removed
-from the best network, which then gets a tail of its own. What comes next follows from the rounds so
-far alone, so that a search can go on from them at any time.
+much. Before the rate has fallen to 0 networks look worse than they are, so a path goes on somewhat
+beyond the tolerances. A tail takes a network of the path and trains it on while the rate falls; if
+it does not hold then, bisection decides which network is next. All effort that is left goes into
+trims, the steps that spend it best: a little more is removed from the best network, which then gets
+a tail of its own, so that one network gets all of the training. What comes next follows from the
+rounds so far alone, so that a search can go on from them at any time.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ from tfmot_pam.pruning.schedules import Ramp
 _SAMPLES = 1024  # calibration inputs of a cut
 # The largest loss in units of its tolerance, and the share that a path removes below it.
 _STEPS = ((1.0, 0.25), (2.0, 0.18), (math.inf, 0.13))
-_HOPELESS = 4.0  # a path ends at a loss of so many tolerances
-_HOPEFUL = 2.0  # the first tail starts from the smallest network with a smaller loss
-_TRIM, _SMALLEST_TRIM = 0.12, 0.02  # shares that trims remove: halved when one is refused
+_HOPELESS = 2.5  # a path ends at a loss of so many tolerances
+_HOPEFUL = 1.5  # the first tail starts from the smallest network with a smaller loss
+# Shares that trims remove: larger from trim to trim, and halved by every one that is refused.
+_TRIM, _SMALLEST_TRIM, _LARGEST_TRIM, _GROWTH = 0.12, 0.02, 0.25, 1.4
 _PATH_END, _TAIL_RATE = 0.3, 0.6  # learning rates, as shares of the first
 _STEERING, _BOUNDS = 0.5, (0.25, 4.0)
 
@@ -62,10 +64,10 @@ class Allotment:
 def allot(total: int, merged: bool) -> Allotment:
     """Divides epochs: a merged network first learns to serve all tasks, a single one does."""
     warm = round(0.2 * total) if merged else 0
-    path = max(1, round(0.35 * total))
+    path = max(1, round(0.25 * total))
     total = max(total, warm + path + 1)
-    tail = max(1, (total - warm - path) // 4)
-    return Allotment(warm, path, max(1, round(path / 12)), tail, total)
+    tail = max(1, (total - warm - path) // 6)
+    return Allotment(warm, path, max(1, round(path / 9)), tail, total)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +135,8 @@ def _next_place(path: Sequence[Round], tails: Sequence[Round]) -> int | None:
     held += [found.parent for found in tails if found.accepted]
     low = max((places[number] for number in held), default=-1)
     high = min((places[found.parent] for found in tails if not found.accepted), default=len(path))
+    if any(found.accepted for found in tails):
+        return None
     if tails:
         return (low + high) // 2 if high - low > 1 else None
     hopeful = [place for place, found in enumerate(path) if found.ratio <= _HOPEFUL]
@@ -140,13 +144,14 @@ def _next_place(path: Sequence[Round], tails: Sequence[Round]) -> int | None:
 
 
 def _next_trim(rounds: Sequence[Round], epochs: int, target: float | None) -> Action | None:
-    """Removes a little more from the best network, half as much after every refusal."""
+    """Removes a little more from the best network."""
     held = [found for found in rounds if found.accepted]
     if not held:
         return None
     best = min(held, key=lambda found: found.cost)
-    refused = sum(found.stage == "trim" and not found.accepted for found in rounds)
-    fraction = _TRIM * 0.5**refused
+    verdicts = [found.accepted for found in rounds if found.stage == "trim"]
+    before = verdicts.index(False) if False in verdicts else len(verdicts)
+    fraction = min(_TRIM * _GROWTH**before, _LARGEST_TRIM) * 0.5 ** verdicts.count(False)
     if _reached(best, target) or fraction < _SMALLEST_TRIM:
         return None
     return Action("trim", best.number, epochs, _up_to(fraction, best, target))

@@ -36,7 +36,7 @@ def rate(prunable: PrunableChannels, strength: np.ndarray, x: np.ndarray) -> np.
         weaker channels of its group are gone, `[channels]`.
     """
     x = x[:: max(1, len(x) // _SAMPLES)][:_SAMPLES]
-    network = before_activation(insert_gates(prunable, PruningSettings()))
+    network, _ = before_activation(insert_gates(prunable, PruningSettings()))
     gated = emit(network, wrap=False)
     gates = next(layer for layer in gated.layers if isinstance(layer, ChannelGates))
     mask = np.ones(len(prunable), "float32")

@@ -1,9 +1,9 @@
 """Reconstruction: channels rated by how much the layers that read them could not do without.
 
 A layer's pre-activations are explained from the features of its input channels, one channel after
-the other, the most useful per operation first. What a channel adds when its turn comes, times how
-much an error of that layer changes the network's outputs, is its importance. Removing the least
-important ones and fitting what is left in closed form (`compensate`) needs no training.
+the other, the most useful per operation first. What a channel adds when its turn comes, in units
+of what an error there does to the network's outputs (`sensitivity`), is its importance. Removing
+the least important ones and fitting what is left in closed form (`compensate`) needs no training.
 
 Source: section 7b of the project's algorithms page; the greedy choice with Schur complements is
 that of the Gaussian relevance estimator (`closed_form.blocks`).
@@ -18,20 +18,18 @@ import numpy as np
 
 from tfmot_pam.closed_form import linear
 from tfmot_pam.closed_form.blocks import BlockSystem, rows_by_channel
-from tfmot_pam.graph.emitter import emit
-from tfmot_pam.graph.network import Layer, Network, Node
+from tfmot_pam.graph.network import Layer, Node
 from tfmot_pam.graph.runner import Stepper
 from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.pruning.channels import PrunableChannels
 from tfmot_pam.pruning.costs import Usage, WidthCosts, node_weights
-from tfmot_pam.pruning.outputs import before_activation, predict
+from tfmot_pam.pruning.sensitivity import output_sensitivity
 
 _SAMPLES = 1024
 _PLACES = 4096
 _DIRECTIONS = 16  # columns that a channel has at most
 _RIDGE = 1e-3
-_PROBE = 0.05  # relative error of a layer whose effect on the outputs is measured
-_DRAWS = 2
+_VARIANCE = 0.999  # share of the targets' variance that is explained; directions beyond are left
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,20 +37,16 @@ class _Reader:
     """A mixing layer on sampled places: what it reads, what it computes, and what that is worth.
 
     Args:
-        layer: The layer.
+        node: The name of the layer's call.
         channels: For each feature column its prunable channel, or -1.
         features: Centred, `[places, columns]`.
-        targets: Centred pre-activations `[places, outputs]`, of total mean square 1.
-        scale: What the targets were divided by.
-        weight: How much the outputs' error grows with the share of the targets left unexplained.
+        targets: Centred pre-activations `[places, outputs]`.
     """
 
-    layer: Layer
+    node: str
     channels: np.ndarray
     features: np.ndarray
     targets: np.ndarray
-    scale: float
-    weight: float = 1.0
 
 
 def rate(
@@ -73,14 +67,17 @@ def rate(
         task_weights: How much an error of each task's outputs matters; None takes all alike.
 
     Returns:
-        For each channel the growth of the outputs' relative error if it went, at least 0; infinite
-        where only layers without a closed form read it.
+        For each channel the growth of the outputs' error if it went, as a share of their spread
+        and at least 0; infinite where only layers without a closed form read it.
     """
     rng = np.random.default_rng(seed)
     if len(x) > _SAMPLES:
         x = x[np.sort(rng.choice(len(x), _SAMPLES, replace=False))]
     matters = [(task_weights or {}).get(task, 1.0) for task in prunable.tasks]
-    readers = _weighted(prunable.network, _readers(prunable, x, rng), x, rng, matters)
+    readers = _readers(prunable, x, rng)
+    nodes = [reader.node for reader in readers]
+    sensitivities = output_sensitivity(prunable.network, nodes, x, rng, matters)
+    readers = [_in_units_of_the_outputs(*pair) for pair in zip(readers, sensitivities, strict=True)]
     weights = node_weights(prunable, usage_probabilities(usage, prunable.tasks))
     full = np.ones(len(prunable), bool)
     price = np.maximum(WidthCosts(prunable).marginal_macs(full, weights), 1e-9)
@@ -113,8 +110,7 @@ def _observe(node: Node, layer: Layer, value: np.ndarray, positions, rng) -> _Re
     channels = np.tile(np.repeat(positions, inner), _kernel_positions(layer))
     features = features - features.mean(axis=0)
     targets = targets - targets.mean(axis=0)
-    scale = float(np.sqrt(np.mean(np.square(targets)) * targets.shape[1])) or 1.0
-    return _Reader(layer, channels, features, targets / scale, scale)
+    return _Reader(node.name, channels, features, targets)
 
 
 def _kernel_positions(layer: Layer) -> int:
@@ -123,38 +119,15 @@ def _kernel_positions(layer: Layer) -> int:
     return 1
 
 
-# --- how much a layer's error matters ----------------------------------------------------------
-
-
-def _weighted(
-    network: Network, readers: list[_Reader], x, rng, matters: list[float]
-) -> list[_Reader]:
-    """Measures by how much the outputs change where one layer's pre-activations are off a little.
-
-    The layer's weights are disturbed at random, so that a known share of its pre-activations'
-    variance is error; outputs are taken before a final softmax or sigmoid.
-    """
-    model = emit(before_activation(network), wrap=False)
-    base = predict(model, x)
-    spread = [float(np.mean(np.square(o - o.mean(axis=0)))) or 1.0 for o in base]
-    weighted = []
-    for reader in readers:
-        name = linear.LINEAR_FORMS[reader.layer.kind].matrix
-        kernel = reader.layer.weights[name]
-        target = model.get_layer(reader.layer.name)
-        variable = next(w for w in target.weights if w.name == name)
-        errors = []
-        for _ in range(_DRAWS):
-            noise = rng.normal(size=kernel.shape)
-            moved = reader.features @ noise.reshape(-1, kernel.shape[-1]) / reader.scale
-            share = float(np.mean(np.square(moved)) * moved.shape[1])
-            variable.assign(kernel + noise * np.sqrt(_PROBE / max(share, 1e-12)))
-            found = predict(model, x)
-            parts = zip(found, base, spread, matters, strict=True)
-            errors.append(sum(m * float(np.mean(np.square(f - b))) / s for f, b, s, m in parts))
-        variable.assign(kernel)
-        weighted.append(dataclasses.replace(reader, weight=float(np.mean(errors)) / _PROBE))
-    return weighted
+def _in_units_of_the_outputs(reader: _Reader, sensitivity: np.ndarray) -> _Reader:
+    """Targets turned and stretched so that their squared errors are what the outputs lose."""
+    values, directions = np.linalg.eigh(sensitivity)
+    targets = reader.targets @ (directions * np.sqrt(np.maximum(values, 0.0)))
+    power = np.mean(np.square(targets), axis=0)
+    order = np.argsort(-power)
+    shares = np.cumsum(power[order]) / max(float(power.sum()), 1e-30)
+    count = min(int(np.searchsorted(shares, _VARIANCE)) + 1, len(order))
+    return dataclasses.replace(reader, targets=targets[:, order[:count]])
 
 
 # --- the greedy choice -------------------------------------------------------------------------
@@ -192,11 +165,10 @@ class _System:
         rows = _principal(rows_by_channel(np.asarray(features, np.float32), blocks))
         ridge = _RIDGE * (float(np.mean(np.square(features))) or 1.0)
         self._system = BlockSystem(rows, targets, ridge)
-        self._weight = reader.weight
         self.place = {channel: place for place, channel in enumerate(self.channels.tolist())}
 
     def add_gains(self, total: np.ndarray) -> None:
-        gains = self._weight * self._system.gains().sum(axis=0)
+        gains = self._system.gains().sum(axis=0)
         total[self.channels[: len(gains)]] += gains
 
     def condition(self, channel: int) -> None:

@@ -1,0 +1,138 @@
+"""How much an error of a layer changes a network's outputs, from one backward pass.
+
+To second order, an error e of a layer's pre-activations changes the outputs' divergence by
+e' G e / 2, where G is the mean of d d' and d the gradient of the log probability of an answer that
+was drawn from the network's own outputs (the Fisher information). Outputs that are no probabilities
+get random directions in place of drawn answers: then G measures squared errors.
+
+Source: Fisher information by drawn labels: Kunstner et al., NeurIPS 2019, section 3; as the weight
+of a layer's error: K-FAC's output factor (Martens and Grosse, ICML 2015, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.network import (
+    Layer,
+    Network,
+    Node,
+    Tensor,
+    iterate_tensors,
+    map_tensors,
+    prune_to,
+    unique_name,
+)
+from tfmot_pam.pruning.outputs import before_activation, predict, with_activation
+
+_BATCH = 256
+# Networks are all but sure of most training inputs; tempered answers let those count as well.
+_TEMPERATURE = 2.0
+
+
+def output_sensitivity(
+    network: Network,
+    nodes: Sequence[str],
+    x: np.ndarray,
+    rng: np.random.Generator,
+    task_weights: Sequence[float] | None = None,
+) -> list[np.ndarray]:
+    """Measures how much errors of some layers matter, channel by channel.
+
+    Args:
+        network: A network with one input.
+        nodes: Names of calls of layers, whose pre-activations have channels last.
+        x: Inputs `[samples, ...]`.
+        rng: Draws answers.
+        task_weights: How much each output matters; None takes all alike.
+
+    Returns:
+        For each node a matrix G `[channels, channels]`: independent errors of covariance C at all
+        places cost tr(G C), the share of what the outputs tell apart that is lost, times weights.
+    """
+    import tensorflow as tf
+
+    linear, kinds = before_activation(network)
+    split = pre_activations_apart(linear, nodes)
+    outputs = list(iterate_tensors(split.outputs))
+    weights = [1.0] * len(outputs) if task_weights is None else task_weights
+    observed = [Tensor(name) for name in nodes]
+    model = emit(prune_to(split, [*observed, *outputs]), wrap=False)
+    logits = predict(emit(linear, wrap=False), x)
+    directions = [
+        np.sqrt(weight) * _directions(value, kind, rng)
+        for value, kind, weight in zip(logits, kinds, weights, strict=True)
+    ]
+    result: list[Any] = [0.0] * len(observed)
+    for start in range(0, len(x), _BATCH):
+        batch = tf.convert_to_tensor(x[start : start + _BATCH])
+        with tf.GradientTape() as tape:
+            # The inputs are watched, since a network's weights need not be trainable.
+            tape.watch(batch)
+            values = keras.tree.flatten(model(batch, training=False))
+            found, answers = values[: len(observed)], values[len(observed) :]
+            chosen = [d[start : start + _BATCH] for d in directions]
+            drawn = sum(tf.reduce_sum(v * d) for v, d in zip(answers, chosen, strict=True))
+        gradients = tape.gradient(drawn, found, unconnected_gradients="zero")
+        for place, gradient in enumerate(gradients):
+            flat = gradient.numpy().reshape(-1, gradient.shape[-1]).astype(np.float64)
+            result[place] = result[place] + flat.T @ flat / len(x)
+    return result
+
+
+def _directions(logits: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
+    """The log probability's gradient by the logits for drawn answers.
+
+    They are divided by what they make of the logits' own spread, so that outputs of all kinds and
+    scales can be compared: no output counts for more since its logits are larger.
+    """
+    if kind == "softmax":
+        exponents = np.exp((logits - logits.max(axis=-1, keepdims=True)) / _TEMPERATURE)
+        chances = exponents / exponents.sum(axis=-1, keepdims=True)
+        drawn = rng.random((*logits.shape[:-1], 1)) < np.cumsum(chances, axis=-1)
+        found = np.eye(logits.shape[-1])[np.argmax(drawn, axis=-1)] - chances
+    elif kind == "sigmoid":
+        chances = 0.5 + 0.5 * np.tanh(0.5 * logits / _TEMPERATURE)
+        found = (rng.random(logits.shape) < chances) - chances
+    else:
+        found = rng.normal(size=logits.shape)
+    flat, centred = (a.reshape(-1, a.shape[-1]) for a in (found, logits - logits.mean(axis=0)))
+    spread = np.sum((flat.T @ flat) * (centred.T @ centred)) / len(flat) / len(logits)
+    return (found / np.sqrt(max(spread, 1e-12))).astype(logits.dtype)
+
+
+def pre_activations_apart(network: Network, nodes: Sequence[str]) -> Network:
+    """The same network, with the activations of some layers in layers of their own.
+
+    Args:
+        network: Any network.
+        nodes: Names of calls of the layers; afterwards they yield pre-activations.
+    """
+    wanted = {network.node(name).layer for name in nodes}
+    layers, result = dict(network.layers), []
+    moved: dict[Tensor, Tensor] = {}
+    taken = {*network.layers, *network.nodes_by_name}
+
+    def current(tensor: Tensor) -> Tensor:
+        return moved.get(tensor, tensor)
+
+    for node in network.nodes:
+        args, kwargs = map_tensors((node.args, dict(node.kwargs)), current)
+        result.append(Node(node.name, node.layer, args, kwargs, node.shapes))
+        activation = network.layer_of(node).config.get("activation")
+        if node.layer not in wanted or activation in (None, "linear"):
+            continue
+        layers[node.layer] = with_activation(network.layers[node.layer], "linear")
+        name = unique_name(f"{node.name}_activation", taken)
+        taken.add(name)
+        config = {"name": name, "activation": activation}
+        layers[name] = Layer(name, keras.layers.Activation, config, {})
+        result.append(Node(name, name, (Tensor(node.name),), {}, node.shapes))
+        moved[Tensor(node.name)] = Tensor(name)
+    outputs = map_tensors(network.outputs, current)
+    return network.replace(layers=layers, nodes=tuple(result), outputs=outputs)
