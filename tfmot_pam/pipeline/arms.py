@@ -108,8 +108,8 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         for arm in (
             Arm("separate", _separate),
             Arm("trunk", _trunk),
-            # The first layer shared, half of every further one, the rest exclusive.
-            Arm("mixed", _donors("mixed", lambda p, n: 1.0 if p == 0 else _MIXED_SHARE)),
+            # A half of every layer shared, the rest exclusive.
+            Arm("mixed", _donors("mixed", lambda position, count: _MIXED_SHARE)),
             Arm("stem", _stem),
             *(Arm(n, _merged(m)) for n, m in METHODS.items() if n != "separate"),
         )

@@ -33,13 +33,13 @@ from tfmot_pam.pruning.schedules import Ramp
 
 _SAMPLES = 1024  # calibration inputs of a cut
 # The largest loss in units of its tolerance, and the share that a path removes below it.
-_STEPS = ((1.0, 0.25), (2.0, 0.18), (math.inf, 0.13))
+_STEPS = ((0.5, 0.2), (1.0, 0.15), (math.inf, 0.1))
 _HOPELESS = 2.5  # a path ends at a loss of so many tolerances
 _HOPEFUL = 1.5  # the first tail starts from the smallest network with a smaller loss
 # Shares that trims remove: larger from trim to trim, and halved by every one that is refused.
 _TRIM, _SMALLEST_TRIM, _LARGEST_TRIM, _GROWTH = 0.12, 0.02, 0.25, 1.4
 _PATH_END, _TAIL_RATE = 0.3, 0.6  # learning rates, as shares of the first
-_STEERING, _BOUNDS = 0.5, (0.25, 4.0)
+_STEERING, _BOUNDS = 1.0, (0.25, 4.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +64,10 @@ class Allotment:
 def allot(total: int, merged: bool) -> Allotment:
     """Divides epochs: a merged network first learns to serve all tasks, a single one does."""
     warm = round(0.2 * total) if merged else 0
-    path = max(1, round(0.25 * total))
+    path = max(1, round(0.3 * total))
     total = max(total, warm + path + 1)
     tail = max(1, (total - warm - path) // 6)
-    return Allotment(warm, path, max(1, round(path / 9)), tail, total)
+    return Allotment(warm, path, max(1, round(path / 12)), tail, total)
 
 
 @dataclasses.dataclass(frozen=True)

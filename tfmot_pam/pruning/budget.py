@@ -24,6 +24,10 @@ Scope = Literal["global", "per-layer"]
 # A pass removes at most this share of the channels before savings are computed anew.
 _PASS = 0.02
 _BISECTIONS = 24
+# A channel may save up to so many times what is wanted, or at least so large a share of the whole;
+# other channels are given back then, if the room is worth it.
+_LEAP, _SMALLEST_LEAP = 2.0, 0.1
+_SMALLEST_ROOM, _GIVEN_BACK = 0.005, 64
 # Schedules compute in single precision: a fraction of 0.2 is a little more than a fifth.
 _ROUNDING = 1e-6
 
@@ -185,9 +189,10 @@ class Budget:
         return self._rounded(keep, chosen, importance)
 
     def _fill(self, keep: np.ndarray, importance: np.ndarray, share: float) -> np.ndarray:
-        keep = keep.copy()
+        before, keep = keep, keep.copy()
+        most = max(_LEAP * (self.share(keep) - share), _SMALLEST_LEAP)
         while self.share(keep) > share:
-            saving, price, needed = self._savings(keep, share)
+            saving, price, needed = self._savings(keep, share, most)
             candidates = np.flatnonzero(keep)
             # A channel that saves nothing is no candidate, however unimportant it is.
             candidates = candidates[(saving[candidates] > 0) & (price[candidates] > 0)]
@@ -196,12 +201,26 @@ class Budget:
             if not self._pass(keep, order, saving, needed):
                 break
             keep = drop_unread(self._prunable, keep)
+        return self._given_back(keep, np.flatnonzero(before & ~keep), importance, share)
+
+    def _given_back(self, keep, gone: np.ndarray, importance, share: float) -> np.ndarray:
+        """Takes the most important channels back where a large one saved more than was needed."""
+        for channel in gone[np.argsort(-importance[gone], kind="stable")][:_GIVEN_BACK].tolist():
+            if share - self.share(keep) < _SMALLEST_ROOM:
+                break
+            more = keep.copy()
+            more[channel] = True
+            if self.share(more) <= share and drop_unread(self._prunable, more)[channel]:
+                keep = more
         return keep
 
-    def _savings(self, keep: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray, float]:
+    def _savings(
+        self, keep: np.ndarray, share: float, most: float
+    ) -> tuple[np.ndarray, np.ndarray, float]:
         """Each channel's saving and price in the measures not met yet, and what those lack.
 
-        All are shares of the measures' whole.
+        All are shares of the measures' whole. What a channel saves beyond `most` counts for
+        nothing.
         """
         saving, price, needed = np.zeros(len(keep)), np.zeros(len(keep)), 0.0
         for measure, full in zip(self._measures, self._full, strict=True):
@@ -209,8 +228,7 @@ class Budget:
             if lacks <= 0:
                 continue
             saved = measure.saving(keep) / full
-            # What a channel saves beyond the need is worth nothing: the last to go are small.
-            price += np.minimum(saved, lacks) if measure.price is None else measure.price(keep)
+            price += np.minimum(saved, most) if measure.price is None else measure.price(keep)
             saving += saved
             needed += lacks
         return saving, price, needed
