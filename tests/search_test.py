@@ -115,7 +115,8 @@ def test_tails_go_back_on_the_path_until_one_holds():
     rounds = play(allotment, judge)
     tails = [found for found in rounds if found.stage == "tail"]
     shares = [rounds[found.parent].share for found in tails]
-    assert len(tails) > 1 and shares == sorted(shares)
+    assert len(tails) > 1
+    assert shares == sorted(shares)
     assert [found.accepted for found in tails] == [False] * (len(tails) - 1) + [True]
     assert all(found.stage == "trim" for found in rounds[tails[-1].number + 1 :])
 
