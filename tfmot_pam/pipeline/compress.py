@@ -13,7 +13,6 @@ from typing import Any
 
 import keras
 
-from tfmot_pam.data import Samples, as_form, take_samples
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.generation import are_tf_keras
 from tfmot_pam.graph.juxtapose import juxtapose
@@ -35,16 +34,13 @@ from tfmot_pam.pipeline.price import (
     expected_cost,
     original_costs,
 )
-from tfmot_pam.pipeline.problem import Problem, Training
+from tfmot_pam.pipeline.problem import Problem, Training, prepared_distillation
 from tfmot_pam.pipeline.result import ArmResult, CompressionResult, Round, cheapest, verdict
 from tfmot_pam.pipeline.search import Action, Search, allot
 from tfmot_pam.pruning.importance import find_importance
 from tfmot_pam.pruning.settings import PruningSettings
 from tfmot_pam.reporting.report import report
-from tfmot_pam.training.distillation import set_up
-from tfmot_pam.training.heads import output_kind
 
-_BATCH, _SCALE_SAMPLES = 256, 256
 # A trial of a start: its share of the originals' computation, and of the effort.
 _TRIAL_SHARE, _TRIAL_EFFORT = 0.3, 0.08
 _TRIALS = 4  # more starts than these are looked at before any training first
@@ -64,7 +60,7 @@ def compress(
     importance: Any = "reconstruction",
     measure: str = "macs",
     augment: Callable[..., Any] | None = None,
-    views: int = 4,
+    views: int | None = None,
     merge_options: Mapping[str, Any] | None = None,
     fine_tune_options: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -108,7 +104,8 @@ def compress(
             small networks in many groups can have few MACs and take long.
         augment: `augment(x, rng) -> x`: other views of inputs that keep their labels, such as
             flipped images. Teachers see the same views.
-        views: How many views are made of the training inputs, and kept in memory.
+        views: How many views are made of the training inputs, and kept in memory; None makes 16,
+            or as many as 2 GiB hold. Long training learns few views by heart.
         merge_options: Further arguments of `merge`.
         fine_tune_options: `batch_size`, `learning_rate`, `label_weight` and `losses`, as in
             `fine_tune`.
@@ -145,12 +142,13 @@ def compress(
     goal = check_goal(tasks, max_accuracy_drop, target, effort)
     usage = None if usage is None else check_usage(usage, tasks)
     find_importance(importance)
-    check_count("views", views)
+    if views is not None:
+        check_count("views", views)
     check_measure(measure)
     chosen = None if arms == "auto" else find_arms(arms)
     options = check_training_options(fine_tune_options)
     training, validation = split(originals, data, validation_data)
-    distillation, prepared = _distillation(
+    distillation, prepared = prepared_distillation(
         originals, training, make_views(training, augment, views, seed), options, seed
     )
     problem = Problem(
@@ -186,26 +184,6 @@ def compress(
     if of_tf_keras:
         result = dataclasses.replace(result, model=to_tf_keras(result.model))
     return result
-
-
-def _distillation(originals, training: Samples, views, options: dict[str, Any], seed: int):
-    """The losses of all tasks, and the views with their targets; takes the losses' options."""
-    tasks = tuple(originals)
-    shape = tuple(next(iter(originals.values())).inputs[0].shape[1:])
-    outputs = {
-        task: (tuple(model.outputs[0].shape[1:]), output_kind(model))
-        for task, model in originals.items()
-    }
-    distillation = set_up(
-        outputs,
-        take_samples(as_form(training), tasks, shape, samples=_SCALE_SAMPLES, seed=seed),
-        originals,
-        shape,
-        label_weight=options.pop("label_weight", 0.3),
-        losses=options.pop("losses", None),
-        seed=seed,
-    )
-    return distillation, [distillation.feed.prepare(as_form(view), _BATCH) for view in views]
 
 
 class _Compression:

@@ -14,6 +14,8 @@ from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.graph.selection import task_names
 from tfmot_pam.merging.arguments import named_models
 
+_VIEWS, _VIEW_BYTES = 16, 2**31
+
 
 def originals_by_task(models: Any) -> dict[str, keras.Model]:
     """The models by task; one alone keeps its own form, or gets the name that it is given."""
@@ -89,14 +91,14 @@ def _part(samples: Samples, validation: bool) -> Samples:
 
 
 def make_views(
-    samples: Samples, augment: Callable[..., Any] | None, count: int, seed: int
+    samples: Samples, augment: Callable[..., Any] | None, count: int | None, seed: int
 ) -> list[Samples]:
     """The samples as they are, and other views of them.
 
     Args:
         samples: Training samples.
         augment: `augment(x, rng)` returns inputs of the same shape; None makes no other views.
-        count: How many views there shall be.
+        count: How many views there shall be; None makes what is useful, within bounds of memory.
         seed: Seed of the views.
 
     Raises:
@@ -105,7 +107,7 @@ def make_views(
     if augment is None:
         return [samples]
     views = [samples]
-    for number in range(1, count):
+    for number in range(1, count or _useful_views(samples)):
         rng = np.random.default_rng([seed, number])
         seen: dict[int, np.ndarray] = {}
         by_task = {}
@@ -115,6 +117,11 @@ def make_views(
             by_task[task] = TaskSamples(seen[id(own.x)], own.y)
         views.append(Samples(by_task, samples.shared))
     return views
+
+
+def _useful_views(samples: Samples) -> int:
+    arrays = {id(own.x): own.x.nbytes for own in samples.by_task.values()}
+    return max(2, min(_VIEWS, _VIEW_BYTES // max(1, sum(arrays.values()))))
 
 
 def _checked(view: Any, x: np.ndarray) -> np.ndarray:

@@ -9,14 +9,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmot_pam.data import Samples, as_form
+from tfmot_pam.data import Samples, as_form, take_samples
 from tfmot_pam.graph.selection import all_combinations
 from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.pipeline.accuracy import Examination
 from tfmot_pam.pipeline.arguments import Goal
 from tfmot_pam.pruning.settings import PruningSettings
-from tfmot_pam.training.distillation import Distillation
+from tfmot_pam.training.distillation import Distillation, set_up
+from tfmot_pam.training.heads import output_kind
 from tfmot_pam.training.usage import StepTasks
+
+_BATCH, _SCALE_SAMPLES = 256, 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,3 +172,29 @@ class Problem:
             seed=how.seed + 7919 * seed,
             first_epoch=first_epoch,
         )
+
+
+def prepared_distillation(
+    originals: Mapping[str, keras.Model],
+    training: Samples,
+    views: Sequence[Samples],
+    options: dict[str, Any],
+    seed: int,
+) -> tuple[Distillation, list[Any]]:
+    """The losses of all tasks, and the views with their targets; takes the losses' options."""
+    tasks = tuple(originals)
+    shape = tuple(next(iter(originals.values())).inputs[0].shape[1:])
+    outputs = {
+        task: (tuple(model.outputs[0].shape[1:]), output_kind(model))
+        for task, model in originals.items()
+    }
+    distillation = set_up(
+        outputs,
+        take_samples(as_form(training), tasks, shape, samples=_SCALE_SAMPLES, seed=seed),
+        originals,
+        shape,
+        label_weight=options.pop("label_weight", 0.3),
+        losses=options.pop("losses", None),
+        seed=seed,
+    )
+    return distillation, [distillation.feed.prepare(as_form(view), _BATCH) for view in views]
