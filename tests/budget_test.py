@@ -62,3 +62,11 @@ def test_a_channel_far_larger_than_what_is_wanted_stays():
     keep = budget.choose(np.ones(28, bool), importance, 0.99)
     assert keep[:4].all()
     assert budget.share(keep) <= 0.99
+
+
+def test_without_leaps_a_large_channel_counts_for_no_more_than_is_needed():
+    prunable, budget = budget_of(narrow_first())
+    importance = np.where(np.arange(28) < 4, 0.06, 0.02)
+    full = np.ones(28, bool)
+    assert budget.choose(full, importance, 0.9)[:4].sum() == 3
+    assert budget.choose(full, importance, 0.9, leap=False)[:4].all()

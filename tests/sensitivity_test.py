@@ -13,7 +13,7 @@ from tests.surgery_test import assert_same_outputs
 from tfmot_pam.closed_form.linear import LINEAR_FORMS
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
-from tfmot_pam.pruning.outputs import before_activation, predict
+from tfmot_pam.pruning.outputs import answers, before_activation, predict, relative_errors
 from tfmot_pam.pruning.sensitivity import output_sensitivity, pre_activations_apart
 
 
@@ -108,3 +108,25 @@ def test_a_layer_that_no_output_needs_is_worth_nothing():
     model = keras.Model(x, layers.Add()([y, gone]))
     (found,) = sensitivity(model, ["unread"], vectors(32))
     assert not found.any()
+
+
+def test_outputs_keep_their_order_whatever_they_are_called():
+    x = keras.Input((6,))
+    heads = {
+        "z": layers.Dense(3, "softmax", name="z")(x),
+        "a": layers.Dense(2, "sigmoid", name="a")(x),
+    }
+    model, data = keras.Model(x, heads), vectors(500)
+    of_z, of_a = sensitivity(model, ["z", "a"], data, task_weights=[1.0, 0.0])
+    logits = data @ model.get_layer("z").kernel.numpy() + model.get_layer("z").bias.numpy()
+    assert lost(of_z, covariance(logits)) == pytest.approx(1.0, rel=1e-4)
+    assert not of_a.any()
+    found = answers(read(model), data)
+    assert [value.shape[-1] for value in found] == [3, 2]
+    np.testing.assert_allclose(found[0].sum(axis=-1), 1.0, rtol=1e-5)
+
+
+def test_errors_are_shares_of_what_outputs_tell_apart():
+    wanted = np.array([[0.0, 1.0], [2.0, 1.0]])
+    constant = np.broadcast_to(wanted.mean(axis=0), wanted.shape)
+    assert relative_errors([wanted, constant], [wanted, wanted]) == [0.0, 1.0]

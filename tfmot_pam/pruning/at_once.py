@@ -11,6 +11,7 @@ from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.surgery import remove_channels
 from tfmot_pam.pruning.channels import PrunableChannels, find_prunable
 from tfmot_pam.pruning.importance import Evidence, find_importance, score
+from tfmot_pam.pruning.outputs import answers, relative_errors
 from tfmot_pam.pruning.refit import refitted
 from tfmot_pam.pruning.settings import PruningSettings
 
@@ -43,6 +44,9 @@ def choose(
 ) -> tuple[PrunableChannels, np.ndarray]:
     """Chooses the channels that stay, and refits the weights where the importance says so.
 
+    With a refit there are two choices, with and without channels that save more than is wanted;
+    that which changes the answers to the inputs less is taken.
+
     Args:
         prunable: The network and its prunable channels.
         settings: How it is pruned.
@@ -57,11 +61,26 @@ def choose(
     seen = Evidence(
         prunable, full, inputs=inputs, usage=settings.usage, seed=settings.seed, **evidence
     )
-    keep = settings.budget(prunable).choose(full, score(settings.importance, seen), 1.0 - fraction)
-    if find_importance(settings.importance).refits:
+    rated, budget = score(settings.importance, seen), settings.budget(prunable)
+    if not find_importance(settings.importance).refits:
+        return prunable, budget.choose(full, rated, 1.0 - fraction)
+    wanted = answers(prunable.network, inputs)
+    found = []
+    for leap in (True, False):
+        keep = budget.choose(full, rated, 1.0 - fraction, leap)
+        if any(np.array_equal(keep, other) for _, _, other in found):
+            continue
         network = refitted(prunable.graph, prunable.in_graph(keep), inputs, settings.seed)
-        prunable = dataclasses.replace(prunable, graph=prunable.graph.of(network))
-    return prunable, keep
+        fitted = dataclasses.replace(prunable, graph=prunable.graph.of(network))
+        errors = relative_errors(answers(_without(fitted, keep), inputs), wanted)
+        weights = [(seen.task_weights or {}).get(task, 1.0) for task in prunable.tasks]
+        found.append((float(np.dot(weights, errors)), fitted, keep))
+    _, fitted, keep = min(found, key=lambda entry: entry[0])
+    return fitted, keep
+
+
+def _without(prunable: PrunableChannels, keep: np.ndarray) -> Network:
+    return remove_channels(prunable.graph, prunable.in_graph(keep)).network
 
 
 def cut(
@@ -86,5 +105,4 @@ def cut(
     """
     prunable = find_prunable(network)
     check_reachable(prunable, settings, fraction)
-    prunable, keep = choose(prunable, settings, fraction, inputs, **evidence)
-    return remove_channels(prunable.graph, prunable.in_graph(keep)).network
+    return _without(*choose(prunable, settings, fraction, inputs, **evidence))

@@ -170,13 +170,17 @@ class Budget:
         nothing = np.zeros(len(self._prunable))
         return self.share(self._fill(np.ones(len(self._prunable), bool), nothing, 0.0))
 
-    def choose(self, keep: np.ndarray, importance: np.ndarray, share: float) -> np.ndarray:
+    def choose(
+        self, keep: np.ndarray, importance: np.ndarray, share: float, leap: bool = True
+    ) -> np.ndarray:
         """Removes the least valuable channels until at most `share` of the size is left.
 
         Args:
             keep: Which channels are still there, bool `[channels]`.
             importance: Loss that removing each channel is expected to cost, `[channels]`.
             share: Wanted size as a share of the whole network's, 0 to 1.
+            leap: Whether a channel may go that saves more than is wanted, and others are given
+                back; otherwise what it saves beyond the need counts for nothing.
 
         Returns:
             Which channels stay; channels that nothing reads any more go too.
@@ -185,12 +189,12 @@ class Budget:
         if self._limits.scope == "per-layer":
             chosen = self._choose_per_layer(keep, importance, share)
         else:
-            chosen = self._fill(keep, importance, share)
+            chosen = self._fill(keep, importance, share, leap)
         return self._rounded(keep, chosen, importance)
 
-    def _fill(self, keep: np.ndarray, importance: np.ndarray, share: float) -> np.ndarray:
+    def _fill(self, keep, importance, share: float, leap: bool = True) -> np.ndarray:
         before, keep = keep, keep.copy()
-        most = max(_LEAP * (self.share(keep) - share), _SMALLEST_LEAP)
+        most = max(_LEAP * (self.share(keep) - share), _SMALLEST_LEAP) if leap else 0.0
         while self.share(keep) > share:
             saving, price, needed = self._savings(keep, share, most)
             candidates = np.flatnonzero(keep)
@@ -219,8 +223,8 @@ class Budget:
     ) -> tuple[np.ndarray, np.ndarray, float]:
         """Each channel's saving and price in the measures not met yet, and what those lack.
 
-        All are shares of the measures' whole. What a channel saves beyond `most` counts for
-        nothing.
+        All are shares of the measures' whole. What a channel saves beyond the need, or `most`
+        where that is more, counts for nothing.
         """
         saving, price, needed = np.zeros(len(keep)), np.zeros(len(keep)), 0.0
         for measure, full in zip(self._measures, self._full, strict=True):
@@ -228,7 +232,11 @@ class Budget:
             if lacks <= 0:
                 continue
             saved = measure.saving(keep) / full
-            price += np.minimum(saved, most) if measure.price is None else measure.price(keep)
+            price += (
+                np.minimum(saved, max(most, lacks))
+                if measure.price is None
+                else measure.price(keep)
+            )
             saving += saved
             needed += lacks
         return saving, price, needed

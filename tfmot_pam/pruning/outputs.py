@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfmot_pam.closed_form.linear import LINEAR_FORMS
-from tfmot_pam.graph.network import Layer, Network, Tensor, map_tensors
+from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.network import Layer, Network, Tensor, iterate_tensors
 
 _PROBABILITIES = ("softmax", "sigmoid")
+# Networks are all but sure of most training inputs; tempered answers let those count as well.
+_TEMPERATURE = 2.0
 
 
 def before_activation(network: Network) -> tuple[Network, list[str]]:
     """The network with its outputs as they are before their last activation.
 
     Returns:
-        The network, and for each of its outputs in order what its activation made of it:
+        The network with a list of outputs, and for each of them what its activation made of it:
         `"softmax"`, `"sigmoid"`, or `"linear"` for anything else.
     """
     layers, kinds = dict(network.layers), []
@@ -32,7 +36,7 @@ def before_activation(network: Network) -> tuple[Network, list[str]]:
             layers[layer.name] = with_activation(layer, "linear")
         return node.inputs[0] if layer.kind in ("Activation", "Softmax") else tensor
 
-    outputs = map_tensors(network.outputs, stripped)
+    outputs = [stripped(tensor) for tensor in iterate_tensors(network.outputs)]
     return network.replace(layers=layers, outputs=outputs), kinds
 
 
@@ -50,3 +54,34 @@ def _activation(layer: Layer) -> Any:
 def predict(model: keras.Model, x: np.ndarray) -> list[np.ndarray]:
     """All outputs of a model, one after the other."""
     return keras.tree.flatten(model.predict(x, batch_size=64, verbose=0))
+
+
+def tempered(logits: np.ndarray, kind: str) -> np.ndarray:
+    """The answers of an output: probabilities at a higher temperature, or its values.
+
+    Args:
+        logits: An output before its activation, `[samples, ..., outputs]`.
+        kind: What its activation makes of it, as `before_activation` tells.
+    """
+    if kind == "softmax":
+        exponents = np.exp((logits - logits.max(axis=-1, keepdims=True)) / _TEMPERATURE)
+        return exponents / exponents.sum(axis=-1, keepdims=True)
+    if kind == "sigmoid":
+        return 0.5 + 0.5 * np.tanh(0.5 * logits / _TEMPERATURE)
+    return logits
+
+
+def answers(network: Network, x: np.ndarray) -> list[np.ndarray]:
+    """The tempered answers of all outputs of a network."""
+    linear, kinds = before_activation(network)
+    found = predict(emit(linear, wrap=False), x)
+    return [tempered(logits, kind) for logits, kind in zip(found, kinds, strict=True)]
+
+
+def relative_errors(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> list[float]:
+    """For each output its mean squared error as a share of the variance of what was wanted."""
+    errors = []
+    for value, right in zip(found, wanted, strict=True):
+        spread = float(np.mean(np.square(right - right.mean(axis=0))))
+        errors.append(float(np.mean(np.square(value - right))) / max(spread, 1e-12))
+    return errors

@@ -16,7 +16,7 @@ import numpy as np
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.pruning.channels import PrunableChannels
 from tfmot_pam.pruning.gates import ChannelGates, insert_gates
-from tfmot_pam.pruning.outputs import before_activation, predict
+from tfmot_pam.pruning.outputs import before_activation, predict, relative_errors
 from tfmot_pam.pruning.settings import PruningSettings
 
 _SAMPLES = 256
@@ -41,7 +41,6 @@ def rate(prunable: PrunableChannels, strength: np.ndarray, x: np.ndarray) -> np.
     gates = next(layer for layer in gated.layers if isinstance(layer, ChannelGates))
     mask = np.ones(len(prunable), "float32")
     whole = predict(gated, x)
-    spread = [max(float(np.mean(np.square(o - o.mean(axis=0)))), 1e-12) for o in whole]
     result = np.zeros(len(prunable))
     for group in prunable.groups:
         order = group.start + np.argsort(strength[group.slice], kind="stable")
@@ -49,8 +48,7 @@ def rate(prunable: PrunableChannels, strength: np.ndarray, x: np.ndarray) -> np.
         for gone, taken in _steps(order):
             mask[gone] = 0.0
             gates.mask.assign(mask)
-            pairs = zip(predict(gated, x), whole, spread, strict=True)
-            error = max(error, *(float(np.mean(np.square(o - w))) / s for o, w, s in pairs))
+            error = max(error, *relative_errors(predict(gated, x), whole))
             result[taken] = error
         mask[order] = 1.0
     return result

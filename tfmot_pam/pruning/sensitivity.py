@@ -28,11 +28,9 @@ from tfmot_pam.graph.network import (
     prune_to,
     unique_name,
 )
-from tfmot_pam.pruning.outputs import before_activation, predict, with_activation
+from tfmot_pam.pruning.outputs import before_activation, predict, tempered, with_activation
 
 _BATCH = 256
-# Networks are all but sure of most training inputs; tempered answers let those count as well.
-_TEMPERATURE = 2.0
 
 
 def output_sensitivity(
@@ -91,13 +89,11 @@ def _directions(logits: np.ndarray, kind: str, rng: np.random.Generator) -> np.n
     They are divided by what they make of the logits' own spread, so that outputs of all kinds and
     scales can be compared: no output counts for more since its logits are larger.
     """
+    chances = tempered(logits, kind)
     if kind == "softmax":
-        exponents = np.exp((logits - logits.max(axis=-1, keepdims=True)) / _TEMPERATURE)
-        chances = exponents / exponents.sum(axis=-1, keepdims=True)
         drawn = rng.random((*logits.shape[:-1], 1)) < np.cumsum(chances, axis=-1)
         found = np.eye(logits.shape[-1])[np.argmax(drawn, axis=-1)] - chances
     elif kind == "sigmoid":
-        chances = 0.5 + 0.5 * np.tanh(0.5 * logits / _TEMPERATURE)
         found = (rng.random(logits.shape) < chances) - chances
     else:
         found = rng.normal(size=logits.shape)
