@@ -1,4 +1,4 @@
-"""The search from one starting network: one long path of cuts, then tails at fixed structure.
+"""The search from one starting network: a path of cuts, a tail at fixed structure, then trims.
 
 A path removes a share of the expected cost again and again, larger shares while no task has lost
 much. Before the rate has fallen to 0 networks look worse than they are, so a path goes on somewhat
@@ -129,18 +129,16 @@ def _up_to(fraction: float, found: Round, target: float | None) -> float:
 
 
 def _next_place(path: Sequence[Round], tails: Sequence[Round]) -> int | None:
-    """The place on the path that the next tail starts from; None where bisection is at its end."""
-    places = {found.number: place for place, found in enumerate(path)}
-    held = [found.number for found in path if found.accepted]
-    held += [found.parent for found in tails if found.accepted]
-    low = max((places[number] for number in held), default=-1)
-    high = min((places[found.parent] for found in tails if not found.accepted), default=len(path))
+    """The place on the path that the next tail starts from; None once one held, or none is left."""
     if any(found.accepted for found in tails):
         return None
-    if tails:
-        return (low + high) // 2 if high - low > 1 else None
-    hopeful = [place for place, found in enumerate(path) if found.ratio <= _HOPEFUL]
-    return max(hopeful, default=min(places.values(), key=lambda place: path[place].ratio))
+    places = {found.number: place for place, found in enumerate(path)}
+    if not tails:
+        hopeful = [place for place, found in enumerate(path) if found.ratio <= _HOPEFUL]
+        return max(hopeful, default=min(places.values(), key=lambda place: path[place].ratio))
+    low = max((places[found.number] for found in path if found.accepted), default=-1)
+    high = min(places[found.parent] for found in tails)
+    return (low + high) // 2 if high - low > 1 else None
 
 
 def _next_trim(rounds: Sequence[Round], epochs: int, target: float | None) -> Action | None:

@@ -70,8 +70,8 @@ def output_sensitivity(
     for start in range(0, len(x), _BATCH):
         batch = tf.convert_to_tensor(x[start : start + _BATCH])
         with tf.GradientTape() as tape:
-            # The inputs are watched, since a network's weights need not be trainable.
-            tape.watch(batch)
+            if batch.dtype.is_floating:  # a network's weights need not be trainable
+                tape.watch(batch)
             values = keras.tree.flatten(model(batch, training=False))
             found, answers = values[: len(observed)], values[len(observed) :]
             chosen = [d[start : start + _BATCH] for d in directions]
