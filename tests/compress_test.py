@@ -239,7 +239,8 @@ def test_other_views_are_seen_with_their_teachers_outputs(models):
     before = data[0].copy()
     options = {**APART, "augment": augment, "views": 3, "target": 0.8}
     found = tfmot_pam.compress(models["sign"], (data[0], {"sign": data[1]["sign"]}), 0.1, **options)
-    assert len(seen) == 2
+    rows = len(data[0])
+    assert [len(x) for x in seen] == 2 * [rows - rows // 7] + 3 * [rows // 7]
     assert found.best.accepted
     np.testing.assert_array_equal(data[0], before)
     with pytest.raises(ValueError, match="`augment` made inputs of shape"):
@@ -350,7 +351,7 @@ def test_no_lucky_half_is_enough():
 def test_losses_are_paired_and_halved(models):
     x, labels = samples()
     by_task = {task: TaskSamples(x, y) for task, y in labels.items()}
-    examination = Examination(models, Samples(by_task, True))
+    examination = Examination(models, [Samples(by_task, True)])
     judged = examination.judge(models["sign"])
     assert judged.lost == {"sign": 0.0}
     assert judged.error == {"sign": 0.0}
@@ -365,6 +366,21 @@ def test_losses_are_paired_and_halved(models):
     assert judged.lost["sign"] == pytest.approx(drops.mean())
     assert judged.halves["sign"] == pytest.approx((drops[0::2].mean(), drops[1::2].mean()))
     assert judged.error["sign"] == pytest.approx(drops.std() / np.sqrt(len(x) / 2))
+
+
+def test_views_of_the_validation_samples_are_averaged(models):
+    x, labels = samples()
+    views = [
+        Samples({"sign": TaskSamples(own, labels["sign"])}, True)
+        for own in (x, -x, np.roll(x, 1, axis=0))
+    ]
+    originals = {"sign": models["sign"]}
+    judged = Examination(originals, views).judge(models["sign"])
+    apart = [Examination(originals, [view]).judge(models["sign"]) for view in views]
+    assert judged.lost == {"sign": 0.0}
+    marks = [one.accuracy["sign"] for one in apart]
+    assert judged.accuracy["sign"] == pytest.approx(np.mean(marks))
+    assert max(marks) - min(marks) > 0.1
 
 
 # --- bad input ----------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def cliff(at):
     """Networks above a share lose nothing; those below it lose more, and tails recover a half."""
 
     def judge(share, stage):
-        lost = max(0.0, 12.0 * (at - share) / at) * (0.5 if stage in ("tail", "trim") else 1.0)
+        lost = max(0.0, 12.0 * (at - share) / at) * (1.0 if stage == "cut" else 0.5)
         return lost, lost <= 1.0
 
     return judge
@@ -110,7 +110,7 @@ def test_tails_go_back_on_the_path_until_one_holds():
 
     def judge(share, stage):
         # Networks look well on the path, but few of them hold in the end.
-        return (1.2, False) if stage == "cut" else (1.5 * (share < 0.4), share >= 0.4)
+        return (1.2, False) if stage == "cut" else (1.6 * (share < 0.4), share >= 0.4)
 
     rounds = play(allotment, judge)
     tails = [found for found in rounds if found.stage == "tail"]
@@ -133,7 +133,8 @@ def test_trims_start_from_the_best_network_grow_and_shrink_when_refused():
     allotment = dataclasses.replace(allot(1200, False), tail=40)
 
     def judge(share, stage):
-        return (2.0, False) if stage == "cut" and share < 0.7 else (0.0, share > 0.3)
+        lost = 2.0 * (share < (0.7 if stage == "cut" else 0.3))
+        return lost, not lost
 
     trims = [(f, p) for p in [play(allotment, judge)] for f in p if f.stage == "trim"]
     removed = []
@@ -151,6 +152,30 @@ def test_trims_start_from_the_best_network_grow_and_shrink_when_refused():
     for place in range(refused, len(trims) - 1):
         factor = 1.0 if accepted[place] else 0.5
         assert removed[place + 1] == pytest.approx(removed[place] * factor)
+
+
+@pytest.mark.parametrize("stage", ["tail", "trim"])
+def test_a_refusal_by_little_counts_after_another_try_only(stage):
+    allotment = allot(200, False)
+    cut = round_of(1, "cut", 0, epochs=60, share=0.5, ratio=1.4, accepted=False)
+    rounds = [round_of(0, "start", None), cut]
+    if stage == "trim":
+        rounds.append(round_of(2, "tail", 1, epochs=23, share=0.5))
+    narrow = round_of(len(rounds), stage, 1, epochs=23, share=0.4, ratio=1.2, accepted=False)
+    wide = dataclasses.replace(narrow, ratio=1.6)
+    retry = next_action([*rounds, narrow], allotment, None)
+    assert retry == Action("retry", narrow.number, allotment.tail)
+    assert next_action([*rounds, wide], allotment, None).stage != "retry"
+
+    again = round_of(narrow.number + 1, "retry", narrow.number, epochs=23, share=0.4, ratio=1.1)
+    held = next_action([*rounds, narrow, again], allotment, None)
+    refused = next_action(
+        [*rounds, narrow, dataclasses.replace(again, accepted=False)], allotment, None
+    )
+    assert (held.stage, held.parent) == ("trim", again.number)
+    assert (refused.stage, refused.parent) == ("trim", 2 if stage == "trim" else 0)
+    if stage == "trim":
+        assert refused.fraction < held.fraction
 
 
 def test_where_nothing_is_hopeful_the_best_network_gets_the_tail():

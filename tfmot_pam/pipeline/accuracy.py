@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import keras
@@ -122,39 +122,47 @@ def used(lost: Mapping[str, float], tolerances: Mapping[str, float]) -> dict[str
     return {task: loss / max(tolerances[task], _LEAST_UNIT) for task, loss in lost.items()}
 
 
+def _output(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    outputs = model.predict(x, batch_size=128, verbose=0)
+    return np.asarray(next(iter(outputs.values())) if isinstance(outputs, dict) else outputs)
+
+
+def _labels(model: keras.Model, task: str, y, outputs: np.ndarray) -> tuple[str, np.ndarray]:
+    """A task's labels and what they are; without any, the original's own outputs."""
+    kind = output_kind(model)
+    if y is None:
+        return _AS_LABELS[kind], outputs
+    return label_kind(y, kind, tuple(outputs.shape[1:]), task), np.asarray(y)
+
+
 class Examination:
     """The validation samples and what counts as right on them.
 
     Where a task has no labels, the original model's outputs are: accuracy is then agreement.
+    Several views of the samples make it less noisy: a sample's score is the mean of its views'.
 
     Args:
         originals: The models to be compressed, by task.
-        samples: Validation samples.
+        views: Validation samples, and other views of the same.
     """
 
-    def __init__(self, originals: Mapping[str, keras.Model], samples: Samples):
-        self._samples = samples
-        self._labels: dict[str, tuple[str, np.ndarray]] = {}
+    def __init__(self, originals: Mapping[str, keras.Model], views: Sequence[Samples]):
+        self._views = tuple(views)
+        self._labels: dict[str, list[tuple[str, np.ndarray]]] = {}
         self._scores: dict[str, np.ndarray] = {}
         for task, model in originals.items():
-            own = samples.by_task[task]
-            outputs = model.predict(own.x, batch_size=128, verbose=0)
-            outputs = np.asarray(
-                next(iter(outputs.values())) if isinstance(outputs, dict) else outputs
-            )
-            kind = output_kind(model)
-            if own.y is None:
-                self._labels[task] = (_AS_LABELS[kind], outputs)
-            else:
-                named = label_kind(own.y, kind, tuple(outputs.shape[1:]), task)
-                self._labels[task] = (named, np.asarray(own.y))
-            self._scores[task] = sample_scores(*self._arguments(task, outputs))
-            self._warn_of_useless(task, outputs)
+            outputs = [_output(model, view.by_task[task].x) for view in self._views]
+            self._labels[task] = [
+                _labels(model, task, view.by_task[task].y, found)
+                for view, found in zip(self._views, outputs, strict=True)
+            ]
+            self._scores[task] = self._sample_scores(task, outputs)
+            self._warn_of_useless(task, outputs[0])
 
     def _warn_of_useless(self, task: str, outputs: np.ndarray) -> None:
         """A network that knows nothing of its task would make every tolerance meaningless."""
         accuracy = float(self._scores[task].mean())
-        kind, labels = self._labels[task]
+        kind, labels = self._labels[task][0]
         least = constant_accuracy(kind, labels)
         varied = len(outputs) < 2 or bool(np.ptp(outputs, axis=0).max() > 1e-6)
         if varied and (labels is outputs or accuracy > least):
@@ -167,9 +175,13 @@ class Examination:
             stacklevel=4,
         )
 
-    def _arguments(self, task: str, outputs: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
-        kind, labels = self._labels[task]
-        return kind, outputs, labels
+    def _sample_scores(self, task: str, outputs: Sequence[np.ndarray]) -> np.ndarray:
+        """The scores of a task's samples, each the mean of its views'."""
+        of_views = [
+            sample_scores(kind, found, labels)
+            for found, (kind, labels) in zip(outputs, self._labels[task], strict=True)
+        ]
+        return np.mean(of_views, axis=0)
 
     @property
     def originals(self) -> dict[str, float]:
@@ -179,8 +191,9 @@ class Examination:
     def judge(self, model: keras.Model) -> Judgement:
         """Judges a model of some or all of the tasks."""
         accuracy, lost, halves, error = {}, {}, {}, {}
-        for task, outputs in predict(model, self._samples).items():
-            scores = sample_scores(*self._arguments(task, outputs))
+        found = [predict(model, view) for view in self._views]
+        for task in found[0]:
+            scores = self._sample_scores(task, [outputs[task] for outputs in found])
             drops = self._scores[task] - scores
             accuracy[task], lost[task] = float(scores.mean()), float(drops.mean())
             halves[task] = tuple(

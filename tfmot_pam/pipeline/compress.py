@@ -44,6 +44,7 @@ from tfmot_pam.reporting.report import report
 # A trial of a start: its share of the originals' computation, and of the effort.
 _TRIAL_SHARE, _TRIAL_EFFORT = 0.3, 0.08
 _TRIALS = 4  # more starts than these are looked at before any training first
+_VALIDATION_VIEWS = 4  # where augment() makes other views
 
 
 def compress(
@@ -103,7 +104,8 @@ def compress(
             thread in which channels count in whole tiles and every operation costs something:
             small networks in many groups can have few MACs and take long.
         augment: `augment(x, rng) -> x`: other views of inputs that keep their labels, such as
-            flipped images. Teachers see the same views.
+            flipped images. Teachers see the same views. Accuracies are then means over 4 views of
+            the validation data, which makes them less noisy.
         views: How many views are made of the training inputs, and kept in memory; None makes 16,
             or as many as 2 GiB hold. Long training learns few views by heart.
         merge_options: Further arguments of `merge`.
@@ -160,7 +162,9 @@ def compress(
         samples=training,
         views=prepared,
         distillation=distillation,
-        examination=Examination(originals, validation),
+        examination=Examination(
+            originals, make_views(validation, augment, _VALIDATION_VIEWS, seed + 1)
+        ),
         original_costs=original_costs({t: read(m) for t, m in originals.items()}, measure),
     )
     described = {

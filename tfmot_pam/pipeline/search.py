@@ -5,8 +5,10 @@ much. Before the rate has fallen to 0 networks look worse than they are, so a pa
 beyond the tolerances. A tail takes a network of the path and trains it on while the rate falls; if
 it does not hold then, bisection decides which network is next. All effort that is left goes into
 trims, the steps that spend it best: a little more is removed from the best network, which then gets
-a tail of its own, so that one network gets all of the training. What comes next follows from the
-rounds so far alone, so that a search can go on from them at any time.
+a tail of its own, so that one network gets all of the training. A tail or trim that is refused by
+little gets another tail before the refusal counts: rounds are noisy, and of a merged network all
+tasks have to hold in the same one. What comes next follows from the rounds so far alone, so that a
+search can go on from them at any time.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ _SAMPLES = 1024  # calibration inputs of a cut
 # The largest loss in units of its tolerance, and the share that a path removes below it.
 _STEPS = ((0.5, 0.2), (1.0, 0.15), (math.inf, 0.1))
 _HOPELESS = 2.5  # a path ends at a loss of so many tolerances
-_HOPEFUL = 1.5  # the first tail starts from the smallest network with a smaller loss
+_HOPEFUL = 1.5  # a network with a smaller loss is worth a tail, or another one
 # Shares that trims remove: larger from trim to trim, and halved by every one that is refused.
 _TRIM, _SMALLEST_TRIM, _LARGEST_TRIM, _GROWTH = 0.12, 0.02, 0.25, 1.4
 _PATH_END, _TAIL_RATE = 0.3, 0.6  # learning rates, as shares of the first
@@ -75,7 +77,7 @@ class Action:
     """What a search does next.
 
     Args:
-        stage: `start`, `warm`, `cut`, `tail` or `trim`.
+        stage: `start`, `warm`, `cut`, `tail`, `trim` or `retry`.
         parent: The number of the round whose network is taken.
         epochs: Epochs of training.
         fraction: Share of the expected cost that is removed first.
@@ -114,7 +116,10 @@ def next_action(
         return None
     # What is left over after this one would not do for another.
     epochs = left if left < 2 * allotment.tail else allotment.tail
-    place = _next_place(path, [found for found in rounds if found.stage == "tail"])
+    latest = rounds[-1]
+    if latest.stage in ("tail", "trim") and not latest.accepted and latest.ratio <= _HOPEFUL:
+        return Action("retry", latest.number, epochs)
+    place = _next_place(path, [found for found in rounds if found.stage in ("tail", "retry")])
     if place is not None:
         return Action("tail", path[place].number, epochs)
     return None if ended else _next_trim(rounds, epochs, target)
@@ -129,7 +134,12 @@ def _up_to(fraction: float, found: Round, target: float | None) -> float:
 
 
 def _next_place(path: Sequence[Round], tails: Sequence[Round]) -> int | None:
-    """The place on the path that the next tail starts from; None once one held, or none is left."""
+    """The place on the path that the next tail starts from; None once one held, or none is left.
+
+    Args:
+        path: The rounds of the path.
+        tails: All tails, and further tries.
+    """
     if any(found.accepted for found in tails):
         return None
     places = {found.number: place for place, found in enumerate(path)}
@@ -137,7 +147,7 @@ def _next_place(path: Sequence[Round], tails: Sequence[Round]) -> int | None:
         hopeful = [place for place, found in enumerate(path) if found.ratio <= _HOPEFUL]
         return max(hopeful, default=min(places.values(), key=lambda place: path[place].ratio))
     low = max((places[found.number] for found in path if found.accepted), default=-1)
-    high = min(places[found.parent] for found in tails)
+    high = min(places[found.parent] for found in tails if found.stage == "tail")
     return (low + high) // 2 if high - low > 1 else None
 
 
@@ -147,7 +157,9 @@ def _next_trim(rounds: Sequence[Round], epochs: int, target: float | None) -> Ac
     if not held:
         return None
     best = min(held, key=lambda found: found.cost)
-    verdicts = [found.accepted for found in rounds if found.stage == "trim"]
+    retried = {found.parent for found in held if found.stage == "retry"}
+    trims = [found for found in rounds if found.stage == "trim"]
+    verdicts = [found.accepted or found.number in retried for found in trims]
     before = verdicts.index(False) if False in verdicts else len(verdicts)
     fraction = min(_TRIM * _GROWTH**before, _LARGEST_TRIM) * 0.5 ** verdicts.count(False)
     if _reached(best, target) or fraction < _SMALLEST_TRIM:
