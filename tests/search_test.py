@@ -140,7 +140,7 @@ def test_trims_start_from_the_best_network_grow_and_shrink_when_refused():
     removed = []
     for found, rounds in trims:
         held = [f for f in rounds[: found.number] if f.accepted]
-        parent = min(held, key=lambda f: f.share)
+        parent = min(held, key=lambda f: (f.share, -f.number))
         assert found.parent == parent.number
         removed.append(1 - found.share / parent.share)
     accepted = [found.accepted for found, _ in trims]
@@ -176,6 +176,15 @@ def test_a_refusal_by_little_counts_after_another_try_only(stage):
     assert (refused.stage, refused.parent) == ("trim", 2 if stage == "trim" else 0)
     if stage == "trim":
         assert refused.fraction < held.fraction
+
+
+def test_of_one_structure_the_longest_trained_goes_on():
+    rounds = [
+        round_of(0, "start", None),
+        round_of(1, "cut", 0, epochs=60, share=0.5),
+        round_of(2, "tail", 1, epochs=23, share=0.5),
+    ]
+    assert next_action(rounds, allot(200, False), None).parent == 2
 
 
 def test_where_nothing_is_hopeful_the_best_network_gets_the_tail():

@@ -19,10 +19,13 @@ class ArmPart:
     Args:
         tasks: The tasks.
         method: How their networks are merged; None for a single task.
+        pruned: Whether not the originals are merged but networks that the arm `separate` has
+            pruned, to twice the cost at which it ends.
     """
 
     tasks: tuple[str, ...]
     method: MergeMethod | None = None
+    pruned: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +68,12 @@ def _separate(tasks: Sequence[str]) -> list[ArmStart]:
     return [ArmStart("separate", tuple(ArmPart((task,)) for task in tasks))]
 
 
-def _donors(name: str, share: Callable[[int, int], float]):
+def _donors(name: str, share: Callable[[int, int], float], pruned: bool = False):
     def starts(tasks: Sequence[str]) -> list[ArmStart]:
+        methods = {task: donor_method(task, share, name) for task in tasks}
         return [
-            ArmStart(f"{name}-{task}", (ArmPart(tuple(tasks), donor_method(task, share, name)),))
-            for task in tasks
+            ArmStart(f"{name}-{task}", (ArmPart(tuple(tasks), method, pruned),))
+            for task, method in methods.items()
         ]
 
     return starts
@@ -79,6 +83,16 @@ def _trunk(tasks: Sequence[str]) -> list[ArmStart]:
     """Everything shared: the most relevant channels of all networks, or those of one of them."""
     relevant = ArmStart("trunk-relevant", (ArmPart(tuple(tasks), METHODS["shared"]),))
     return [relevant, *_donors("trunk", lambda position, count: 1.0)(tasks)]
+
+
+def _late(tasks: Sequence[str]) -> list[ArmStart]:
+    """Trunks and mixed networks of networks that were pruned separately before.
+
+    Their layers have the widths that each task needs, and all training goes to small networks.
+    """
+    trunks = _donors("late-trunk", lambda position, count: 1.0, pruned=True)
+    mixed = _donors("late-mixed", lambda position, count: _MIXED_SHARE, pruned=True)
+    return [*trunks(tasks), *mixed(tasks)]
 
 
 def _stem(tasks: Sequence[str]) -> list[ArmStart]:
@@ -110,13 +124,14 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             Arm("trunk", _trunk),
             # A half of every layer shared, the rest exclusive.
             Arm("mixed", _donors("mixed", lambda position, count: _MIXED_SHARE)),
+            Arm("late", _late),
             Arm("stem", _stem),
             *(Arm(n, _merged(m)) for n, m in METHODS.items() if n != "separate"),
         )
     }
 )
 # What "auto" looks at besides "separate".
-AUTO = ("trunk", "mixed")
+AUTO = ("trunk", "mixed", "late")
 
 
 def find_arms(arms: str | Sequence[str | Arm]) -> tuple[Arm, ...]:

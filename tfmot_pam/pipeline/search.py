@@ -151,13 +151,18 @@ def _next_place(path: Sequence[Round], tails: Sequence[Round]) -> int | None:
     return (low + high) // 2 if high - low > 1 else None
 
 
+def _best(rounds: Sequence[Round]) -> Round | None:
+    """The accepted round of least expected cost; of several with one structure the last trained."""
+    held = [found for found in rounds if found.accepted]
+    return min(held, key=lambda found: (found.cost, -found.number), default=None)
+
+
 def _next_trim(rounds: Sequence[Round], epochs: int, target: float | None) -> Action | None:
     """Removes a little more from the best network."""
-    held = [found for found in rounds if found.accepted]
-    if not held:
+    best = _best(rounds)
+    if best is None:
         return None
-    best = min(held, key=lambda found: found.cost)
-    retried = {found.parent for found in held if found.stage == "retry"}
+    retried = {found.parent for found in rounds if found.stage == "retry" and found.accepted}
     trims = [found for found in rounds if found.stage == "trim"]
     verdicts = [found.accepted or found.number in retried for found in trims]
     before = verdicts.index(False) if False in verdicts else len(verdicts)
@@ -220,8 +225,7 @@ class Search:
     @property
     def best(self) -> Round | None:
         """The accepted round of least expected cost, or None."""
-        held = [found for found in self.rounds if found.accepted]
-        return min(held, key=lambda found: found.cost, default=None)
+        return _best(self.rounds)
 
     def _trained(self, action: Action, weights: Mapping[str, float]) -> keras.Model:
         if action.stage == "start":

@@ -1,0 +1,281 @@
+"""The arms of one compression: starts compared by trials, the best searched at equal effort."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+import keras
+
+from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.juxtapose import juxtapose
+from tfmot_pam.graph.reader import read
+from tfmot_pam.graph.selection import task_names
+from tfmot_pam.merging.alignment import NoCommonTrunk
+from tfmot_pam.merging.merge import merge
+from tfmot_pam.pipeline.accuracy import used
+from tfmot_pam.pipeline.arms import ARMS, AUTO, Arm, ArmPart, ArmStart
+from tfmot_pam.pipeline.checkpoints import Checkpoints
+from tfmot_pam.pipeline.identity import digest
+from tfmot_pam.pipeline.inputs import with_task
+from tfmot_pam.pipeline.price import combination_costs, expected_cost
+from tfmot_pam.pipeline.problem import Problem
+from tfmot_pam.pipeline.result import ArmResult, CompressionResult, Round, cheapest, verdict
+from tfmot_pam.pipeline.search import Action, Search, allot
+from tfmot_pam.reporting.report import report
+
+# A trial of a start: its cost in units of separate pruning's, or of the originals' where that has
+# not run, and its share of the effort.
+_TRIAL_COST, _TRIAL_SHARE, _TRIAL_EFFORT = 1.4, 0.3, 0.08
+_PRUNED = 2.0  # the cost of pruned networks that are merged, in units of what they are pruned to
+_TRIALS = 4  # more starts than these are looked at before any training first
+
+
+class Competition:
+    """The arms of one compression.
+
+    Args:
+        problem: What is compressed.
+        merge_options: Further arguments of `merge`.
+        directory: Where checkpoints are kept, or None.
+        known: What a run is told apart by.
+        verbose: 0 for silence.
+    """
+
+    def __init__(self, problem: Problem, merge_options, directory, known, verbose):
+        self.problem, self.merge_options = problem, merge_options
+        self.directory, self.known, self.verbose = directory, known, verbose
+        self.probes: dict[str, float] = {}
+        self.trial_epochs = 0
+        self.obstacle: str | None = None
+        self.searches: dict[str, Search] = {}
+        self.separate_ran = False
+
+    def run(self, arms: Sequence[Arm] | None) -> CompressionResult:
+        if arms is None:
+            results = [self._arm(ARMS["separate"])]
+            if len(self.problem.tasks) > 1:
+                try:
+                    results.append(self._best_start([ARMS[name] for name in AUTO]))
+                except NoCommonTrunk as error:
+                    self.obstacle = str(error)
+        else:
+            results = [self._arm(arm) for arm in arms]
+        return self._result(tuple(results))
+
+    def _arm(self, arm: Arm) -> ArmResult:
+        return self._best_start([arm])
+
+    def _best_start(self, arms: Sequence[Arm]) -> ArmResult:
+        """Searches from the best of some arms' starts, by short trials where there are several."""
+        starts = [(arm, start) for arm in arms for start in arm.starts(self.problem.tasks)]
+        for arm, start in starts:
+            _check_start(arm, start, self.problem.tasks)
+        if len(starts) > 1:
+            promising = self._promising(starts)
+            for _, start in promising:
+                self.probes[start.name] = self._trial(start)
+            starts = sorted(promising, key=lambda pair: self.probes[pair[1].name])
+        arm, start = starts[0]
+        return self._searched(arm.name, start)
+
+    def _promising(self, starts: list[tuple[Arm, ArmStart]]) -> list[tuple[Arm, ArmStart]]:
+        """Of many starts the two of each arm that lose least before any training."""
+        if len(starts) <= _TRIALS:
+            return starts
+        losses = {start.name: self._untrained_loss(start) for _, start in starts}
+        starts = sorted(starts, key=lambda pair: losses[pair[1].name])
+        kept: dict[str, list[tuple[Arm, ArmStart]]] = {}
+        for arm, start in starts:
+            kept.setdefault(arm.name, []).append((arm, start))
+        return [pair for found in kept.values() for pair in found[:2]]
+
+    def _untrained_loss(self, start: ArmStart) -> float:
+        """The mean loss of the tasks of a start before any training, in units of the tolerances."""
+        losses = []
+        for part in start.parts:
+            search = self._search(start, part, "trial")
+            if not search.rounds:
+                search.take(Action("start", None, 0))
+            losses += self._used(search.rounds[0])
+        return sum(losses) / len(losses)
+
+    def _trial(self, start: ArmStart) -> float:
+        """The mean loss of a start that was cut and trained a little, in units of the tolerances.
+
+        The mean and not the largest: weights of the tasks' losses move losses between tasks.
+        """
+        self._untrained_loss(start)
+        losses = []
+        for part in start.parts:
+            search = self._search(start, part, "trial")
+            if len(search.rounds) == 1:
+                epochs = max(1, round(_TRIAL_EFFORT * search.allotment.total))
+                fraction = max(0.0, 1.0 - self._trial_share() / search.rounds[0].share)
+                search.take(Action("cut", 0, epochs, fraction))
+            self.trial_epochs += search.rounds[-1].epochs
+            losses += self._used(search.rounds[-1])
+        return sum(losses) / len(losses)
+
+    def _used(self, row: Round) -> list[float]:
+        """What each task has used of its tolerance; gains of one task do not pay for another."""
+        losses = used(row.lost, self.problem.goal.tolerances)
+        return [max(0.0, loss) for loss in losses.values()]
+
+    def _searched(self, name: str, start: ArmStart) -> ArmResult:
+        began = time.perf_counter()
+        searches = {}
+        for part in start.parts:
+            searches[part.tasks] = self._search(start, part, name)
+            searches[part.tasks].run()
+        self.separate_ran |= name == ARMS["separate"].name
+        held = [search.best for search in searches.values()]
+        accepted = all(row is not None for row in held)
+        chosen = [
+            search.best or min(search.rounds, key=lambda row: row.ratio)
+            for search in searches.values()
+        ]
+        models = [s.model(row.number) for s, row in zip(searches.values(), chosen, strict=True)]
+        model = models[0]
+        if len(models) > 1:
+            model = emit(juxtapose([read(found) for found in models], self.problem.tasks))
+        network = read(model)
+        macs, times = (combination_costs(network, measure) for measure in ("macs", "latency"))
+        costs = times if self.problem.measure == "latency" else macs
+        cost = expected_cost(costs, self.problem.usage)
+        rounds = {tasks: tuple(search.rounds) for tasks, search in searches.items()}
+        every = [row for rows in rounds.values() for row in rows]
+        return ArmResult(
+            name=name,
+            start=start.name,
+            model=model,
+            accepted=accepted,
+            cost=cost,
+            share=cost / expected_cost(self.problem.original_costs, self.problem.usage),
+            macs=macs,
+            times=times,
+            accuracy={task: row.accuracy[task] for row in chosen for task in row.accuracy},
+            rounds=rounds,
+            epochs=sum(row.epochs for row in every),
+            training_macs=sum(row.training_macs for row in every),
+            seconds=time.perf_counter() - began,
+        )
+
+    def _search(self, start: ArmStart, part: ArmPart, purpose: str) -> Search:
+        problem = self.problem.only(part.tasks)
+        label = "-".join([purpose, start.name, *(part.tasks if len(start.parts) > 1 else ())])
+        folder = None if self.directory is None else self.directory / _folder_name(label)
+        if label not in self.searches:
+            self.searches[label] = Search(
+                problem,
+                lambda: self._merged(problem, part),
+                allot(problem.goal.effort * len(part.tasks), part.method is not None),
+                Checkpoints(folder, {**self.known, "start": digest(part)}),
+                lambda text: self._say(f"{label}: {text}"),
+            )
+        return self.searches[label]
+
+    def _merged(self, problem: Problem, part: ArmPart) -> keras.Model:
+        if part.method is None:
+            ((task, model),) = problem.originals.items()
+            # A lone output is named like its layer, which need not be the task's name.
+            return model if task_names(read(model)) == (task,) else with_task(model, task)
+        options = {"seed": problem.training.seed, "verbose": 0, **self.merge_options}
+        models = self._pruned(part.tasks) if part.pruned else problem.originals
+        return merge(models, problem.data, method=part.method, **options)
+
+    def _pruned(self, tasks: Sequence[str]) -> dict[str, keras.Model]:
+        """Of each task's own search the smallest network with some more than it needs."""
+        models = {}
+        for task in tasks:
+            search = self._alone(task)
+            search.run()
+            least = _PRUNED * search.best.cost if search.best else math.inf
+            large = [row for row in search.rounds if row.accepted and row.cost >= least]
+            chosen = min(large, key=lambda row: row.cost, default=search.rounds[0])
+            models[task] = search.model(chosen.number)
+        return models
+
+    def _alone(self, task: str) -> Search:
+        """The search of the arm `separate` for a task."""
+        arm = ARMS["separate"]
+        (start,) = arm.starts(self.problem.tasks)
+        (part,) = (part for part in start.parts if part.tasks == (task,))
+        return self._search(start, part, arm.name)
+
+    def _trial_share(self) -> float:
+        """The share of the originals' cost at which starts are compared: near where they end."""
+        problem = self.problem
+        if not self.separate_ran:
+            return _TRIAL_SHARE
+        alone = {task: self._alone(task).best for task in problem.tasks}
+        if None in alone.values():
+            return _TRIAL_SHARE
+        costs = {c: sum(alone[task].cost for task in c) for c in problem.original_costs}
+        share = expected_cost(costs, problem.usage) / expected_cost(
+            problem.original_costs, problem.usage
+        )
+        return min(_TRIAL_SHARE, _TRIAL_COST * share)
+
+    def _result(self, arms: tuple[ArmResult, ...]) -> CompressionResult:
+        best = cheapest(arms)
+        alone = self.problem.examination.originals
+        if best is None:
+            reached = {
+                arm.name: {t: round(mark, 4) for t, mark in arm.accuracy.items()} for arm in arms
+            }
+            raise ValueError(
+                f"No arm is within the tolerances {dict(self.problem.goal.tolerances)}: they "
+                f"reached {reached}, the originals { {t: round(v, 4) for t, v in alone.items()} }. "
+                "Add 'separate' to `arms`, train longer (effort), or allow more."
+            )
+        table = report(
+            best.model,
+            originals=self.problem.originals,
+            usage=self.problem.usage,
+            accuracy=_shown(best.accuracy),
+            original_accuracy=_shown(alone),
+        )
+        told = verdict(arms, self.problem.measure, self.obstacle)
+        self._say(told)
+        return CompressionResult(
+            model=best.model,
+            arms=arms,
+            measure=self.problem.measure,
+            original_accuracy=alone,
+            report=table,
+            verdict=told,
+            probes=dict(self.probes),
+            trial_epochs=self.trial_epochs,
+        )
+
+    def _say(self, text: str) -> None:
+        if self.verbose:
+            sys.stdout.write(f"compress: {text}\n")
+            sys.stdout.flush()
+
+
+def _check_start(arm: Arm, start: ArmStart, tasks: Sequence[str]) -> None:
+    covered = [task for part in start.parts for task in part.tasks]
+    if sorted(covered) != sorted(tasks) or any(
+        (len(part.tasks) > 1) != (part.method is not None) for part in start.parts
+    ):
+        raise ValueError(
+            f"The start {start.name!r} of the arm {arm.name!r} has the parts "
+            f"{[(part.tasks, part.method and part.method.name) for part in start.parts]}. Expected "
+            f"each of the tasks {list(tasks)} in one part, with a method where a part has several."
+        )
+
+
+def _folder_name(label: str) -> str:
+    """A name for a folder; labels that differ in other characters alone stay apart."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", label)
+    return plain if plain == label else f"{plain}-{digest(label)[:8]}"
+
+
+def _shown(marks: Mapping[str, float]) -> dict[str, float]:
+    """Accuracies as a report takes them: R^2 may be below 0."""
+    return {task: min(max(mark, 0.0), 1.0) for task, mark in marks.items()}
