@@ -81,14 +81,14 @@ def test_all_arms_have_the_same_effort(result):
     separate, merged = result.arms
     assert separate.name == "separate"
     assert set(separate.rounds) == {("sign",), ("sum",)}
-    assert merged.name in ("trunk", "mixed")
+    assert merged.name in ("trunk", "mixed", "late")
     assert set(merged.rounds) == {("sign", "sum")}
     # Epochs of one network are whole numbers; a path may end before its epochs are spent.
     assert 0 < separate.epochs <= 2 * QUICK["effort"] + 2
     assert 0 < merged.epochs <= 2 * QUICK["effort"] + 2
-    # Of the five starts the two best of each arm are tried.
+    # Of the starts the two best of each arm are tried.
     arms = [name.split("-")[0] for name in result.probes]
-    assert sorted(arms) == ["mixed", "mixed", "trunk", "trunk"]
+    assert sorted(arms) == ["late", "late", "mixed", "mixed", "trunk", "trunk"]
     assert merged.start == min(result.probes, key=result.probes.get)
 
 
@@ -100,7 +100,7 @@ def test_the_result_is_never_dearer_than_separate_pruning(result):
     for chosen, (name, network) in result.portfolio().items():
         least = min(arm.macs[chosen] for arm in result.arms if arm.accepted)
         assert tfmot_pam.cost(network).macs == least
-        assert name in ("separate", "trunk", "mixed")
+        assert name in {arm.name for arm in result.arms}
 
 
 def test_the_result_is_what_its_best_arm_says(result, models):
@@ -225,6 +225,23 @@ def test_of_many_starts_the_promising_ones_are_tried(models):
     assert found.best.start == min(found.probes, key=found.probes.get)
     assert found.trial_epochs == 2
     assert len(found.best.macs) == 7
+
+
+def test_late_merges_the_networks_that_separate_pruning_found(models):
+    found = tfmot_pam.compress(models, samples(), 0.1, arms=["late"], target=0.3, **QUICK)
+    (late,) = found.arms
+    assert set(found.probes) == {
+        f"late-{kind}-{task}" for kind in ("trunk", "mixed") for task in models
+    }
+    both = tfmot_pam.compress(
+        models, samples(), 0.1, arms=["separate", "late"], target=0.3, **QUICK
+    )
+    separate, again = both.arms
+    assert again.rounds == late.rounds
+    # Twice what they are pruned to, but for the last step of the path, and merged.
+    start = late.rounds["sign", "sum"][0]
+    assert separate.share < start.share < 3.0 * separate.share
+    assert start.stage == "start"
 
 
 def test_other_views_are_seen_with_their_teachers_outputs(models):

@@ -74,6 +74,9 @@ class Competition:
         starts = [(arm, start) for arm in arms for start in arm.starts(self.problem.tasks)]
         for arm, start in starts:
             _check_start(arm, start, self.problem.tasks)
+        pruned = any(part.pruned for _, start in starts for part in start.parts)
+        if pruned and not self.separate_ran:
+            self._arm(ARMS["separate"])
         if len(starts) > 1:
             promising = self._promising(starts)
             for _, start in promising:
@@ -192,7 +195,6 @@ class Competition:
         models = {}
         for task in tasks:
             search = self._alone(task)
-            search.run()
             least = _PRUNED * search.best.cost if search.best else math.inf
             large = [row for row in search.rounds if row.accepted and row.cost >= least]
             chosen = min(large, key=lambda row: row.cost, default=search.rounds[0])
