@@ -242,6 +242,11 @@ def test_late_merges_the_networks_that_separate_pruning_found(models):
     start = late.rounds["sign", "sum"][0]
     assert separate.share < start.share < 3.0 * separate.share
     assert start.stage == "start"
+    # The epochs of the networks that are merged count.
+    lines = [rounds for rounds in separate.rounds.values()]
+    assert 0 < start.epochs < sum(row.epochs for rounds in lines for row in rounds)
+    assert late.epochs == sum(row.epochs for row in late.rounds["sign", "sum"])
+    assert 0 < start.training_macs < separate.training_macs
 
 
 def test_other_views_are_seen_with_their_teachers_outputs(models):

@@ -73,6 +73,18 @@ def test_the_epochs_are_spent_and_not_exceeded(total, merged):
     assert rounds == play(allotment, cliff(0.3))
 
 
+def test_epochs_that_a_start_has_had_count():
+    fresh, later = allot(72, True), allot(72, True, inherited=18)
+    assert (later.total, later.inherited) == (72, 18)
+    shorter = allot(54, True)
+    assert (later.warm, later.path, later.tail) == (shorter.warm, shorter.path, shorter.tail)
+    rounds = play(later, cliff(0.3))
+    assert rounds[0].epochs == 18
+    stages = [found.stage for found in rounds]
+    assert stages[:8] == [found.stage for found in play(fresh, cliff(0.3))[:8]]
+    assert 72 - later.tail < sum(found.epochs for found in rounds) <= 72
+
+
 def test_a_search_goes_on_from_any_of_its_rounds():
     allotment = allot(48, True)
     rounds = play(allotment, cliff(0.2))

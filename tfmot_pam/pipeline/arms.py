@@ -131,7 +131,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
     }
 )
 # What "auto" looks at besides "separate".
-AUTO = ("trunk", "mixed", "late")
+AUTO = ("late",)
 
 
 def find_arms(arms: str | Sequence[str | Arm]) -> tuple[Arm, ...]:

@@ -172,12 +172,15 @@ class Competition:
         label = "-".join([purpose, start.name, *(part.tasks if len(start.parts) > 1 else ())])
         folder = None if self.directory is None else self.directory / _folder_name(label)
         if label not in self.searches:
+            made = self._made(part)
+            total, inherited = problem.goal.effort * len(part.tasks), sum(r.epochs for r in made)
             self.searches[label] = Search(
                 problem,
                 lambda: self._merged(problem, part),
-                allot(problem.goal.effort * len(part.tasks), part.method is not None),
+                allot(total, part.method is not None, inherited),
                 Checkpoints(folder, {**self.known, "start": digest(part)}),
                 lambda text: self._say(f"{label}: {text}"),
+                made,
             )
         return self.searches[label]
 
@@ -190,16 +193,22 @@ class Competition:
         models = self._pruned(part.tasks) if part.pruned else problem.originals
         return merge(models, problem.data, method=part.method, **options)
 
+    def _made(self, part: ArmPart) -> list[Round]:
+        """The rounds of separate pruning that made the networks of a part; their effort counts."""
+        if not part.pruned:
+            return []
+        return [row for task in part.tasks for row in self._alone(task).line(self._roomy(task))]
+
     def _pruned(self, tasks: Sequence[str]) -> dict[str, keras.Model]:
-        """Of each task's own search the smallest network with some more than it needs."""
-        models = {}
-        for task in tasks:
-            search = self._alone(task)
-            least = _PRUNED * search.best.cost if search.best else math.inf
-            large = [row for row in search.rounds if row.accepted and row.cost >= least]
-            chosen = min(large, key=lambda row: row.cost, default=search.rounds[0])
-            models[task] = search.model(chosen.number)
-        return models
+        """The separately pruned networks that a part merges."""
+        return {task: self._alone(task).model(self._roomy(task)) for task in tasks}
+
+    def _roomy(self, task: str) -> int:
+        """The round of a task's own search whose network is the least with room for others."""
+        search = self._alone(task)
+        least = _PRUNED * search.best.cost if search.best else math.inf
+        large = [row for row in search.rounds if row.accepted and row.cost >= least]
+        return min(large, key=lambda row: row.cost, default=search.rounds[0]).number
 
     def _alone(self, task: str) -> Search:
         """The search of the arm `separate` for a task."""

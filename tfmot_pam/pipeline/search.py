@@ -36,7 +36,7 @@ from tfmot_pam.pruning.schedules import Ramp
 _SAMPLES = 1024  # calibration inputs of a cut
 # The largest loss in units of its tolerance, and the share that a path removes below it.
 _STEPS = ((0.5, 0.2), (1.0, 0.15), (math.inf, 0.1))
-_HOPELESS = 2.5  # a path ends at a loss of so many tolerances
+_HOPELESS = 2.0  # a path ends at a loss of so many tolerances
 _HOPEFUL = 1.5  # a network with a smaller loss is worth a tail, or another one
 # Shares that trims remove: larger from trim to trim, and halved by every one that is refused.
 _TRIM, _SMALLEST_TRIM, _LARGEST_TRIM, _GROWTH = 0.12, 0.02, 0.25, 1.4
@@ -54,6 +54,7 @@ class Allotment:
         level: Epochs after each cut.
         tail: Epochs of each tail or trim.
         total: All epochs.
+        inherited: Those of them that the start has had already.
     """
 
     warm: int
@@ -61,15 +62,17 @@ class Allotment:
     level: int
     tail: int
     total: int
+    inherited: int = 0
 
 
-def allot(total: int, merged: bool) -> Allotment:
+def allot(total: int, merged: bool, inherited: int = 0) -> Allotment:
     """Divides epochs: a merged network first learns to serve all tasks, a single one does."""
-    warm = round(0.2 * total) if merged else 0
-    path = max(1, round(0.3 * total))
-    total = max(total, warm + path + 1)
-    tail = max(1, (total - warm - path) // 6)
-    return Allotment(warm, path, max(1, round(path / 12)), tail, total)
+    own = total - inherited
+    warm = round(0.2 * own) if merged else 0
+    path = max(1, round(0.3 * own))
+    own = max(own, warm + path + 1)
+    tail = max(1, (own - warm - path) // 6)
+    return Allotment(warm, path, max(1, round(path / 12)), tail, own + inherited, inherited)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Action:
     Args:
         stage: `start`, `warm`, `cut`, `tail`, `trim` or `retry`.
         parent: The number of the round whose network is taken.
-        epochs: Epochs of training.
+        epochs: Epochs of training; of a start those that its networks have had.
         fraction: Share of the expected cost that is removed first.
     """
 
@@ -101,9 +104,9 @@ def next_action(
         ended: Whether nothing more can be removed.
     """
     if not rounds:
-        return Action("start", None, 0)
+        return Action("start", None, allotment.inherited)
     path = [found for found in rounds if found.stage in ("start", "warm", "cut")]
-    last, spent = path[-1], sum(found.epochs for found in path)
+    last, spent = path[-1], sum(found.epochs for found in path) - allotment.inherited
     if last.stage == "start" and allotment.warm:
         return Action("warm", last.number, allotment.warm)
     on_path = len(path) == len(rounds) and last.ratio < _HOPELESS and not ended
@@ -181,6 +184,7 @@ class Search:
         allotment: How epochs are spent.
         checkpoints: Where rounds are kept.
         say: Takes one line a round.
+        inherited: The rounds, of other searches, that made what the search starts from.
     """
 
     def __init__(
@@ -190,8 +194,10 @@ class Search:
         allotment: Allotment,
         checkpoints: Checkpoints,
         say: Callable[[str], None],
+        inherited: Sequence[Round] = (),
     ):
         self.problem, self.allotment = problem, allotment
+        self._inherited = tuple(inherited)
         self._start, self._checkpoints, self._say = start, checkpoints, say
         self.rounds = [Round(**state) for state in checkpoints.states()]
         self._models: dict[int, keras.Model] = {}
@@ -221,6 +227,11 @@ class Search:
         if number not in self._models:
             self._models[number] = self._checkpoints.model(number)
         return self._models[number]
+
+    def line(self, number: int) -> list[Round]:
+        """The rounds that made a round's network, the first first."""
+        row = self.rounds[number]
+        return [*([] if row.parent is None else self.line(row.parent)), row]
 
     @property
     def best(self) -> Round | None:
@@ -314,7 +325,9 @@ class Search:
             ratio=judged.ratio(problem.goal.tolerances),
             accepted=judged.within(problem.goal.tolerances),
             epochs=action.epochs,
-            training_macs=3.0 * action.epochs * problem.rows * max(macs.values()),
+            training_macs=sum(row.training_macs for row in self._inherited)
+            if action.stage == "start"
+            else 3.0 * action.epochs * problem.rows * max(macs.values()),
             task_weights=dict(weights),
         )
         self._checkpoints.save(found.number, dataclasses.asdict(found), model)
