@@ -103,8 +103,10 @@ def test_shares_removed_fall_with_the_loss():
         fractions.append(next_action(rounds, allotment, None, False).fraction)
     assert fractions == sorted(fractions, reverse=True)
     assert len(set(fractions)) == 3
-    hopeless = [round_of(0, "start", None), round_of(1, "cut", 0, epochs=1, ratio=9.0)]
-    assert next_action(hopeless, allotment, None, False).stage == "tail"
+    once = [round_of(0, "start", None), round_of(1, "cut", 0, epochs=1, ratio=9.0)]
+    twice = [*once, round_of(2, "cut", 1, epochs=1, ratio=9.0)]
+    assert next_action(once, allotment, None, False).stage == "cut"
+    assert next_action(twice, allotment, None, False).stage == "tail"
 
 
 def test_a_path_ends_at_its_target_and_where_nothing_can_go():

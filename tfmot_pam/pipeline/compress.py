@@ -53,8 +53,8 @@ def compress(
 
     Use it to go from trained models to a deployable network in one call; `merge`, `fine_tune`,
     `prune_channels` and `strip_pruning` are its parts. It searches several families of networks,
-    the *arms*, at equal effort: the networks pruned separately, one network's trunk for all tasks,
-    or a part of each layer shared and the rest exclusive. Each search trains by distillation from
+    the *arms*, at equal effort: the networks pruned separately, and merged ones, in which all or
+    a part of each layer is shared and the rest exclusive. Each search trains by distillation from
     the originals while channels are removed, then trains the networks around the tolerance on
     while the rate falls. The cheapest within the tolerances is the result: where merging does not
     pay, the separate networks side by side.
@@ -73,10 +73,11 @@ def compress(
         validation_data: Data like `data`, for the accuracy: best samples that the originals were
             not trained on. None takes every seventh sample of `data` away from training; where the
             originals know those by heart, compression stops early.
-        arms: `"auto"` runs `"separate"` and, chosen by short trials, the best start of `"trunk"`,
-            `"mixed"` and `"late"` (trunks and mixed networks of separately pruned ones). Or names
-            to run: these, `"stem"` (shared up to a layer), the merge methods (`"pam"`,
-            `"pam-paper"`, `"shared"`, `"random"`), or `Arm` objects.
+        arms: `"auto"` runs `"separate"` and, from the best of several starts by short trials,
+            `"late"`: trunks and mixed networks of the separately pruned ones. Or names to run:
+            these, `"trunk"` (one network's width for all tasks), `"mixed"` (a half of each layer
+            shared), `"stem"` (shared up to a layer), the merge methods (`"pam"`, `"pam-paper"`,
+            `"shared"`, `"random"`), or `Arm` objects.
         effort: Epochs of training per network and arm: an arm of T tasks trains one network
             T x effort epochs, or T networks effort epochs each. Patience pays: at 12 a merged
             network can look worse than separate ones where at 36 it is better.

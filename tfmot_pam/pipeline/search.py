@@ -36,7 +36,7 @@ from tfmot_pam.pruning.schedules import Ramp
 _SAMPLES = 1024  # calibration inputs of a cut
 # The largest loss in units of its tolerance, and the share that a path removes below it.
 _STEPS = ((0.5, 0.2), (1.0, 0.15), (math.inf, 0.1))
-_HOPELESS = 2.0  # a path ends at a loss of so many tolerances
+_HOPELESS = 2.0  # a path ends at a loss of so many tolerances, twice in a row
 _HOPEFUL = 1.5  # a network with a smaller loss is worth a tail, or another one
 # Shares that trims remove: larger from trim to trim, and halved by every one that is refused.
 _TRIM, _SMALLEST_TRIM, _LARGEST_TRIM, _GROWTH = 0.12, 0.02, 0.25, 1.4
@@ -109,7 +109,8 @@ def next_action(
     last, spent = path[-1], sum(found.epochs for found in path) - allotment.inherited
     if last.stage == "start" and allotment.warm:
         return Action("warm", last.number, allotment.warm)
-    on_path = len(path) == len(rounds) and last.ratio < _HOPELESS and not ended
+    hopeful = min(found.ratio for found in path[-2:]) < _HOPELESS
+    on_path = len(path) == len(rounds) and hopeful and not ended
     going_on = spent + allotment.level <= allotment.warm + allotment.path
     if on_path and going_on and not _reached(last, target):
         fraction = next(share for ratio, share in _STEPS if last.ratio <= ratio)
