@@ -66,13 +66,17 @@ class Allotment:
 
 
 def allot(total: int, merged: bool, inherited: int = 0) -> Allotment:
-    """Divides epochs: a merged network first learns to serve all tasks, a single one does."""
+    """Divides epochs: a merged network first learns to serve all tasks, a single one does.
+
+    A start that was pruned before needs fewer cuts, and each gets more training.
+    """
     own = total - inherited
     warm = round(0.2 * own) if merged else 0
     path = max(1, round(0.3 * own))
     own = max(own, warm + path + 1)
     tail = max(1, (own - warm - path) // 6)
-    return Allotment(warm, path, max(1, round(path / 12)), tail, own + inherited, inherited)
+    level = max(1, round(path / (7 if inherited else 12)))
+    return Allotment(warm, path, level, tail, own + inherited, inherited)
 
 
 @dataclasses.dataclass(frozen=True)
