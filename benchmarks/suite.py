@@ -42,6 +42,7 @@ _DROP = flags.DEFINE_float("max_accuracy_drop", 0.01, "Tolerance per task.")
 _WORK = flags.DEFINE_string("work_dir", "build/suites", "Networks, checkpoints and cells.")
 _OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Where the pages go.")
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes, one thread each.", lower_bound=1)
+_WHOLE = flags.DEFINE_bool("whole", False, "Also separate pruning with the whole effort.")
 _QUICK = flags.DEFINE_bool("quick", False, "One seed at a third of the effort.")
 
 FIELDS = [
@@ -76,18 +77,22 @@ def run_cell(settings: Mapping[str, Any]) -> None:
     label = "-".join([name, *map(str, way.values()), str(seed)])
     arms = settings["arms"]
     began = time.perf_counter()
-    result = tfmot_pam.compress(
-        models,
-        splits["train"],
-        settings["drop"],
-        validation_data=splits["validation"],
-        directory=folder / "rounds" / label,
-        arms="auto" if arms == ["auto"] else arms,
-        **way,
-        augment=suite.augment,
-        seed=seed,
-        verbose=1,
-    )
+
+    def compressed(folder_name, **options):
+        return tfmot_pam.compress(
+            models,
+            splits["train"],
+            settings["drop"],
+            validation_data=splits["validation"],
+            directory=folder / "rounds" / folder_name,
+            augment=suite.augment,
+            seed=seed,
+            verbose=1,
+            **options,
+        )
+
+    result = compressed(label, arms="auto" if arms == ["auto"] else arms, **way)
+    epochs = sum(arm.epochs for arm in result.arms) + result.trial_epochs
     common = {"suite": name, **way, "seed": seed}
     original = {task: tfmot_pam.cost(model).macs for task, model in models.items()}
     rows = []
@@ -113,9 +118,14 @@ def run_cell(settings: Mapping[str, Any]) -> None:
                 }
             )
 
-    for arm in result.arms:
+    found = {arm.name: arm for arm in result.arms}
+    if settings["whole"]:
+        effort = {**way, "effort": round(epochs / len(models))}
+        patient = compressed(f"{label}-whole", arms=["separate"], **effort)
+        found["separate, whole effort"] = patient.best
+    for arm_name, arm in found.items():
         add(
-            arm.name,
+            arm_name,
             arm.start,
             arm.accepted,
             arm.macs,
@@ -132,7 +142,6 @@ def run_cell(settings: Mapping[str, Any]) -> None:
             lost[f"{task} in {chosen}"] = loss
         costs[chosen] = tfmot_pam.cost(model).macs
         times[chosen] = estimated_time(read(model))
-    epochs = sum(arm.epochs for arm in result.arms) + result.trial_epochs
     used = "+".join(sorted({arm for arm, _ in envelope.values()}))
     rest = {"epochs": epochs, "training_macs": "", "seconds": ""}
     add("portfolio", used, True, costs, times, lost, **rest)
@@ -263,6 +272,7 @@ def main(argv):
             "measure": _MEASURE.value,
             "arms": _ARMS.value,
             "drop": _DROP.value,
+            "whole": _WHOLE.value,
             "data_dir": _DATA.value,
             "work_dir": _WORK.value,
         }
