@@ -75,78 +75,42 @@ def run_cell(settings: Mapping[str, Any]) -> None:
     models = suites.networks(name, seed, splits, folder)
     way = {key: settings[key] for key in ("importance", "measure", "effort")}
     label = "-".join([name, *map(str, way.values()), str(seed)])
-    arms = settings["arms"]
     began = time.perf_counter()
 
-    def compressed(folder_name, **options):
+    def compressed(name, **options):
         return tfmot_pam.compress(
             models,
             splits["train"],
             settings["drop"],
             validation_data=splits["validation"],
-            directory=folder / "rounds" / folder_name,
+            directory=folder / "rounds" / name,
             augment=suite.augment,
             seed=seed,
             verbose=1,
             **options,
         )
 
-    result = compressed(label, arms="auto" if arms == ["auto"] else arms, **way)
-    epochs = sum(arm.epochs for arm in result.arms) + result.trial_epochs
-    common = {"suite": name, **way, "seed": seed}
-    original = {task: tfmot_pam.cost(model).macs for task, model in models.items()}
-    rows = []
-
-    def add(arm, start, accepted, costs, times, lost, **rest):
-        worst = max(lost, key=lambda task: lost[task][0])
-        expected = float(np.mean(list(costs.values())))
-        for chosen, macs in costs.items():
-            rows.append(
-                {
-                    **common,
-                    "arm": arm,
-                    "start": start,
-                    "accepted": accepted,
-                    "combination": "+".join(chosen),
-                    "macs": macs,
-                    "original_macs": sum(original[task] for task in chosen),
-                    "expected_macs": round(expected),
-                    "estimated_time": round(times[chosen]),
-                    "worst_loss": round(lost[worst][0], 3),
-                    "worst_loss_error": round(lost[worst][1], 3),
-                    **rest,
-                }
-            )
-
+    arms = "auto" if settings["arms"] == ["auto"] else settings["arms"]
+    result = compressed(label, arms=arms, **way)
     found = {arm.name: arm for arm in result.arms}
     if settings["whole"]:
-        effort = {**way, "effort": round(epochs / len(models))}
-        patient = compressed(f"{label}-whole", arms=["separate"], **effort)
+        effort = round(_epochs(result) / len(models))
+        patient = compressed(f"{label}-whole", arms=["separate"], **{**way, "effort": effort})
         found["separate, whole effort"] = patient.best
-    for arm_name, arm in found.items():
-        add(
-            arm_name,
-            arm.start,
-            arm.accepted,
-            arm.macs,
-            arm.times,
-            suites.losses(suite, models, arm.model, splits["test"]),
-            epochs=arm.epochs,
-            training_macs=f"{arm.training_macs:.3e}",
-            seconds=round(arm.seconds),
-        )
-    envelope = result.portfolio()
-    lost, costs, times = {}, {}, {}
-    for chosen, (_, model) in envelope.items():
-        for task, loss in suites.losses(suite, models, model, splits["test"]).items():
-            lost[f"{task} in {chosen}"] = loss
-        costs[chosen] = tfmot_pam.cost(model).macs
-        times[chosen] = estimated_time(read(model))
-    used = "+".join(sorted({arm for arm, _ in envelope.values()}))
-    rest = {"epochs": epochs, "training_macs": "", "seconds": ""}
-    add("portfolio", used, True, costs, times, lost, **rest)
+    measured = [
+        row
+        for arm, values in found.items()
+        for row in _of_arm(arm, values, suites.losses(suite, models, values.model, splits["test"]))
+    ]
+    measured += _of_portfolio(
+        result, lambda model: suites.losses(suite, models, model, splits["test"])
+    )
+    original = {task: tfmot_pam.cost(model).macs for task, model in models.items()}
+    for row in measured:
+        row.update(suite=name, **way, seed=seed)
+        row["original_macs"] = sum(original[task] for task in row["combination"].split("+"))
     cell = {
-        "rows": rows,
+        "rows": [{field: row[field] for field in FIELDS} for row in measured],
         "verdict": result.verdict,
         "probes": dict(result.probes),
         "trial_epochs": result.trial_epochs,
@@ -154,6 +118,64 @@ def run_cell(settings: Mapping[str, Any]) -> None:
     }
     (folder / "cells").mkdir(parents=True, exist_ok=True)
     (folder / "cells" / f"{label}.json").write_text(json.dumps(cell, indent=1), encoding="utf-8")
+
+
+def _epochs(result: tfmot_pam.CompressionResult) -> int:
+    """All epochs of a compression."""
+    return sum(arm.epochs for arm in result.arms) + result.trial_epochs
+
+
+def _of_arm(name: str, arm: tfmot_pam.ArmResult, lost) -> list[dict[str, Any]]:
+    return _of_combinations(
+        arm.macs,
+        arm.times,
+        lost,
+        arm=name,
+        start=arm.start,
+        accepted=arm.accepted,
+        epochs=arm.epochs,
+        training_macs=f"{arm.training_macs:.3e}",
+        seconds=round(arm.seconds),
+    )
+
+
+def _of_portfolio(result: tfmot_pam.CompressionResult, losses) -> list[dict[str, Any]]:
+    """The rows of the cheapest network for every combination."""
+    envelope = result.portfolio()
+    lost = {
+        f"{task} in {chosen}": loss
+        for chosen, (_, model) in envelope.items()
+        for task, loss in losses(model).items()
+    }
+    return _of_combinations(
+        {chosen: tfmot_pam.cost(model).macs for chosen, (_, model) in envelope.items()},
+        {chosen: estimated_time(read(model)) for chosen, (_, model) in envelope.items()},
+        lost,
+        arm="portfolio",
+        start="+".join(sorted({arm for arm, _ in envelope.values()})),
+        accepted=True,
+        epochs=_epochs(result),
+        training_macs="",
+        seconds="",
+    )
+
+
+def _of_combinations(costs, times, lost, **common) -> list[dict[str, Any]]:
+    """A row a combination."""
+    worst, error = max(lost.values())
+    expected = float(np.mean(list(costs.values())))
+    return [
+        {
+            **common,
+            "combination": "+".join(chosen),
+            "macs": macs,
+            "expected_macs": round(expected),
+            "estimated_time": round(times[chosen]),
+            "worst_loss": round(worst, 3),
+            "worst_loss_error": round(error, 3),
+        }
+        for chosen, macs in costs.items()
+    ]
 
 
 def summary(rows: list[dict]) -> list[dict]:
