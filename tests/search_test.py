@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
 from tfmot_pam.pipeline.result import Round
 from tfmot_pam.pipeline.search import Action, allot, next_action
+from tfmot_pam.pipeline.steering import loss_weights, urgency
 
 
 def round_of(number, stage, parent, *, epochs=0, share=1.0, ratio=0.0, accepted=True):
@@ -183,9 +185,15 @@ def test_a_refusal_by_little_counts_after_another_try_only(stage):
 
     again = round_of(narrow.number + 1, "retry", narrow.number, epochs=23, share=0.4, ratio=1.1)
     held = next_action([*rounds, narrow, again], allotment, None)
-    refused = next_action(
-        [*rounds, narrow, dataclasses.replace(again, accepted=False)], allotment, None
+    worse = dataclasses.replace(again, ratio=1.2, accepted=False)
+    refused = next_action([*rounds, narrow, worse], allotment, None)
+    # It got better, and is close: that is worth one more.
+    better = dataclasses.replace(again, accepted=False)
+    assert next_action([*rounds, narrow, better], allotment, None) == Action(
+        "retry", again.number, allotment.tail
     )
+    far = dataclasses.replace(better, ratio=1.3)
+    assert next_action([*rounds, wide, far], allotment, None).stage != "retry"
     assert (held.stage, held.parent) == ("trim", again.number)
     assert (refused.stage, refused.parent) == ("trim", 2 if stage == "trim" else 0)
     if stage == "trim":
@@ -210,3 +218,51 @@ def test_where_nothing_is_hopeful_the_best_network_gets_the_tail():
     assert next_action(rounds, allotment, None) == Action("tail", 1, allotment.tail)
     refused = round_of(2, "tail", 1, epochs=allotment.tail, ratio=5.0, accepted=False)
     assert next_action([*rounds, refused], allotment, None) == Action("tail", 0, allotment.tail)
+
+
+TOLERANCES = {"digit": 0.01, "speaker": 0.02}
+
+
+def steered(number, stage, lost, weights=(1.0, 1.0)):
+    tasks = tuple(TOLERANCES)
+    return dataclasses.replace(
+        round_of(number, stage, number - 1 if number else None),
+        lost=dict(zip(tasks, lost, strict=True)),
+        task_weights=dict(zip(tasks, weights, strict=True)),
+    )
+
+
+@pytest.mark.parametrize("steer", [loss_weights, urgency])
+def test_a_start_that_was_not_trained_steers_nothing(steer):
+    assert steer([], TOLERANCES) == {"digit": 1.0, "speaker": 1.0}
+    assert steer([steered(0, "start", (0.3, 0.0))], TOLERANCES) == {"digit": 1.0, "speaker": 1.0}
+
+
+def test_losses_count_in_units_of_their_tolerances():
+    even = [steered(0, "warm", (0.005, 0.01))]
+    for steer in (loss_weights, urgency):
+        assert steer(even, TOLERANCES) == pytest.approx({"digit": 1.0, "speaker": 1.0})
+    # Half a tolerance more than the mean, and half less.
+    found = loss_weights([steered(0, "warm", (0.01, 0.0))], TOLERANCES)
+    assert found["digit"] / found["speaker"] == pytest.approx(math.e)
+    # A quarter of a tolerance is left at least, two at most.
+    found = urgency([steered(0, "warm", (0.02, -0.04))], TOLERANCES)
+    assert found["digit"] / found["speaker"] == pytest.approx(8.0)
+    assert sum(found.values()) == pytest.approx(2.0)
+
+
+def test_the_latest_round_steers_and_loss_weights_add_up():
+    rounds = [steered(0, "tail", (0.0, 0.02)), steered(1, "trim", (0.02, 0.0), (0.5, 1.5))]
+    found = loss_weights(rounds, TOLERANCES)
+    # One tolerance more and less than the mean of one; what is farther counts no more.
+    assert found["digit"] / found["speaker"] == pytest.approx(0.5 / 1.5 * math.e**2)
+    far = [dataclasses.replace(rounds[-1], lost={"digit": 0.2, "speaker": 0.0})]
+    assert loss_weights(far, TOLERANCES) == found
+
+
+def test_loss_weights_stay_within_bounds():
+    rounds = [steered(0, "cut", (0.05, 0.0))]
+    for number in range(1, 12):
+        weights = loss_weights(rounds, TOLERANCES)
+        rounds.append(steered(number, "cut", (0.05, 0.0), tuple(weights.values())))
+    assert 1.0 < weights["digit"] / weights["speaker"] <= 16.0 + 1e-9

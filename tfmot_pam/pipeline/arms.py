@@ -10,6 +10,7 @@ from tfmot_pam.merging.donor import donor_method
 from tfmot_pam.merging.methods import METHODS, MergeMethod
 
 _MIXED_SHARE = 0.5
+_LATE_SHARE = 0.75  # of pruned networks' channels, which are few
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _late(tasks: Sequence[str]) -> list[ArmStart]:
     Their layers have the widths that each task needs, and all training goes to small networks.
     """
     trunks = _donors("late-trunk", lambda position, count: 1.0, pruned=True)
-    mixed = _donors("late-mixed", lambda position, count: _MIXED_SHARE, pruned=True)
+    mixed = _donors("late-mixed", lambda position, count: _LATE_SHARE, pruned=True)
     return [*trunks(tasks), *mixed(tasks)]
 
 

@@ -21,11 +21,11 @@ import keras
 
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
-from tfmot_pam.pipeline.accuracy import used
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.price import combination_costs, expected_cost
 from tfmot_pam.pipeline.problem import Problem
 from tfmot_pam.pipeline.result import Round
+from tfmot_pam.pipeline.steering import loss_weights, urgency
 from tfmot_pam.pruning.at_once import UnreachableFraction, check_reachable, cut
 from tfmot_pam.pruning.callbacks import UpdatePruningStep
 from tfmot_pam.pruning.channels import find_prunable
@@ -38,10 +38,10 @@ _SAMPLES = 1024  # calibration inputs of a cut
 _STEPS = ((0.5, 0.2), (1.0, 0.15), (math.inf, 0.1))
 _HOPELESS = 2.0  # a path ends at a loss of so many tolerances, twice in a row
 _HOPEFUL = 1.5  # a network with a smaller loss is worth a tail, or another one
+_CLOSE = 1.2  # so close to its tolerance, a network that gets better is not given up
 # Shares that trims remove: larger from trim to trim, and halved by every one that is refused.
 _TRIM, _SMALLEST_TRIM, _LARGEST_TRIM, _GROWTH = 0.12, 0.02, 0.25, 1.4
 _PATH_END, _TAIL_RATE = 0.3, 0.6  # learning rates, as shares of the first
-_STEERING, _BOUNDS = 1.0, (0.25, 4.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,12 +125,23 @@ def next_action(
     # What is left over after this one would not do for another.
     epochs = left if left < 2 * allotment.tail else allotment.tail
     latest = rounds[-1]
-    if latest.stage in ("tail", "trim") and not latest.accepted and latest.ratio <= _HOPEFUL:
+    if not latest.accepted and latest.ratio <= _patience(rounds, latest):
         return Action("retry", latest.number, epochs)
     place = _next_place(path, [found for found in rounds if found.stage in ("tail", "retry")])
     if place is not None:
         return Action("tail", path[place].number, epochs)
     return None if ended else _next_trim(rounds, epochs, target)
+
+
+def _patience(rounds: Sequence[Round], refused: Round) -> float:
+    """The largest loss, in units of the tolerance, at which a refused round is trained on.
+
+    A further try is worth another one where it was better and has come close.
+    """
+    if refused.stage in ("tail", "trim"):
+        return _HOPEFUL
+    better = refused.stage == "retry" and refused.ratio < rounds[refused.parent].ratio
+    return _CLOSE if better else -math.inf
 
 
 def _reached(found: Round, target: float | None) -> bool:
@@ -170,7 +181,7 @@ def _next_trim(rounds: Sequence[Round], epochs: int, target: float | None) -> Ac
     best = _best(rounds)
     if best is None:
         return None
-    retried = {found.parent for found in rounds if found.stage == "retry" and found.accepted}
+    retried = {_first_try(rounds, found) for found in rounds if found.accepted}
     trims = [found for found in rounds if found.stage == "trim"]
     verdicts = [found.accepted or found.number in retried for found in trims]
     before = verdicts.index(False) if False in verdicts else len(verdicts)
@@ -178,6 +189,13 @@ def _next_trim(rounds: Sequence[Round], epochs: int, target: float | None) -> Ac
     if _reached(best, target) or fraction < _SMALLEST_TRIM:
         return None
     return Action("trim", best.number, epochs, _up_to(fraction, best, target))
+
+
+def _first_try(rounds: Sequence[Round], found: Round) -> int:
+    """The number of the round whose tail or trim a further try goes on with; else its own."""
+    while found.stage == "retry":
+        found = rounds[found.parent]
+    return found.number
 
 
 class Search:
@@ -219,7 +237,7 @@ class Search:
 
     def take(self, action: Action) -> None:
         """Takes one action; a cut that the floors do not allow is the last."""
-        weights = self._task_weights(action)
+        weights = loss_weights(self.rounds, self.problem.goal.tolerances)
         try:
             model = self._trained(action, weights)
         except UnreachableFraction:
@@ -260,7 +278,9 @@ class Search:
         kind = find_importance(settings.importance)
         if kind.at_once:
             inputs = self.problem.calibration(_SAMPLES) if kind.inputs else None
-            smaller = cut(read(model), settings, action.fraction, inputs, task_weights=weights)
+            urgent = self._urgency()
+            matters = {task: weight * urgent[task] for task, weight in weights.items()}
+            smaller = cut(read(model), settings, action.fraction, inputs, task_weights=matters)
             return self.problem.train(emit(smaller), action.epochs, **options)
         return self._cut_while_training(model, action, options)
 
@@ -271,9 +291,7 @@ class Search:
             action.fraction, end_step=max(1, batches // 2), frequency=max(1, batches // 20)
         )
         # The losses are in units of the best constant prediction, and weighted, already.
-        settings = dataclasses.replace(
-            settings, schedule=schedule, task_weights=dict.fromkeys(self.problem.tasks, 1.0)
-        )
+        settings = dataclasses.replace(settings, schedule=schedule, task_weights=self._urgency())
         prunable = find_prunable(read(model))
         check_reachable(prunable, settings, action.fraction)
         gated = gated_model(prunable, settings)
@@ -281,6 +299,9 @@ class Search:
             gated, action.epochs, callbacks=[UpdatePruningStep()], **options
         )
         return strip_pruning(trained)
+
+    def _urgency(self) -> dict[str, float]:
+        return urgency(self.rounds, self.problem.goal.tolerances)
 
     def _rates(self, action: Action) -> tuple[float, float]:
         """The learning rate at first and in the end: one fall over the path, one over each tail."""
@@ -292,25 +313,6 @@ class Search:
             first, last = (1.0 - (1.0 - _PATH_END) * s / self.allotment.path for s in shares)
             return first, max(last, _PATH_END)
         return _TAIL_RATE, 0.0
-
-    def _task_weights(self, action: Action) -> dict[str, float]:
-        """The factor of each task's loss: more for a task that has lost more of its tolerance.
-
-        omega_t <- omega_t exp(eta (lost_t / tolerance_t - mean)), within bounds.
-        """
-        tasks = self.problem.tasks
-        if action.parent is None:
-            return dict.fromkeys(tasks, 1.0)
-        parent = self.rounds[action.parent]
-        losses = used(parent.lost, self.problem.goal.tolerances)
-        mean = sum(losses.values()) / len(losses)
-        low, high = _BOUNDS
-        weights = {}
-        for task in tasks:
-            pull = math.exp(_STEERING * min(max(losses[task] - mean, -2.0), 2.0))
-            weights[task] = min(max(parent.task_weights[task] * pull, low), high)
-        scale = len(weights) / sum(weights.values())
-        return {task: weight * scale for task, weight in weights.items()}
 
     def _keep(self, action: Action, model: keras.Model, weights: Mapping[str, float]) -> None:
         problem = self.problem
