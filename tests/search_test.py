@@ -192,6 +192,10 @@ def test_a_refusal_by_little_counts_after_another_try_only(stage):
     assert next_action([*rounds, narrow, better], allotment, None) == Action(
         "retry", again.number, allotment.tail
     )
+    # What holds in the end was not refused.
+    last = round_of(again.number + 1, "retry", again.number, epochs=23, share=0.4)
+    then = next_action([*rounds, narrow, better, last], allotment, None)
+    assert then == dataclasses.replace(held, parent=last.number)
     far = dataclasses.replace(better, ratio=1.3)
     assert next_action([*rounds, wide, far], allotment, None).stage != "retry"
     assert (held.stage, held.parent) == ("trim", again.number)

@@ -26,7 +26,8 @@ class Round:
     Args:
         number: Counted from 0, the network that the search starts from.
         stage: `start`, `warm` (trained before anything is removed), `cut` (channels removed and
-            trained on at a steady rate), `tail` (trained on while the rate falls) or `trim` (both).
+            trained on at a steady rate), `tail` (trained on while the rate falls), `trim` (both) or
+            `retry` (another tail of a refused one).
         parent: The number of the round whose network it took, None for the first.
         cost: Expected cost per run, in the measure that the compression goes by.
         share: The same as a share of running the original models one by one.
