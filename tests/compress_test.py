@@ -245,6 +245,16 @@ def test_late_merges_the_networks_that_separate_pruning_found(models, tmp_path):
     assert late.epochs <= 2 * options["effort"] + 2
 
 
+def test_starts_that_cannot_be_cut_so_far_are_compared_after_training(models):
+    # Most of the time that such small networks take is there whatever their widths.
+    options = {**QUICK, "effort": 8, "measure": "latency", "arms": ["late"]}
+    found = tfmot_pam.compress(models, samples(), 0.4, **options)
+    assert found.trial_epochs == len(found.probes)
+    assert found.best.rounds["sign", "sum"][0].macs < sum(
+        tfmot_pam.cost(network).macs for network in models.values()
+    )
+
+
 def test_other_views_are_seen_with_their_teachers_outputs(models):
     seen = []
 

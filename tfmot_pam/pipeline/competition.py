@@ -30,7 +30,7 @@ from tfmot_pam.reporting.report import report
 # A trial of a start: its cost in units of separate pruning's, or of the originals' where that has
 # not run, and its share of the effort.
 _TRIAL_COST, _TRIAL_SHARE, _TRIAL_EFFORT = 1.4, 0.3, 0.08
-_PRUNED = 2.0  # the cost of pruned networks that are merged, in units of what they are pruned to
+_PRUNED = 2.0  # the MACs of pruned networks that are merged, in units of what they end at
 _TRIALS = 4  # more starts than these are looked at before any training first
 
 
@@ -119,6 +119,8 @@ class Competition:
                 epochs = max(1, round(_TRIAL_EFFORT * search.allotment.total))
                 fraction = max(0.0, 1.0 - self._trial_share() / search.rounds[0].share)
                 search.take(Action("cut", 0, epochs, fraction))
+                if len(search.rounds) == 1:  # So much cannot go: it is only trained.
+                    search.take(Action("warm", 0, epochs))
             self.trial_epochs += search.rounds[-1].epochs
             losses += self._used(search.rounds[-1])
         return sum(losses) / len(losses)
@@ -204,11 +206,14 @@ class Competition:
         return {task: self._alone(task).model(self._roomy(task)) for task in tasks}
 
     def _roomy(self, task: str) -> int:
-        """The round of a task's own search whose network is the least with room for others."""
+        """The round of a task's own search whose network is the least with room for others.
+
+        Room is counted in multiply-accumulates: a part of the time is there whatever the widths.
+        """
         search = self._alone(task)
-        least = _PRUNED * search.best.cost if search.best else math.inf
-        large = [row for row in search.rounds if row.accepted and row.cost >= least]
-        return min(large, key=lambda row: row.cost, default=search.rounds[0]).number
+        least = _PRUNED * search.best.macs if search.best else math.inf
+        large = [row for row in search.rounds if row.accepted and row.macs >= least]
+        return min(large, key=lambda row: row.macs, default=search.rounds[0]).number
 
     def _alone(self, task: str) -> Search:
         """The search of the arm `separate` for a task."""
@@ -229,7 +234,7 @@ class Competition:
         share = expected_cost(costs, problem.usage) / expected_cost(
             problem.original_costs, problem.usage
         )
-        return min(_TRIAL_SHARE, _TRIAL_COST * share)
+        return min(1.0, _TRIAL_COST * share)
 
     def _result(self, arms: tuple[ArmResult, ...]) -> CompressionResult:
         best = cheapest(arms)
