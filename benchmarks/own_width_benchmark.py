@@ -43,8 +43,9 @@ def merges(tasks):
 
 def rows_of(name: str, seed: int) -> list[dict]:
     chosen = suites.SUITES[name]
-    splits = chosen.load(pathlib.Path(_DATA.value), seed)
-    models = suites.networks(name, seed, splits, pathlib.Path(_WORK.value))
+    data = pathlib.Path(_DATA.value)
+    splits = chosen.load(data, seed)
+    models = suites.networks(name, seed, splits, pathlib.Path(_WORK.value), data)
     rows = []
     for way, options in merges(list(models)).items():
         merged = tfmot_pam.merge(models, splits["train"], seed=seed, verbose=0, **options)

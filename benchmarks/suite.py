@@ -71,8 +71,9 @@ def run_cell(settings: Mapping[str, Any]) -> None:
     """Runs one seed of a suite and writes its rows."""
     name, seed = settings["suite"], settings["seed"]
     suite, folder = suites.SUITES[name], pathlib.Path(settings["work_dir"])
-    splits = suite.load(pathlib.Path(settings["data_dir"]), seed)
-    models = suites.networks(name, seed, splits, folder)
+    data = pathlib.Path(settings["data_dir"])
+    splits = suite.load(data, seed)
+    models = suites.networks(name, seed, splits, folder, data)
     way = {key: settings[key] for key in ("importance", "measure", "effort")}
     label = "-".join([name, *map(str, way.values()), str(seed)])
     began = time.perf_counter()

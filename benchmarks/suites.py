@@ -29,7 +29,8 @@ class Suite:
     Args:
         load: `load(folder, seed)` returns the splits `train`, `validation` and `test`: inputs, and
             labels by task. No network is trained on the validation split.
-        build: `build(task, shape, outputs)` returns an untrained network.
+        build: `build(task, shape, outputs, folder)` returns a network to be trained for a task;
+            the folder holds the data, and what it may be pretrained from.
         outputs: The number of outputs of each task; 1 is a regression.
         epochs: Epochs of training a network.
         effort: Epochs of compressing it.
@@ -39,7 +40,7 @@ class Suite:
     """
 
     load: Callable[[pathlib.Path, int], dict[str, Split]]
-    build: Callable[[str, tuple[int, ...], int], keras.Model]
+    build: Callable[[str, tuple[int, ...], int, pathlib.Path], keras.Model]
     outputs: Mapping[str, int]
     epochs: int
     effort: int
@@ -53,11 +54,13 @@ def activation(suite: Suite, task: str) -> str:
     return "linear" if suite.outputs[task] == 1 else suite.kind
 
 
-def train(suite: Suite, task: str, splits: Mapping[str, Split], seed: int) -> keras.Model:
+def train(
+    suite: Suite, task: str, splits: Mapping[str, Split], seed: int, folder: pathlib.Path
+) -> keras.Model:
     """A network that was trained for one task, on fresh views in every epoch."""
     keras.utils.set_random_seed(1000 * seed + list(suite.outputs).index(task))
     x, labels = splits["train"]
-    model = suite.build(task, x.shape[1:], suite.outputs[task])
+    model = suite.build(task, x.shape[1:], suite.outputs[task], folder)
     loss = {"softmax": "sparse_categorical_crossentropy", "sigmoid": "binary_crossentropy"}
     steps = suite.epochs * -(-len(x) // 64)
     rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
@@ -126,21 +129,19 @@ def _shift(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.stack([np.roll(image, int(by[i]), axis=1) for i, image in enumerate(x)])
 
 
-def _conv_net(task: str, shape, outputs: int, widths=(16, 32, 48, 64), dense=(), kind="softmax"):
+def _conv_net(task: str, shape, outputs: int, folder: pathlib.Path):
+    """Four convolutions with batch normalisation."""
     inputs = keras.Input(shape, name="image")
     h = inputs
-    for width in widths:
+    for width in (16, 32, 48, 64):
         h = layers.Conv2D(width, 3, padding="same", use_bias=False)(h)
         h = layers.ReLU()(layers.BatchNormalization()(h))
         h = layers.MaxPooling2D()(h)
-    h = layers.Flatten()(h)
-    for width in dense:
-        h = layers.Dense(width, activation="relu")(layers.Dropout(0.3)(h))
-    h = layers.Dropout(0.3)(h)
-    return keras.Model(inputs, layers.Dense(outputs, activation=kind, name=task)(h), name=task)
+    h = layers.Dropout(0.3)(layers.Flatten()(h))
+    return keras.Model(inputs, layers.Dense(outputs, activation="softmax", name=task)(h), name=task)
 
 
-def _resnet8(task: str, shape, outputs: int):
+def _resnet8(task: str, shape, outputs: int, folder: pathlib.Path):
     """ResNet-8 of 16, 32 and 64 channels."""
     inputs = keras.Input(shape, name="image")
 
@@ -163,7 +164,9 @@ def _resnet8(task: str, shape, outputs: int):
 _PRODUCTS = {"article": 45, "gender": 4, "colour": 25, "category": 4}
 
 
-def _products(tasks: tuple[str, ...], size: int):
+def _products(tasks: tuple[str, ...], size: int, brightest: float = 1.0, count: int | None = None):
+    """Photos of a size with values in 0..`brightest`, and at most so many of them for training."""
+
     def load(folder: pathlib.Path, seed: int) -> dict[str, Split]:
         archive, meta = _archive(folder, "fashion_products_64.npz")
 
@@ -171,26 +174,29 @@ def _products(tasks: tuple[str, ...], size: int):
             y = archive[f"y_{name}"].astype("int64")
             labels = {t: y[:, meta["columns"].index(t)] for t in tasks}
             known = np.all([label != 255 for label in labels.values()], axis=0)
-            x = _resized(archive[f"x_{name}"][known], size)
+            x = _resized(archive[f"x_{name}"][known], size) * (brightest / 255)
             return x, {t: label[known] for t, label in labels.items()}
 
-        return {**_held_out(*split("train"), 5, seed), "test": split("test")}
+        splits = {**_held_out(*split("train"), 5, seed), "test": split("test")}
+        x, labels = splits["train"]
+        own = np.sort(np.random.default_rng(seed).permutation(len(x))[:count])
+        return {**splits, "train": (x[own], {t: y[own] for t, y in labels.items()})}
 
     return load
 
 
 def _resized(x: np.ndarray, size: int) -> np.ndarray:
-    """Images in 0..1, brought to a size by averaging."""
+    """Images brought to a size by averaging."""
     import tensorflow as tf
 
     parts = [
         tf.image.resize(tf.constant(x[i : i + 500], tf.float32), (size, size), "area").numpy()
         for i in range(0, len(x), 500)
     ]
-    return np.concatenate(parts) / 255
+    return np.concatenate(parts)
 
 
-def _product_net(task: str, shape, outputs: int, widths=(16, 32, 48, 64)):
+def _product_net(task: str, shape, outputs: int, folder: pathlib.Path, widths=(16, 32, 48, 64)):
     """Four convolutions without normalisation and a dense layer, as in most tutorials."""
     inputs = keras.Input(shape, name="image")
     h = inputs
@@ -202,10 +208,21 @@ def _product_net(task: str, shape, outputs: int, widths=(16, 32, 48, 64)):
     return keras.Model(inputs, layers.Dense(outputs, activation="softmax", name=task)(h), name=task)
 
 
-def _unlike_net(task: str, shape, outputs: int):
+def _unlike_net(task: str, shape, outputs: int, folder: pathlib.Path):
     """For the gender a network with a twentieth of the computation of the article's."""
     widths = (3, 4, 6, 8) if task == "gender" else (16, 32, 48, 64)
-    return _product_net(task, shape, outputs, widths)
+    return _product_net(task, shape, outputs, folder, widths)
+
+
+def _lite0(task: str, shape, outputs: int, folder: pathlib.Path):
+    """EfficientNet-Lite0, pretrained on ImageNet, with a new head."""
+    path = folder / "efficientnet_lite0_64.keras"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no '{path}'. Pass the folder that holds it, --data_dir.")
+    pretrained = keras.saving.load_model(path, compile=False)
+    h = layers.Dropout(0.3)(pretrained.get_layer("pool").output)
+    head = layers.Dense(outputs, activation="softmax", name=task)
+    return keras.Model(pretrained.input, head(h), name=task)
 
 
 # --- composites ----------------------------------------------------------------------------------
@@ -234,7 +251,7 @@ def _rearrange(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape)
 
 
-def _lenet(task: str, shape, outputs: int):
+def _lenet(task: str, shape, outputs: int, folder: pathlib.Path):
     return fashion.lenet(shape, outputs, "sigmoid", task)
 
 
@@ -256,7 +273,7 @@ def _motion(folder: pathlib.Path, seed: int) -> dict[str, Split]:
     return {**_held_out(*split("train"), 5, seed), "test": split("test")}
 
 
-def _motion_net(task: str, shape, outputs: int):
+def _motion_net(task: str, shape, outputs: int, folder: pathlib.Path):
     """Four one-dimensional convolutions with batch normalisation."""
     inputs = keras.Input(shape, name="window")
     h = layers.BatchNormalization()(inputs)
@@ -274,6 +291,12 @@ def _product_suite(tasks: tuple[str, ...], build=_product_net) -> Suite:
     return Suite(_products(tasks, 48), build, outputs, 14, 36, _flip)
 
 
+def _backbone_suite(tasks: tuple[str, ...]) -> Suite:
+    outputs = {task: _PRODUCTS[task] for task in tasks}
+    load = _products(tasks, 64, brightest=255.0, count=4000)
+    return Suite(load, _lite0, outputs, 8, 16, _flip, seeds=1)
+
+
 _PAIRS = {f"pair{i}": range(2 * i, 2 * i + 2) for i in range(5)}
 _SPOKEN = {"digit": 10, "speaker": 6}
 
@@ -283,6 +306,8 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         "speech-resnet": Suite(_speech, _resnet8, _SPOKEN, 40, 36, _shift),
         "products": _product_suite(("article", "gender")),
         "products4": _product_suite(("article", "gender", "colour", "category")),
+        "backbone": _backbone_suite(("article", "gender")),
+        "backbone4": _backbone_suite(("article", "gender", "colour", "category")),
         # A pair where separate networks should win.
         "unlike": _product_suite(("article", "gender"), _unlike_net),
         "composites": Suite(
@@ -302,14 +327,16 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
 )
 
 
-def networks(name: str, seed: int, splits, folder: pathlib.Path) -> dict[str, keras.Model]:
-    """The suite's trained networks by task, from files where there are any."""
+def networks(
+    name: str, seed: int, splits, work: pathlib.Path, folder: pathlib.Path
+) -> dict[str, keras.Model]:
+    """The suite's trained networks by task, from files in `work` where there are any."""
     suite, found = SUITES[name], {}
     for task in suite.outputs:
-        path = folder / "networks" / f"{name}-{seed}-{task}.keras"
+        path = work / "networks" / f"{name}-{seed}-{task}.keras"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            train(suite, task, splits, seed).save(path)
+            train(suite, task, splits, seed, folder).save(path)
         found[task] = keras.saving.load_model(path, compile=False)
     return found
 

@@ -34,11 +34,12 @@ _OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Page's folder.")
 
 def rows_of(name: str, seed: int) -> list[dict]:
     chosen = suites.SUITES[name]
-    splits = chosen.load(pathlib.Path(_DATA.value), seed)
+    data = pathlib.Path(_DATA.value)
+    splits = chosen.load(data, seed)
     order = np.random.default_rng(seed).permutation(len(splits["train"][0]))
     inputs = splits["train"][0][np.sort(order[: _SAMPLES.value])]
     rows = []
-    for task, model in suites.networks(name, seed, splits, pathlib.Path(_WORK.value)).items():
+    for task, model in suites.networks(name, seed, splits, pathlib.Path(_WORK.value), data).items():
         alone = _accuracy(chosen, task, model, splits["validation"])
         for importance in _IMPORTANCES.value:
             row = {"suite": name, "seed": seed, "task": task, "importance": importance}
