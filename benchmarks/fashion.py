@@ -34,16 +34,21 @@ def composites(x: np.ndarray, y: np.ndarray, count: int, seed: int, tasks=Mappin
     return images, {task: present[:, list(classes)] for task, classes in tasks.items()}
 
 
-def lenet(shape: tuple[int, ...], outputs: int, activation: str, name: str) -> keras.Model:
-    """LeNet-5 as in PAM: convolutions of 6 and 16 filters 5x5, dense layers of 120 and 84."""
+def lenet(
+    shape: tuple[int, ...], outputs: int, activation: str, name: str, times: int = 1
+) -> keras.Model:
+    """LeNet-5 as in PAM: convolutions of 6 and 16 filters 5x5, dense layers of 120 and 84.
+
+    Or so many times as wide.
+    """
     inputs = keras.Input(shape, name="image")
     h = inputs
     for filters in (6, 16):
-        h = layers.Conv2D(filters, 5, padding="same", activation="relu")(h)
+        h = layers.Conv2D(times * filters, 5, padding="same", activation="relu")(h)
         h = layers.MaxPooling2D()(h)
     h = layers.Flatten()(h)
     for units in (120, 84):
-        h = layers.Dense(units, activation="relu")(h)
+        h = layers.Dense(times * units, activation="relu")(h)
     return keras.Model(inputs, layers.Dense(outputs, activation=activation, name=name)(h))
 
 

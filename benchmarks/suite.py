@@ -12,8 +12,6 @@ seen. Cells run in processes of their own; the pages are written anew from all c
 from __future__ import annotations
 
 import concurrent.futures
-import csv
-import itertools
 import json
 import multiprocessing
 import os
@@ -26,7 +24,8 @@ import numpy as np
 from absl import app, flags
 
 import tfmot_pam
-from benchmarks import results_io, suites
+from benchmarks import suite_files, suites
+from benchmarks.suite_pages import FIELDS, write_pages
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.time_model import estimated_time
 
@@ -43,28 +42,8 @@ _WORK = flags.DEFINE_string("work_dir", "build/suites", "Networks, checkpoints a
 _OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Where the pages go.")
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes, one thread each.", lower_bound=1)
 _WHOLE = flags.DEFINE_bool("whole", False, "Also separate pruning with the whole effort.")
+_FILES = flags.DEFINE_bool("files", False, "Also export, run and time every arm's networks.")
 _QUICK = flags.DEFINE_bool("quick", False, "One seed at a third of the effort.")
-
-FIELDS = [
-    "suite",
-    "importance",
-    "measure",
-    "effort",
-    "seed",
-    "arm",
-    "start",
-    "accepted",
-    "combination",
-    "macs",
-    "original_macs",
-    "expected_macs",
-    "estimated_time",
-    "worst_loss",
-    "worst_loss_error",
-    "epochs",
-    "training_macs",
-    "seconds",
-]
 
 
 def run_cell(settings: Mapping[str, Any]) -> None:
@@ -117,6 +96,11 @@ def run_cell(settings: Mapping[str, Any]) -> None:
         "trial_epochs": result.trial_epochs,
         "seconds": round(time.perf_counter() - began),
     }
+    if settings["files"]:
+        cell["files"] = [
+            {"suite": name, **way, "seed": seed, **row}
+            for row in suite_files.file_rows(suite, models, result, splits)
+        ]
     (folder / "cells").mkdir(parents=True, exist_ok=True)
     (folder / "cells" / f"{label}.json").write_text(json.dumps(cell, indent=1), encoding="utf-8")
 
@@ -179,103 +163,6 @@ def _of_combinations(costs, times, lost, **common) -> list[dict[str, Any]]:
     ]
 
 
-def summary(rows: list[dict]) -> list[dict]:
-    """Means and spreads over seeds, as factors against separate pruning of the same seed."""
-    result = []
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        factors: dict[str, list[float]] = {}
-        own = [row for row in rows if row["arm"] == arm]
-        for seed in {row["seed"] for row in own}:
-            mine = {r["combination"]: r for r in own if r["seed"] == seed}
-            base = {
-                r["combination"]: r for r in rows if r["seed"] == seed and r["arm"] == "separate"
-            }
-            if not base:
-                continue
-            singles = [c for c in mine if "+" not in c]
-            ratios = [float(mine[c]["macs"]) / float(base[c]["macs"]) for c in singles]
-            whole = max(mine, key=lambda c: c.count("+"))
-            first = singles[0]
-            values = {
-                "expected, below separate": float(base[first]["expected_macs"])
-                / float(mine[first]["expected_macs"]),
-                "all tasks, below the sum": float(base[whole]["macs"]) / float(mine[whole]["macs"]),
-                "all tasks / dearest separate": float(mine[whole]["macs"])
-                / max(float(base[c]["macs"]) for c in singles),
-                "single tasks, mean": float(np.mean(ratios)),
-                "single tasks, worst": max(ratios),
-                "estimated time, all tasks, below the sum": float(base[whole]["estimated_time"])
-                / float(mine[whole]["estimated_time"]),
-                "worst loss on test": float(mine[first]["worst_loss"]),
-            }
-            for key, value in values.items():
-                factors.setdefault(key, []).append(value)
-        if factors:
-            accepted = sum(str(r["accepted"]) == "True" for r in own if r["combination"] == first)
-            result.append(
-                {
-                    "arm": arm,
-                    "seeds": len(next(iter(factors.values()))),
-                    "accepted": accepted,
-                    **{k: f"{np.mean(v):.2f} ± {np.std(v):.2f}" for k, v in factors.items()},
-                }
-            )
-    return result
-
-
-def write_pages(work: pathlib.Path, output: pathlib.Path) -> None:
-    """One CSV of all rows and one page of all suites, from the cells in the work folder."""
-    output.mkdir(parents=True, exist_ok=True)
-    table = output / "suites.csv"
-    kept: dict[tuple, list[dict]] = {}
-
-    def run_of(row):
-        return row["suite"], row["importance"], row["measure"], int(row["effort"])
-
-    def key(row):
-        return (*run_of(row), int(row["seed"]))
-
-    if table.exists():
-        with open(table, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                kept.setdefault(key(row), []).append(row)
-    for path in sorted((work / "cells").glob("*.json")):
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        kept[key(rows[0])] = rows
-    ordered = [row for _, rows in sorted(kept.items()) for row in rows]
-    with open(table, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(ordered)
-    parts = [
-        "# Suites: compress() against separate pruning at equal effort",
-        "Tolerance 1 point. Expected: all combinations alike. Mean and spread over seeds; the loss "
-        "is that of the worst task, in points on the test split; the estimated time is that of one "
-        "thread, in multiply-accumulates of a convolution. `portfolio` takes the cheapest "
-        "network for every combination. Made by `python -m benchmarks.suite`.",
-    ]
-    for (suite, importance, measure, effort), group in itertools.groupby(ordered, run_of):
-        rows = list(group)
-        parts.append(f"## {suite}: {importance}, {measure}, {effort} epochs a network")
-        parts.append(results_io.markdown_table(summary(rows)))
-        parts.append(results_io.markdown_table([_shown(row) for row in rows]))
-    (output / "suites.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-
-
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    macs, original = float(row["macs"]), float(row["original_macs"])
-    loss, error = float(row["worst_loss"]), float(row["worst_loss_error"])
-    return {
-        **{name: row[name] for name in ("seed", "arm", "start", "combination")},
-        "MACs": f"{macs:,.0f}",
-        "of the originals": f"{macs / original:.3f}",
-        "estimated time": f"{float(row['estimated_time']):,.0f}",
-        "worst loss": f"{loss:.2f} ± {error:.2f}",
-        "within": row["accepted"],
-        "epochs": row["epochs"],
-    }
-
-
 def _one_thread() -> None:
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ[name] = "1"
@@ -296,6 +183,7 @@ def main(argv):
             "arms": _ARMS.value,
             "drop": _DROP.value,
             "whole": _WHOLE.value,
+            "files": _FILES.value,
             "data_dir": _DATA.value,
             "work_dir": _WORK.value,
         }

@@ -7,6 +7,7 @@ trained, and what may be done to an input without changing its labels.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -251,8 +252,8 @@ def _rearrange(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape)
 
 
-def _lenet(task: str, shape, outputs: int, folder: pathlib.Path):
-    return fashion.lenet(shape, outputs, "sigmoid", task)
+def _lenet(task: str, shape, outputs: int, folder: pathlib.Path, times: int = 1):
+    return fashion.lenet(shape, outputs, "sigmoid", task, times)
 
 
 # --- motion --------------------------------------------------------------------------------------
@@ -286,9 +287,14 @@ def _motion_net(task: str, shape, outputs: int, folder: pathlib.Path):
     return keras.Model(inputs, layers.Dense(outputs, activation=kind, name=task)(h), name=task)
 
 
-def _product_suite(tasks: tuple[str, ...], build=_product_net) -> Suite:
+def _product_suite(tasks: tuple[str, ...], build=_product_net, size: int = 48) -> Suite:
     outputs = {task: _PRODUCTS[task] for task in tasks}
-    return Suite(_products(tasks, 48), build, outputs, 14, 36, _flip)
+    return Suite(_products(tasks, size), build, outputs, 14, 36, _flip)
+
+
+def _composite_suite(build) -> Suite:
+    load = _composites(fashion.TASKS)
+    return Suite(load, build, {"upper": 5, "lower": 5}, 20, 36, _rearrange, "sigmoid")
 
 
 def _backbone_suite(tasks: tuple[str, ...]) -> Suite:
@@ -296,6 +302,10 @@ def _backbone_suite(tasks: tuple[str, ...]) -> Suite:
     load = _products(tasks, 64, brightest=255.0, count=4000)
     return Suite(load, _lite0, outputs, 8, 16, _flip, seeds=1)
 
+
+# Networks that are large enough for their time to follow their computation.
+_WIDE_PRODUCT_NET = functools.partial(_product_net, widths=(32, 64, 96, 128))
+_WIDE_LENET = functools.partial(_lenet, times=4)
 
 _PAIRS = {f"pair{i}": range(2 * i, 2 * i + 2) for i in range(5)}
 _SPOKEN = {"digit": 10, "speaker": 6}
@@ -306,19 +316,13 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         "speech-resnet": Suite(_speech, _resnet8, _SPOKEN, 40, 36, _shift),
         "products": _product_suite(("article", "gender")),
         "products4": _product_suite(("article", "gender", "colour", "category")),
+        "products-wide": _product_suite(("article", "gender"), _WIDE_PRODUCT_NET, 64),
+        "composites-wide": _composite_suite(_WIDE_LENET),
         "backbone": _backbone_suite(("article", "gender")),
         "backbone4": _backbone_suite(("article", "gender", "colour", "category")),
         # A pair where separate networks should win.
         "unlike": _product_suite(("article", "gender"), _unlike_net),
-        "composites": Suite(
-            _composites(fashion.TASKS),
-            _lenet,
-            {"upper": 5, "lower": 5},
-            20,
-            36,
-            _rearrange,
-            "sigmoid",
-        ),
+        "composites": _composite_suite(_lenet),
         "five-tasks": Suite(
             _composites(_PAIRS), _lenet, dict.fromkeys(_PAIRS, 2), 20, 24, _rearrange, "sigmoid"
         ),
@@ -345,13 +349,20 @@ def losses(
     suite: Suite, models, model: keras.Model, split: Split
 ) -> dict[str, tuple[float, float]]:
     """Points lost on a split against the single networks by task, and their standard errors."""
+    outputs = model.predict(split[0], batch_size=256, verbose=0)
+    return drops(suite, models, outputs, split)
+
+
+def drops(
+    suite: Suite, models, outputs: Mapping[str, np.ndarray], split: Split
+) -> dict[str, tuple[float, float]]:
+    """Points that outputs by task lose against the single networks, and their standard errors."""
     x, labels = split
-    outputs = model.predict(x, batch_size=256, verbose=0)
     found = {}
     for task in outputs:
         alone = models[task].predict(x, batch_size=256, verbose=0)
-        drops = scores(suite, task, alone, labels[task]) - scores(
+        lost = scores(suite, task, alone, labels[task]) - scores(
             suite, task, outputs[task], labels[task]
         )
-        found[task] = (float(drops.mean()), float(drops.std() / np.sqrt(len(drops))))
+        found[task] = (float(lost.mean()), float(lost.std() / np.sqrt(len(lost))))
     return found
