@@ -292,9 +292,9 @@ def _product_suite(tasks: tuple[str, ...], build=_product_net, size: int = 48) -
     return Suite(_products(tasks, size), build, outputs, 14, 36, _flip)
 
 
-def _composite_suite(build) -> Suite:
+def _composite_suite(build, augment=_rearrange, epochs: int = 20) -> Suite:
     load = _composites(fashion.TASKS)
-    return Suite(load, build, {"upper": 5, "lower": 5}, 20, 36, _rearrange, "sigmoid")
+    return Suite(load, build, {"upper": 5, "lower": 5}, epochs, 36, augment, "sigmoid")
 
 
 def _backbone_suite(tasks: tuple[str, ...]) -> Suite:
@@ -323,6 +323,8 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         # A pair where separate networks should win.
         "unlike": _product_suite(("article", "gender"), _unlike_net),
         "composites": _composite_suite(_lenet),
+        # Networks that saw each composite as it is or mirrored, and know less of what they could.
+        "composites-mirrored": _composite_suite(_lenet, _flip, 14),
         "five-tasks": Suite(
             _composites(_PAIRS), _lenet, dict.fromkeys(_PAIRS, 2), 20, 24, _rearrange, "sigmoid"
         ),
