@@ -129,15 +129,15 @@ def _of_portfolio(result: tfmot_pam.CompressionResult, losses) -> list[dict[str,
     envelope = result.portfolio()
     lost = {
         f"{task} in {chosen}": loss
-        for chosen, (_, model) in envelope.items()
+        for chosen, model in envelope.models.items()
         for task, loss in losses(model).items()
     }
     return _of_combinations(
-        {chosen: tfmot_pam.cost(model).macs for chosen, (_, model) in envelope.items()},
-        {chosen: estimated_time(read(model)) for chosen, (_, model) in envelope.items()},
+        {chosen: tfmot_pam.cost(model).macs for chosen, model in envelope.models.items()},
+        {chosen: estimated_time(read(model)) for chosen, model in envelope.models.items()},
         lost,
         arm="portfolio",
-        start="+".join(sorted({arm for arm, _ in envelope.values()})),
+        start="+".join(sorted(set(envelope.arms.values()))),
         accepted=True,
         epochs=_epochs(result),
         training_macs="",

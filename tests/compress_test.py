@@ -97,10 +97,26 @@ def test_the_result_is_never_dearer_than_separate_pruning(result):
     assert result.best.cost <= separate.cost
     pays = "pays" if result.best is not separate else "does not pay"
     assert f"Merging {pays}" in result.verdict
-    for chosen, (name, network) in result.portfolio().items():
-        least = min(arm.macs[chosen] for arm in result.arms if arm.accepted)
-        assert tfmot_pam.cost(network).macs == least
-        assert name in {arm.name for arm in result.arms}
+
+
+def test_a_portfolio_has_the_cheapest_network_for_every_combination(result):
+    portfolio = result.portfolio()
+    assert set(portfolio.models) == {("sign",), ("sum",), ("sign", "sum")}
+    accepted = {arm.name: arm for arm in result.arms if arm.accepted}
+    for chosen, network in portfolio.models.items():
+        least = min(arm.macs[chosen] for arm in accepted.values())
+        assert tfmot_pam.cost(network).macs == portfolio.costs[chosen] == least
+        assert accepted[portfolio.arms[chosen]].macs[chosen] == least
+        weights = sum(v.size for v in network.get_weights())
+        assert portfolio.bytes_by_combination[chosen] == 4 * weights
+    assert portfolio.bytes == sum(portfolio.bytes_by_combination.values())
+
+
+def test_a_portfolio_of_some_combinations(result):
+    assert list(result.portfolio([("sum", "sign"), ["sum"]]).models) == [("sign", "sum"), ("sum",)]
+    for wrong, message in (([], "is empty"), ([("age",)], "Unknown tasks"), ([()], "at least one")):
+        with pytest.raises(ValueError, match=message):
+            result.portfolio(wrong)
 
 
 def test_the_result_is_what_its_best_arm_says(result, models):

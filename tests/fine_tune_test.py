@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers
+from keras import layers, ops
 
 from tfmot_pam.data import TaskSamples, take_samples
 from tfmot_pam.graph.usage import check_usage
@@ -14,7 +14,7 @@ from tfmot_pam.task_group import TaskGroup
 from tfmot_pam.training.feed import Feed
 from tfmot_pam.training.fine_tune import fine_tune
 from tfmot_pam.training.heads import output_kind
-from tfmot_pam.training.losses import TaskLoss, constant_loss
+from tfmot_pam.training.losses import TaskLoss, constant_divergence, constant_loss, tempered
 from tfmot_pam.training.objective import set_objective
 from tfmot_pam.training.usage import StepTasks
 
@@ -426,11 +426,38 @@ def test_losses_are_in_units_of_the_best_constant_prediction():
     assert constant_loss("binary", np.ones((4, 2))) == 0.01
 
 
+def test_a_temperature_divides_logits():
+    logits = np.random.default_rng(0).normal(0.0, 4.0, (50, 3)).astype("float32")
+    for kind, activation in (("softmax", ops.softmax), ("sigmoid", ops.sigmoid)):
+        found = tempered(kind, activation(logits), 2.5)
+        assert np.allclose(found, activation(logits / 2.5), atol=1e-5)
+    assert tempered("linear", logits, 2.5) is logits
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid", "linear"])
+def test_the_distance_to_a_teacher_is_0_for_a_copy_and_1_for_the_best_constant(kind, temperature):
+    logits = np.random.default_rng(0).normal(0.0, 3.0, (400, 3)).astype("float32")
+    activation = {"softmax": ops.softmax, "sigmoid": ops.sigmoid, "linear": np.asarray}[kind]
+    teacher = np.asarray(activation(logits))
+    scale = constant_divergence(kind, teacher, temperature)
+    loss = TaskLoss(kind, teacher_weight=1.0, teacher_scale=scale, temperature=temperature)
+    assert float(loss(teacher, teacher)) == pytest.approx(0.0, abs=1e-5)
+    if kind == "linear":
+        constant = teacher.mean(axis=0)
+    else:  # The answer whose tempered probabilities are the mean ones.
+        mean = np.asarray(tempered(kind, teacher, temperature)).mean(axis=0)
+        odds = np.log(mean) - (np.log(1.0 - mean) if kind == "sigmoid" else 0.0)
+        constant = np.asarray(activation(temperature * odds[None]))[0]
+    assert float(loss(teacher, np.broadcast_to(constant, teacher.shape))) == pytest.approx(1, 1e-3)
+
+
 def test_task_loss_survives_its_config():
     loss = TaskLoss("softmax", label_kind="custom", label_width=1, label_weight=1.0,
+                    teacher_weight=0.1, temperature=2.0,
                     label_loss=keras.losses.SparseCategoricalCrossentropy())  # fmt: skip
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
-    y, output = np.array([[0.0], [1.0]]), np.array([[0.5, 0.5], [0.9, 0.1]])
+    y, output = np.array([[0.0, 1, 0], [1, 0.2, 0.8]]), np.array([[0.5, 0.5], [0.9, 0.1]])
     assert float(again(y, output)) == pytest.approx(float(loss(y, output)))
 
 
@@ -543,6 +570,8 @@ class Subclassed(keras.Model):
         ({"epochs": 0}, ValueError, "`epochs` must be at least 1. Received: 0"),
         ({"joint": 1.5}, ValueError, "`joint` is a share"),
         ({"label_weight": -0.1}, ValueError, "`label_weight` is a share"),
+        ({"temperature": 0.5}, ValueError, "`temperature` must be a number of at least 1"),
+        ({"temperature": "hot"}, ValueError, "`temperature` must be a number of at least 1"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
         ({"losses": {"z": "mse"}}, ValueError, r"`losses` names \['z'\]"),
         ({"losses": {"a": "mse"}}, ValueError, r"`losses` names \['a'\].*without labels"),

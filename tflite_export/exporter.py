@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tflite_export import manifest, model_card, subnetworks, verify
+from tflite_export import manifest, model_card, parts, subnetworks, verify
 from tflite_export.converter import convert, input_name
 from tflite_export.folder import whole_folder
 from tflite_export.packing import pack
@@ -30,7 +30,7 @@ _LOWERED_TOLERANCE = 1e-5
 
 
 def export(
-    model: keras.Model,
+    model: keras.Model | Mapping[Sequence[str], keras.Model],
     directory: str | pathlib.Path,
     *,
     combinations: str | Iterable[str | Iterable[str]] = "all",
@@ -59,14 +59,16 @@ def export(
         model: A functional or sequential model, Keras 3 or tf_keras, with one input and a dict of
             outputs keyed by task, as `tfmot_pam.merge` returns it; or with a single output, which
             is then a task with the name of the output layer. Also what
-            `tfmot_pam.quantize_model` returned, trained: with `quantization="int8"`.
+            `tfmot_pam.quantize_model` returned, trained: with `quantization="int8"`. Or a dict
+            from combinations (tuples of task names) to models, as the `models` of a
+            `tfmot_pam.Portfolio`: each combination is then a file of its own network.
         directory: The folder to write. It must not exist, or be empty.
         combinations: `"all"` (for T tasks, 2^T - 1), or a list of combinations: sequences of task
             names, or strings such as `"digit"` and `"digit+speaker"`.
         mode: `"files"` (a file per combination), `"signatures"` (one file,
             `all_combinations.tflite`, with a signature per combination and the weights stored
             once), or `"both"`, which agree bit for bit. Of a single combination there is a file of
-            its own in any mode.
+            its own in any mode; networks of a dict share no weights, so that `"both"` is `"files"`.
         quantization: `"none"` (float32), `"float16"` (weights; half the size), `"dynamic"` (8-bit
             weights, activations quantised on the fly; a quarter of the size), `"int8"`
             (everything in 8 bits) or `"int16x8"` (activations in 16, weights in 8 bits). A file
@@ -117,27 +119,28 @@ def export(
     >>> [file.path.name for file in files]  # doctest: +SKIP
     ['digit.tflite', 'speaker.tflite', 'digit+speaker.tflite', 'all_combinations.tflite']
     """
-    aware = subnetworks.is_quantization_aware(model)
+    given = parts.split(model, combinations)
+    aware = any(subnetworks.is_quantization_aware(one) for one, _ in given)
     scheme = find_quantization(quantization, quantizer, aware=aware)
     _check_options(mode, quantization, scheme, integer_io, tune)
     if aware:
-        tune = _check_aware(model, representative_data, tune)
-    model = subnetworks.exportable(model)
-    chosen = subnetworks.signature_names(subnetworks.choose_combinations(model, combinations))
+        tune = _check_aware([one for one, _ in given], representative_data, tune)
+    if isinstance(model, Mapping):
+        mode = parts.only_mode(mode)
+    models = [(subnetworks.exportable(one), own) for one, own in given]
+    parts.check_inputs([one for one, _ in models])
     calibration = None
     if scheme.calibrated:
-        calibration = representative_inputs(model, representative_data)
+        calibration = representative_inputs(models[0][0], representative_data)
     samples = representative_data if samples is None else samples
-    trial = trial_inputs(model, samples, seed)
-    expected = subnetworks.keras_outputs(model, trial)
-    network = subnetworks.network_of(model)
-    if scheme.calibrated:
-        subnetworks.check_loops(network)
-    subnetworks.check_heads(network, trial, expected)
-    checks = _Checks(scheme, {input_name(model): trial}, expected)
+    trial = trial_inputs(models[0][0], samples, seed)
+    found = []
+    for one, own in models:
+        found.append(_part(one, own, scheme, trial))
+    tasks = list(dict.fromkeys(task for part in found for task in part.model.output))
     source = f"random, seed {seed}" if samples is None else "given"
     about = {
-        "tasks": list(model.output),
+        "tasks": tasks,
         "mode": mode,
         "quantization": quantization,
         "quantization_aware_training": aware,
@@ -145,21 +148,20 @@ def export(
         "tune": tune,
         "checked_on": {"inputs": source, "number": len(trial)},
         "calibrated_on": None if calibration is None else len(calibration),
-        "accuracy": _checked_accuracy(accuracy, list(expected)),
+        "accuracy": _checked_accuracy(accuracy, tasks),
     }
     options = {
         "quantization": scheme,
         "calibration": calibration,
         "integer_io": integer_io,
-        "sparse": scheme.sparse and subnetworks.is_sparse(model),
     }
     with whole_folder(directory, overwrite) as folder:
-        networks = _networks(model, network, chosen, mode, TUNINGS[tune], checks, options)
-        contents = _convert_all(networks, verbose, options)
-        costs = subnetworks.costs(network, chosen)
+        contents = _convert_all(found, mode, TUNINGS[tune], verbose, options)
         entries = []
-        for name, signatures in _layout(chosen, mode).items():
-            entries.append(_write_file(folder / name, signatures, contents, checks, costs))
+        for part in found:
+            costs = subnetworks.costs(part.network, part.chosen)
+            for name, signatures in _layout(part.chosen, mode).items():
+                entries.append(_write_file(folder / name, signatures, contents, part.checks, costs))
         about.update(files=entries, other_files=[model_card.FILE_NAME])
         model_card.write(folder, manifest.write(folder, about))
     return tuple(record(pathlib.Path(directory), entry, quantization) for entry in entries)
@@ -190,6 +192,33 @@ class _Checks:
         return verify.check_outputs(path.name, actual, expected, measure, tolerance)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """One network with the combinations that are written from it.
+
+    Args:
+        model: A model that `exportable` returned.
+        network: The same as data.
+        chosen: Tasks by name of the combination.
+        checks: What its files are held against.
+    """
+
+    model: keras.Model
+    network: Network
+    chosen: Mapping[str, Sequence[str]]
+    checks: _Checks
+
+
+def _part(model: keras.Model, combinations: Any, scheme: Quantization, trial: np.ndarray) -> _Part:
+    chosen = subnetworks.signature_names(subnetworks.choose_combinations(model, combinations))
+    expected = subnetworks.keras_outputs(model, trial)
+    network = subnetworks.network_of(model)
+    if scheme.calibrated:
+        subnetworks.check_loops(network)
+    subnetworks.check_heads(network, trial, expected)
+    return _Part(model, network, chosen, _Checks(scheme, {input_name(model): trial}, expected))
+
+
 def _layout(chosen: Mapping[str, Sequence[str]], mode: str) -> dict[str, dict[str, Sequence[str]]]:
     """Tasks by signature, by name of the file."""
     alone = {f"{name}.tflite": {name: tasks} for name, tasks in chosen.items()}
@@ -201,36 +230,25 @@ def _layout(chosen: Mapping[str, Sequence[str]], mode: str) -> dict[str, dict[st
 
 
 def _networks(
-    model: keras.Model,
-    network: Network,
-    chosen: Mapping[str, Sequence[str]],
-    mode: str,
-    costs: Costs | None,
-    checks: _Checks,
-    options: Mapping[str, Any],
+    part: _Part, mode: str, costs: Costs | None, options: Mapping[str, Any]
 ) -> Mapping[str, keras.Model]:
     """The networks of combinations, lowered for speed where `costs` tells that it pays."""
-    views = subnetworks.views(model, chosen)
+    views = subnetworks.views(part.model, part.chosen)
     if costs is None:
         return views
     try:
-        return views | _lowered(network, chosen, mode, costs, checks, options)
+        return views | _lowered(part, mode, costs, options)
     except (TypeError, ValueError) as error:
         warnings.warn(
             f"The layers stay as they are, because they cannot be written otherwise "
             f"({' '.join(str(error).split())}). Pass tune='none' if that is what you want.",
-            stacklevel=3,
+            stacklevel=4,
         )
         return views
 
 
 def _lowered(
-    network: Network,
-    chosen: Mapping[str, Sequence[str]],
-    mode: str,
-    costs: Costs,
-    checks: _Checks,
-    options: Mapping[str, Any],
+    part: _Part, mode: str, costs: Costs, options: Mapping[str, Any]
 ) -> dict[str, keras.Model]:
     """Lowered networks of those combinations that they are cheaper for."""
     from tfmot_pam.graph.emitter import emit
@@ -239,7 +257,8 @@ def _lowered(
     def convert_one(one: Network) -> bytes:
         return convert(emit(one, wrap=False), "network", **options)
 
-    network = network.replace(name="network")
+    chosen, checks = part.chosen, part.checks
+    network = part.network.replace(name="network")
     # The terms of a sum would be rounded each, in ranges of their own.
     tuning = {"costs": costs, "convert": convert_one, "sums": not checks.scheme.calibrated}
     if mode == "files" or len(chosen) == 1:
@@ -256,18 +275,27 @@ def _lowered(
 
 
 def _convert_all(
-    networks: Mapping[str, keras.Model], verbose: int, options: Mapping[str, Any]
+    found: Sequence[_Part],
+    mode: str,
+    costs: Costs | None,
+    verbose: int,
+    options: Mapping[str, Any],
 ) -> dict[str, bytes]:
+    """The contents of all combinations' networks by name."""
     import keras
 
-    progress = keras.utils.Progbar(len(networks), verbose=verbose, unit_name="combination")
+    count = sum(len(part.chosen) for part in found)
+    progress = keras.utils.Progbar(count, verbose=verbose, unit_name="combination")
     contents = {}
-    for count, (name, network) in enumerate(networks.items(), start=1):
-        try:
-            contents[name] = convert(network, name, **options)
-        except ValueError as error:
-            raise ValueError(f"{name}.tflite cannot be made. {error}") from error
-        progress.update(count)
+    for part in found:
+        sparse = options["quantization"].sparse and subnetworks.is_sparse(part.model)
+        own = {**options, "sparse": sparse}
+        for name, network in _networks(part, mode, costs, own).items():
+            try:
+                contents[name] = convert(network, name, **own)
+            except ValueError as error:
+                raise ValueError(f"{name}.tflite cannot be made. {error}") from error
+            progress.update(len(contents))
     return contents
 
 
@@ -298,14 +326,15 @@ def _check_options(
         )
 
 
-def _check_aware(model: Any, representative_data: Any, tune: str) -> str:
-    """Checks what only concerns a model after quantisation aware training; its tuning: none."""
+def _check_aware(models: Sequence[Any], representative_data: Any, tune: str) -> str:
+    """Checks what only concerns models after quantisation aware training; their tuning: none."""
     if tune == "measure":
         raise ValueError(
             "The layers of a model after quantisation aware training stay as they were trained, "
             f"each with its ranges. Received: tune={tune!r}. Expected 'none'. Leave `tune` out."
         )
-    subnetworks.check_ranges(model)
+    for model in models:
+        subnetworks.check_ranges(model)
     if representative_data is not None:
         warnings.warn(
             "`representative_data` gives no ranges to a model after quantisation aware training, "

@@ -235,7 +235,7 @@ def check_heads(network: Network, inputs: np.ndarray, outputs: Mapping[str, np.n
             warnings.warn(
                 f"The bias of '{node.layer}', the last layer of task '{task}', is zero "
                 "throughout. It looks as if this head has not been trained.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
 

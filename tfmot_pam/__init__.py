@@ -20,6 +20,7 @@ from tfmot_pam.pipeline.arms import Arm as Arm
 from tfmot_pam.pipeline.arms import ArmPart as ArmPart
 from tfmot_pam.pipeline.arms import ArmStart as ArmStart
 from tfmot_pam.pipeline.compress import compress as compress
+from tfmot_pam.pipeline.portfolio import Portfolio as Portfolio
 from tfmot_pam.pipeline.result import ArmResult as ArmResult
 from tfmot_pam.pipeline.result import CompressionResult as CompressionResult
 from tfmot_pam.pruning.callbacks import PruningSummaries as PruningSummaries

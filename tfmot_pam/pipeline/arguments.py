@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # What `fine_tune_options` may hold.
-TRAINING_OPTIONS = ("batch_size", "label_weight", "learning_rate", "losses")
+LOSS_OPTIONS = ("label_weight", "losses", "temperature")
+TRAINING_OPTIONS = ("batch_size", "learning_rate", *LOSS_OPTIONS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,8 +93,8 @@ def compress(
         views: How many views are made of the training inputs, and kept in memory; None makes 16,
             or as many as 2 GiB hold. Long training learns few views by heart.
         merge_options: Further arguments of `merge`.
-        fine_tune_options: `batch_size`, `learning_rate`, `label_weight` and `losses`, as in
-            `fine_tune`.
+        fine_tune_options: `batch_size`, `learning_rate`, `label_weight`, `losses` and
+            `temperature`, as in `fine_tune`.
         seed: Seed of everything random.
         verbose: 0 for silence, otherwise one line a round.
 

@@ -13,7 +13,7 @@ from tfmot_pam.data import Samples, as_form, take_samples
 from tfmot_pam.graph.selection import all_combinations
 from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.pipeline.accuracy import Examination
-from tfmot_pam.pipeline.arguments import Goal
+from tfmot_pam.pipeline.arguments import LOSS_OPTIONS, Goal
 from tfmot_pam.pruning.settings import PruningSettings
 from tfmot_pam.training.distillation import Distillation, set_up
 from tfmot_pam.training.heads import output_kind
@@ -193,8 +193,7 @@ def prepared_distillation(
         take_samples(as_form(training), tasks, shape, samples=_SCALE_SAMPLES, seed=seed),
         originals,
         shape,
-        label_weight=options.pop("label_weight", 0.3),
-        losses=options.pop("losses", None),
+        **{name: options.pop(name) for name in LOSS_OPTIONS if name in options},
         seed=seed,
     )
     return distillation, [distillation.feed.prepare(as_form(view), _BATCH) for view in views]

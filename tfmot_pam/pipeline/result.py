@@ -8,11 +8,17 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import keras
 
-from tfmot_pam.graph.selection import combinations, select_tasks
+from tfmot_pam.graph.selection import (
+    all_combinations,
+    check_tasks,
+    combinations,
+    select_tasks,
+)
+from tfmot_pam.pipeline.portfolio import Portfolio
 from tfmot_pam.pipeline.price import PRICES
 from tfmot_pam.reporting.result import Report
 
@@ -127,17 +133,33 @@ class CompressionResult:
         """The network of every combination of tasks, out of `model`."""
         return {chosen: select_tasks(self.model, chosen) for chosen in combinations(self.model)}
 
-    def portfolio(self) -> dict[TaskSet, tuple[str, keras.Model]]:
-        """For every combination the arm that serves it at the least cost, and its network.
+    def portfolio(self, combinations: Iterable[Sequence[str]] | None = None) -> Portfolio:
+        """For every combination the network that runs it at the least cost, of all arms.
 
-        A lower envelope: no single network can be below it, and it takes the space of several.
+        Args:
+            combinations: Those that it is wanted for, sequences of task names; None takes all.
+
+        Raises:
+            ValueError: a combination names unknown tasks, or there is none.
         """
+        tasks = tuple(self.original_accuracy)
+        every = all_combinations(tasks) if combinations is None else combinations
+        wanted = dict.fromkeys(check_tasks(chosen, tasks) for chosen in every)
+        if not wanted:
+            raise ValueError(
+                "`combinations` is empty. Expected sequences of task names, or None for all. Name "
+                "at least one combination."
+            )
         accepted = [arm for arm in self.arms if arm.accepted]
-        result = {}
-        for chosen in self.best.macs:
-            arm = min(accepted, key=lambda arm, chosen=chosen: self.costs_of(arm)[chosen])
-            result[chosen] = (arm.name, select_tasks(arm.model, chosen))
-        return result
+        best = {
+            chosen: min(accepted, key=lambda arm, chosen=chosen: self.costs_of(arm)[chosen])
+            for chosen in wanted
+        }
+        return Portfolio(
+            models={chosen: select_tasks(arm.model, chosen) for chosen, arm in best.items()},
+            arms={chosen: arm.name for chosen, arm in best.items()},
+            costs={chosen: self.costs_of(arm)[chosen] for chosen, arm in best.items()},
+        )
 
     def costs_of(self, arm: ArmResult) -> Mapping[TaskSet, float]:
         """The cost of every combination in the measure that the compression went by."""

@@ -11,6 +11,7 @@ import numpy as np
 from tfmot_pam.data import Batches, Samples
 from tfmot_pam.training.feed import Feed
 from tfmot_pam.training.heads import output_kind
+from tfmot_pam.training.losses import TEMPERATURE
 from tfmot_pam.training.objective import Objective, set_objective
 from tfmot_pam.training.usage import StepTasks
 
@@ -112,6 +113,7 @@ def set_up(
     input_shape: tuple[int | None, ...],
     *,
     label_weight: float = 0.3,
+    temperature: float = TEMPERATURE,
     losses: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Distillation:
@@ -123,6 +125,7 @@ def set_up(
         teachers: The original models by task; tasks without one learn from labels alone.
         input_shape: Shape of one input without the batch dimension.
         label_weight: Share of the labels in the loss of a task that has a teacher too.
+        temperature: Divisor of the logits of student and teacher in the teacher's loss.
         losses: Keras losses for the labels of some tasks.
         seed: Seed of the students' dropout.
     """
@@ -134,6 +137,7 @@ def set_up(
             kind,
             teacher=teachers.get(task),
             label_weight=label_weight,
+            temperature=temperature,
             label_loss=(losses or {}).get(task),
         )
         for task, (shape, kind) in outputs.items()

@@ -13,6 +13,7 @@ from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.graph.selection import task_names
 from tfmot_pam.graph.usage import check_usage
 from tfmot_pam.training.distillation import set_up, task_outputs
+from tfmot_pam.training.losses import TEMPERATURE
 from tfmot_pam.training.usage import StepTasks
 
 _SCALE_SAMPLES = 256
@@ -32,6 +33,7 @@ def fine_tune(
     joint: float = 0.5,
     task_weights: Mapping[str, float] | None = None,
     label_weight: float = 0.3,
+    temperature: float = TEMPERATURE,
     losses: Mapping[str, Any] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     validation_data: Any = None,
@@ -70,6 +72,9 @@ def fine_tune(
         joint: Share of the steps that serve all tasks at once, in 0..1.
         task_weights: Factor of each task's loss, above 0; None takes 1 for all.
         label_weight: Share of the labels in the loss of a task that has a teacher too, in 0..1.
+        temperature: Divisor of the logits of student and teacher in the distance to the teacher, at
+            least 1: a teacher that is all but sure of its training inputs then still tells what
+            else they look like. Without effect on outputs that are not probabilities.
         losses: Keras losses to use on the labels of some tasks instead of the chosen ones; they
             get the labels as given and the task's outputs.
         callbacks: Keras callbacks. Their `model` is a plain functional model that shares the
@@ -120,6 +125,7 @@ def fine_tune(
         teachers,
         input_shape,
         label_weight=label_weight,
+        temperature=temperature,
         losses=losses,
         seed=seed,
     )

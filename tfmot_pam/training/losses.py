@@ -1,12 +1,14 @@
 """The loss of one task: distance to the teacher's outputs and to the labels, on one scale.
 
 Both parts are divided by the loss of the best constant prediction: the entropy of the mean
-target, or the variance. That puts cross-entropies and squared errors of any unit on one scale (1
-is what knowing nothing costs), and unlike the loss at the start, the usual divisor, it is not
-zero when the student starts as a perfect copy of its teacher.
+target, or the variance, or the mean divergence. That puts cross-entropies and squared errors of
+any unit on one scale (1 is what knowing nothing costs), and unlike the loss at the start, the
+usual divisor, it is not zero when the student starts as a perfect copy of its teacher.
 
 Source: distillation follows Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*,
-2015 (at temperature 1, where it needs no logits).
+2015: both answers at a higher temperature, so that a teacher that is all but sure of its training
+inputs still tells what else they look like. Probabilities suffice for that: the logits of a
+softmax are their logarithms, up to a constant that does not matter.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+
+TEMPERATURE = 3.0  # unless told otherwise
 
 # The log of a softmax output keeps a usable gradient down to the smallest float32 values; a
 # sigmoid's complement is resolved to 6e-8 only.
@@ -66,7 +70,41 @@ TEACHER_LOSSES: dict[str, Callable] = {
     "sigmoid": binary_cross_entropy,
     "linear": squared_error,
 }
-TEACHER_TARGETS = {"softmax": "distribution", "sigmoid": "binary", "linear": "real"}
+
+
+def tempered(kind: str, outputs: Any, temperature: float) -> Any:
+    """What outputs of a kind would be if the logits below them were divided by a temperature."""
+    if kind == "linear" or temperature == 1.0:
+        return outputs
+    logs = ops.log(ops.maximum(outputs, _TINY)) / temperature
+    if kind == "softmax":
+        return ops.softmax(logs, axis=-1)
+    return ops.sigmoid(logs - ops.log(ops.maximum(1.0 - outputs, _EPSILON)) / temperature)
+
+
+def teacher_divergence(kind: str, teacher: Any, output: Any, temperature: float) -> Any:
+    """How far outputs are from a teacher's of the same kind: 0 for a perfect copy."""
+    teacher, output = (tempered(kind, found, temperature) for found in (teacher, output))
+    distance = TEACHER_LOSSES[kind]
+    return distance(teacher, output) - distance(teacher, teacher)
+
+
+def constant_divergence(kind: str, teacher: np.ndarray, temperature: float) -> float:
+    """The mean divergence from a teacher of the best constant answer.
+
+    Args:
+        kind: `"softmax"`, `"sigmoid"` or `"linear"`.
+        teacher: Outputs of a sample, `[n, ..., width]`.
+        temperature: The temperature.
+
+    Returns:
+        At least 0.01 for probabilities; for others the variance, as `constant_loss` gives it.
+    """
+    if kind == "linear":
+        return constant_loss("real", teacher)
+    flat = ops.convert_to_numpy(tempered(kind, teacher.reshape(-1, teacher.shape[-1]), temperature))
+    mean = np.broadcast_to(flat.mean(axis=0), flat.shape)
+    return max(float(ops.mean(teacher_divergence(kind, flat, mean, 1.0))), _ENTROPY_FLOOR)
 
 
 def constant_loss(target_kind: str, targets: np.ndarray, classes: int | None = None) -> float:
@@ -102,7 +140,7 @@ class TaskLoss(keras.losses.Loss):
 
     The targets' last axis has `label_width` label columns, then the teacher's outputs if there is
     a teacher. The teacher part is the divergence from the teacher (cross-entropy minus the
-    teacher's own entropy), so that 0 means a perfect copy; its gradient is the cross-entropy's.
+    teacher's own entropy, both at the temperature), so that 0 means a perfect copy.
 
     Args:
         output_kind: `"softmax"`, `"sigmoid"` or `"linear"`.
@@ -112,6 +150,7 @@ class TaskLoss(keras.losses.Loss):
         label_scale: Divisor of the labels' loss.
         teacher_weight: Weight of the teacher's loss; 0 without a teacher.
         teacher_scale: Divisor of the teacher's loss.
+        temperature: Divisor of the logits of student and teacher in the teacher's loss.
         label_loss: The user's Keras loss, for the kind `"custom"`.
         squeeze_labels: Whether `label_loss` gets labels without their last axis.
         **kwargs: Keras loss arguments.
@@ -127,6 +166,7 @@ class TaskLoss(keras.losses.Loss):
         label_scale: float = 1.0,
         teacher_weight: float = 0.0,
         teacher_scale: float = 1.0,
+        temperature: float = 1.0,
         label_loss: Any = None,
         squeeze_labels: bool = False,
         **kwargs: Any,
@@ -139,6 +179,7 @@ class TaskLoss(keras.losses.Loss):
         self.label_scale = label_scale
         self.teacher_weight = teacher_weight
         self.teacher_scale = teacher_scale
+        self.temperature = temperature
         self.label_loss = keras.losses.get(label_loss)
         self.squeeze_labels = squeeze_labels
 
@@ -152,8 +193,7 @@ class TaskLoss(keras.losses.Loss):
             total += self.label_weight / self.label_scale * _per_sample(part)
         if self.teacher_weight:
             teacher = y_true[..., self.label_width :]
-            distance = TEACHER_LOSSES[self.output_kind]
-            divergence = distance(teacher, y_pred) - distance(teacher, teacher)
+            divergence = teacher_divergence(self.output_kind, teacher, y_pred, self.temperature)
             total += self.teacher_weight / self.teacher_scale * _per_sample(divergence)
         return total
 
@@ -178,6 +218,7 @@ class TaskLoss(keras.losses.Loss):
             "label_scale": self.label_scale,
             "teacher_weight": self.teacher_weight,
             "teacher_scale": self.teacher_scale,
+            "temperature": self.temperature,
             "label_loss": self.label_loss and keras.losses.serialize(self.label_loss),
             "squeeze_labels": self.squeeze_labels,
         }

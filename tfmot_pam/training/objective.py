@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,12 @@ import keras
 import numpy as np
 
 from tfmot_pam.data import TaskSamples
-from tfmot_pam.training.losses import TEACHER_TARGETS, TaskLoss, constant_loss
+from tfmot_pam.training.losses import (
+    TEMPERATURE,
+    TaskLoss,
+    constant_divergence,
+    constant_loss,
+)
 
 _PROBABILITY_SLACK = 1e-3
 
@@ -66,6 +72,7 @@ def set_objective(
     *,
     teacher: Any = None,
     label_weight: float = 0.3,
+    temperature: float = TEMPERATURE,
     label_loss: Any = None,
 ) -> Objective:
     """Chooses the loss of one task from its output, its labels and its teacher.
@@ -77,18 +84,25 @@ def set_objective(
         output_kind: What `output_kind` says about the task's output.
         teacher: The task's original model, or None.
         label_weight: Share of the labels in the loss where there is a teacher as well.
+        temperature: Divisor of the logits of student and teacher in the teacher's loss.
         label_loss: A Keras loss to use for the labels instead of the chosen one.
 
     Returns:
         The objective.
 
     Raises:
-        ValueError: The labels or the teacher's outputs do not fit the output.
+        ValueError: The labels or the teacher's outputs do not fit the output, or the temperature
+            is below 1.
     """
     if not output_shape:
         raise ValueError(
             f"The output of the task {task!r} is one number per sample without an axis. "
             "Its shape must be (n, ..., channels): reshape it to (n, 1)."
+        )
+    if not isinstance(temperature, numbers.Real) or not temperature >= 1:
+        raise ValueError(
+            f"`temperature` must be a number of at least 1. Received: {temperature!r}. 1 imitates "
+            "the probabilities as they are."
         )
     settings: dict[str, Any] = {}
     if sample.y is not None and (label_weight > 0 or teacher is None):
@@ -110,7 +124,8 @@ def set_objective(
     if teacher is not None:
         settings["teacher_weight"] = 1.0 - settings.get("label_weight", 0.0)
         outputs = _teacher_outputs(task, teacher, sample.x, output_shape, output_kind)
-        settings["teacher_scale"] = constant_loss(TEACHER_TARGETS[output_kind], outputs)
+        settings["teacher_scale"] = constant_divergence(output_kind, outputs, temperature)
+        settings["temperature"] = temperature
     return Objective(task, output_shape, TaskLoss(output_kind, name=task, **settings), teacher)
 
 

@@ -1,0 +1,51 @@
+"""A network for each combination of tasks: the cheapest that any arm found."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import keras
+
+from tfmot_pam.graph.cost import network_cost
+from tfmot_pam.graph.reader import read
+
+TaskSet = tuple[str, ...]
+_BYTES = 4  # of a float32 weight
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Portfolio:
+    """For every combination the network that runs it at the least cost.
+
+    A lower envelope: no single network runs every combination for less. It takes the space of
+    several networks, and an app loads another one whenever its tasks change.
+    `tflite_export.export(portfolio.models, directory)` writes it as one folder.
+
+    Args:
+        models: The network of each combination, with these tasks and no others.
+        arms: The arm that found it.
+        costs: What it costs to run, in the measure that the compression went by.
+
+    Example:
+    >>> portfolio = result.portfolio()  # doctest: +SKIP
+    >>> portfolio.arms[("digit",)], portfolio.bytes  # doctest: +SKIP
+    ('separate', 61200)
+    """
+
+    models: Mapping[TaskSet, keras.Model]
+    arms: Mapping[TaskSet, str]
+    costs: Mapping[TaskSet, float]
+
+    @property
+    def bytes_by_combination(self) -> dict[TaskSet, int]:
+        """Bytes of each network's weights in float32: what an app loads when it takes over."""
+        return {
+            chosen: _BYTES * network_cost(read(model)).parameters
+            for chosen, model in self.models.items()
+        }
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all networks' weights in float32."""
+        return sum(self.bytes_by_combination.values())
