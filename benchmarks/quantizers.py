@@ -133,7 +133,7 @@ def converter_rows(model: Any, x: np.ndarray) -> list[dict[str, Any]]:
         x: Inputs of shape `(n, ...)` to learn ranges from and to check on.
     """
     model = subnetworks.exportable(model)
-    chosen = subnetworks.signature_names(subnetworks.choose_combinations(model, "all"))
+    chosen = subnetworks.signature_names(subnetworks.choose_combinations(model.output, "all"))
     networks = subnetworks.views(model, chosen)
     expected = subnetworks.keras_outputs(model, x)
     rows = []

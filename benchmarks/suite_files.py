@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 import tempfile
 from collections.abc import Mapping
@@ -87,7 +88,9 @@ def _row(merged, single, lost, lost_alone) -> dict[str, Any]:
         "bytes": pair(lambda row: row.bytes),
         "ms": {way: round(time, 4) for way, time in times.items()},
         "below": round(times["separate"] / times["merged"], 3),
-        "peak_memory": pair(lambda row: row.peak_memory_bytes or 0),
+        "peak_memory": pair(
+            lambda row: math.nan if row.peak_memory_bytes is None else row.peak_memory_bytes
+        ),
         "lost": {
             "separate": max(lost_alone[task] for task in merged.tasks),
             "merged": max(lost[task] for task in merged.tasks),

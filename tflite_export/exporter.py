@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tflite_export import manifest, model_card, parts, subnetworks, verify
+from tflite_export import manifest, model_card, networks, subnetworks, verify
 from tflite_export.converter import convert, input_name
 from tflite_export.folder import whole_folder
 from tflite_export.packing import pack
@@ -119,23 +119,22 @@ def export(
     >>> [file.path.name for file in files]  # doctest: +SKIP
     ['digit.tflite', 'speaker.tflite', 'digit+speaker.tflite', 'all_combinations.tflite']
     """
-    given = parts.split(model, combinations)
+    given = networks.split(model, combinations)
     aware = any(subnetworks.is_quantization_aware(one) for one, _ in given)
     scheme = find_quantization(quantization, quantizer, aware=aware)
     _check_options(mode, quantization, scheme, integer_io, tune)
     if aware:
         tune = _check_aware([one for one, _ in given], representative_data, tune)
     if isinstance(model, Mapping):
-        mode = parts.only_mode(mode)
-    models = [(subnetworks.exportable(one), own) for one, own in given]
-    parts.check_inputs([one for one, _ in models])
+        mode = networks.only_mode(mode)
+    first = given[0][0]
     calibration = None
     if scheme.calibrated:
-        calibration = representative_inputs(models[0][0], representative_data)
+        calibration = representative_inputs(first, representative_data)
     samples = representative_data if samples is None else samples
-    trial = trial_inputs(models[0][0], samples, seed)
+    trial = trial_inputs(first, samples, seed)
     found = []
-    for one, own in models:
+    for one, own in given:
         found.append(_part(one, own, scheme, trial))
     tasks = list(dict.fromkeys(task for part in found for task in part.model.output))
     source = f"random, seed {seed}" if samples is None else "given"
@@ -209,8 +208,14 @@ class _Part:
     checks: _Checks
 
 
-def _part(model: keras.Model, combinations: Any, scheme: Quantization, trial: np.ndarray) -> _Part:
-    chosen = subnetworks.signature_names(subnetworks.choose_combinations(model, combinations))
+def _part(
+    model: keras.Model,
+    combinations: Sequence[Sequence[str]],
+    scheme: Quantization,
+    trial: np.ndarray,
+) -> _Part:
+    """A network that was checked to be fit for export, with what its files are held against."""
+    chosen = subnetworks.signature_names(combinations)
     expected = subnetworks.keras_outputs(model, trial)
     network = subnetworks.network_of(model)
     if scheme.calibrated:

@@ -92,12 +92,12 @@ def network_of(model: Any) -> Network:
 
 
 def choose_combinations(
-    model: keras.Model, combinations: str | Iterable[str | Iterable[str]]
+    tasks: Iterable[str], combinations: str | Iterable[str | Iterable[str]]
 ) -> list[tuple[str, ...]]:
     """Returns the combinations to export, each in model order.
 
     Args:
-        model: A model that `exportable` returned.
+        tasks: The tasks that there are, in model order.
         combinations: `"all"`, or a list whose entries are sequences of task names, or strings of
             names joined with "+".
 
@@ -107,7 +107,7 @@ def choose_combinations(
     """
     from tfmot_pam.graph.selection import all_combinations
 
-    known = tuple(model.output)
+    known = tuple(tasks)
     if isinstance(combinations, str) and combinations == "all":
         return all_combinations(known)
     if isinstance(combinations, str) or not isinstance(combinations, Iterable):

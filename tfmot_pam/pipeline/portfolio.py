@@ -9,8 +9,8 @@ import keras
 
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.reader import read
+from tfmot_pam.pipeline.price import TaskSet
 
-TaskSet = tuple[str, ...]
 _BYTES = 4  # of a float32 weight
 
 
@@ -25,7 +25,8 @@ class Portfolio:
     Args:
         models: The network of each combination, with these tasks and no others.
         arms: The arm that found it.
-        costs: What it costs to run, in the measure that the compression went by.
+        costs: What one run of it costs in the measure that the compression went by:
+            multiply-accumulates, or estimated time in multiply-accumulates of a convolution.
 
     Example:
     >>> portfolio = result.portfolio()  # doctest: +SKIP

@@ -188,9 +188,16 @@ def prepared_distillation(
         task: (tuple(model.outputs[0].shape[1:]), output_kind(model))
         for task, model in originals.items()
     }
+    # Drawn for each task alone: strata of other tasks' labels would change the scale of its loss.
+    drawn = {
+        task: take_samples(
+            as_form(training.only([task])), [task], shape, samples=_SCALE_SAMPLES, seed=seed
+        ).by_task[task]
+        for task in tasks
+    }
     distillation = set_up(
         outputs,
-        take_samples(as_form(training), tasks, shape, samples=_SCALE_SAMPLES, seed=seed),
+        Samples(drawn, shared=False),
         originals,
         shape,
         **{name: options.pop(name) for name in LOSS_OPTIONS if name in options},

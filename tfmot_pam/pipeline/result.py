@@ -19,10 +19,8 @@ from tfmot_pam.graph.selection import (
     select_tasks,
 )
 from tfmot_pam.pipeline.portfolio import Portfolio
-from tfmot_pam.pipeline.price import PRICES
+from tfmot_pam.pipeline.price import PRICES, TaskSet
 from tfmot_pam.reporting.result import Report
-
-TaskSet = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)

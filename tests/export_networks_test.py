@@ -11,9 +11,9 @@ from tflite_export import manifest, verify
 TOGETHER = ("digit", "speaker")
 
 
-def network(tasks, seed, name="signal", size=6, dtype="float32"):
+def network(tasks, seed, name="signal", size=6):
     keras.utils.set_random_seed(seed)
-    signal = keras.Input((size,), name=name, dtype=dtype)
+    signal = keras.Input((size,), name=name)
     hidden = layers.Dense(5 + seed, activation="relu")(signal)
     heads = {task: layers.Dense(3, bias_initializer="random_normal")(hidden) for task in tasks}
     return keras.Model(signal, heads)
@@ -28,7 +28,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def folder(models, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("parts") / "out"
+    folder = tmp_path_factory.mktemp("networks") / "out"
     tflite_export.export(models, folder, verbose=0)
     return folder
 
@@ -61,6 +61,11 @@ def test_some_combinations_of_a_dict(models, tmp_path):
     assert [file.tasks for file in files] == [TOGETHER, ("digit",)]
 
 
+def test_task_names_with_a_plus_are_keys_too(tmp_path):
+    files = tflite_export.export({"a+b": network(["a+b"], 0)}, tmp_path / "out", verbose=0)
+    assert [file.tasks for file in files] == [("a+b",)]
+
+
 def test_a_dict_in_int8(models, tmp_path):
     x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
     options = {"quantization": "int8", "representative_data": x, "verbose": 0}
@@ -72,7 +77,7 @@ def test_a_dict_in_int8(models, tmp_path):
     ("models", "options", "error", "message"),
     [
         ({}, {}, ValueError, "dict of models is empty"),
-        ({7: network(["digit"], 0)}, {}, TypeError, "keys of a dict of models must be comb"),
+        ({7: network(["digit"], 0)}, {}, TypeError, "combination must be a sequence of task names"),
         (
             {("a", "b"): network(["a", "b"], 0), "b+a": network(["a", "b"], 1)},
             {},
@@ -83,11 +88,17 @@ def test_a_dict_in_int8(models, tmp_path):
             {("a",): network(["a"], 0)},
             {"combinations": [("b",)]},
             ValueError,
-            r"no model for the combinations \[\['b'\]\]",
+            r"\['b'\] are unknown",
+        ),
+        (
+            {("a",): network(["a"], 0), ("b",): network(["b"], 0)},
+            {"combinations": ["b", "a+b"]},
+            ValueError,
+            r"no model for the combinations \[\('a', 'b'\)\]",
         ),
         ({("a",): network(["a"], 0)}, {"combinations": "a"}, TypeError, "'all' or a list"),
         ({("a",): network(["a"], 0)}, {"mode": "signatures"}, ValueError, "share no weights"),
-        ({("a",): network(["b"], 0)}, {}, ValueError, "'a'"),
+        ({("a",): network(["b"], 0)}, {}, ValueError, r"\['a'\] are unknown"),
         ({("a",): "model.keras"}, {}, TypeError, "must be a keras.Model"),
         (
             {("a",): network(["a"], 0), ("b",): network(["b"], 0, name="sound")},
