@@ -54,14 +54,17 @@ def build_network(task: str, mean: float, std: float) -> keras.Model:
     return keras.Model(inputs, outputs, name=f"{task}_network")
 
 
-def train_network(task: str, x, y, epochs: int, build=build_network) -> keras.Model:
-    """What you have already: a model trained for one task."""
+def train_network(task: str, x, y, epochs: int, build=build_network, augment=None) -> keras.Model:
+    """What you have already: a model trained for one task, on other views in every epoch."""
     print(f"Training the {task} network")
     model = build(task, float(x.mean()), float(x.std()))
     rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * -(-len(x) // 32))
     loss = "sparse_categorical_crossentropy"
     model.compile(keras.optimizers.Adam(rate), loss, jit_compile=False)
-    model.fit(x, y, batch_size=32, epochs=epochs, verbose=2)
+    rng = np.random.default_rng(0)
+    for epoch in range(epochs):
+        views = x if augment is None else augment(x, rng)
+        model.fit(views, y, 32, epochs=epoch + 1, initial_epoch=epoch, verbose=2)
     return model
 
 
@@ -86,7 +89,9 @@ def main(argv: list[str]) -> None:
     keras.utils.set_random_seed(_SEED.value)
     train, validation = hold_out(*load_data(_DATA.value, "train"))
     x, labels = load_data(_DATA.value, "test")
-    models = {t: train_network(t, train[0], train[1][t], _EPOCHS.value) for t in CLASSES}
+    models = {
+        t: train_network(t, train[0], train[1][t], _EPOCHS.value, augment=shift) for t in CLASSES
+    }
 
     # Merge: the result works before any training, and no combination costs more than before.
     merged = tfmot_pam.merge(models, train, samples=len(train[0]), seed=_SEED.value)
@@ -94,11 +99,7 @@ def main(argv: list[str]) -> None:
     print("Right after the merge, before any training:", accuracies(merged, x, labels))
     print(tfmot_pam.report(merged, originals=models))
     # Compress: several ways to share are searched, and pruning separately, at equal effort.
-    search = {
-        "effort": _EFFORT.value,
-        "augment": shift,
-        "seed": _SEED.value,
-    }
+    search = {"effort": _EFFORT.value, "augment": shift, "seed": _SEED.value}
     result = tfmot_pam.compress(models, train, _DROP.value, validation_data=validation, **search)
     result.save(output / "compressed")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import warnings
 
 import keras
 import numpy as np
@@ -340,6 +341,17 @@ def test_an_original_that_knows_nothing_is_named(models):
     shuffled = {"sign": 1 - labels["sign"]}
     with pytest.warns(UserWarning, match="model of 'sign' has not learnt its task"):
         tfmot_pam.compress(models["sign"], (x, shuffled), 0.5, **options)
+
+
+def test_an_original_that_does_not_know_the_augmentation_is_named(models):
+    x, labels = samples()
+    data = (x, {"sign": labels["sign"]})
+    options = {**APART, "effort": 1, "target": 0.9}
+    with pytest.warns(UserWarning, match="model of 'sign' does not know what `augment` makes"):
+        tfmot_pam.compress(models["sign"], data, 0.5, augment=lambda x, rng: -x, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The model of")
+        tfmot_pam.compress(models["sign"], data, 0.5, augment=lambda x, rng: 2 * x, **options)
 
 
 def test_constant_answers_in_closed_form():

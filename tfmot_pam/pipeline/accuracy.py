@@ -44,6 +44,8 @@ def _real(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 # Losses are measured in units of their tolerances, but of half a point at least: smaller ones are
 # noise, and would end every search at once.
 _LEAST_UNIT = 0.005
+# A network that loses so much from one view of its samples to others does not know those.
+_UNKNOWN_VIEWS = 0.01
 
 # What labels are -> scores whose mean is the accuracy.
 SCORES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = MappingProxyType(
@@ -158,6 +160,7 @@ class Examination:
             ]
             self._scores[task] = self._sample_scores(task, outputs)
             self._warn_of_useless(task, outputs[0])
+            self._warn_of_unknown_views(task, outputs)
 
     def _warn_of_useless(self, task: str, outputs: np.ndarray) -> None:
         """A network that knows nothing of its task would make every tolerance meaningless."""
@@ -175,13 +178,32 @@ class Examination:
             stacklevel=4,
         )
 
-    def _sample_scores(self, task: str, outputs: Sequence[np.ndarray]) -> np.ndarray:
-        """The scores of a task's samples, each the mean of its views'."""
-        of_views = [
+    def _warn_of_unknown_views(self, task: str, outputs: Sequence[np.ndarray]) -> None:
+        """Where the original is bad on other views, being no worse than it means little."""
+        plain, *others = self._scores_of_views(task, outputs)
+        if not others:
+            return
+        drops = plain - np.mean(others, axis=0)
+        drop, error = float(drops.mean()), float(drops.std() / np.sqrt(len(drops)))
+        if drop <= max(_UNKNOWN_VIEWS, 2.0 * error):
+            return
+        warnings.warn(
+            f"The model of {task!r} does not know what `augment` makes: its validation accuracy is "
+            f"{plain.mean():.4f} on the samples as they are and {plain.mean() - drop:.4f} on other "
+            "views of them, against which networks are compared. Train it with the same "
+            "augmentation, or pass an `augment` that it was trained with.",
+            stacklevel=4,
+        )
+
+    def _scores_of_views(self, task: str, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [
             sample_scores(kind, found, labels)
             for found, (kind, labels) in zip(outputs, self._labels[task], strict=True)
         ]
-        return np.mean(of_views, axis=0)
+
+    def _sample_scores(self, task: str, outputs: Sequence[np.ndarray]) -> np.ndarray:
+        """The scores of a task's samples, each the mean of its views'."""
+        return np.mean(self._scores_of_views(task, outputs), axis=0)
 
     @property
     def originals(self) -> dict[str, float]:
