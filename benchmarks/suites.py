@@ -274,6 +274,13 @@ def _motion(folder: pathlib.Path, seed: int) -> dict[str, Split]:
     return {**_held_out(*split("train"), 5, seed), "test": split("test")}
 
 
+def _turn(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Starts every window elsewhere and puts what came before behind its end."""
+    start = rng.integers(0, x.shape[1], len(x))
+    steps = (start[:, None] + np.arange(x.shape[1])) % x.shape[1]
+    return np.take_along_axis(x, steps[..., None], axis=1)
+
+
 def _motion_net(task: str, shape, outputs: int, folder: pathlib.Path):
     """Four one-dimensional convolutions with batch normalisation."""
     inputs = keras.Input(shape, name="window")
@@ -309,6 +316,7 @@ _WIDE_LENET = functools.partial(_lenet, times=4)
 
 _PAIRS = {f"pair{i}": range(2 * i, 2 * i + 2) for i in range(5)}
 _SPOKEN = {"digit": 10, "speaker": 6}
+_WORN = {"activity": 6, "subject": 24, "height": 1}
 
 SUITES: Mapping[str, Suite] = MappingProxyType(
     {
@@ -328,7 +336,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         "five-tasks": Suite(
             _composites(_PAIRS), _lenet, dict.fromkeys(_PAIRS, 2), 20, 24, _rearrange, "sigmoid"
         ),
-        "motion": Suite(_motion, _motion_net, {"activity": 6, "subject": 24, "height": 1}, 12, 24),
+        "motion": Suite(_motion, _motion_net, _WORN, 20, 36, _turn),
     }
 )
 

@@ -224,6 +224,41 @@ def test_where_nothing_is_hopeful_the_best_network_gets_the_tail():
     assert next_action([*rounds, refused], allotment, None) == Action("tail", 0, allotment.tail)
 
 
+def test_where_nothing_trained_holds_one_network_gets_a_long_tail_then_all_that_is_left():
+    allotment = allot(24, False)
+    for accepted in (True, False):
+
+        def judge(share, stage, accepted=accepted):
+            if stage == "start":
+                return (0.0, True) if accepted else (9.0, False)
+            return (4.0 - share if stage == "cut" else 5.0), False
+
+        rounds = play(allotment, judge)
+        path = [found for found in rounds if found.stage in ("start", "cut")]
+        *_, patient, last = rounds
+        assert (patient.stage, last.stage, last.parent) == ("tail", "retry", patient.number)
+        ratios = [found.ratio for found in path]
+        assert patient.parent == (1 if accepted else ratios.index(min(ratios)))
+        assert patient.epochs > 2 * allotment.tail
+        assert sum(found.epochs for found in rounds) == allotment.total
+
+
+def test_after_a_long_tail_that_holds_trims_go_on():
+    allotment = allot(24, False)
+    rounds = [
+        round_of(0, "start", None),
+        round_of(1, "cut", 0, epochs=2, share=0.8, ratio=4.0, accepted=False),
+        round_of(2, "cut", 1, epochs=2, share=0.7, ratio=5.0, accepted=False),
+        round_of(3, "tail", 0, epochs=2, ratio=3.0, accepted=False),
+        round_of(4, "trim", 0, epochs=2, share=0.9, ratio=4.0, accepted=False),
+    ]
+    patient = next_action(rounds, allotment, None)
+    assert patient == Action("tail", 1, 8)
+    held = round_of(5, "tail", 1, epochs=8, share=0.8)
+    action = next_action([*rounds, held], allotment, None)
+    assert (action.stage, action.parent, action.epochs) == ("trim", 5, allotment.tail)
+
+
 TOLERANCES = {"digit": 0.01, "speaker": 0.02}
 
 

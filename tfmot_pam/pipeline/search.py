@@ -130,7 +130,32 @@ def next_action(
     place = _next_place(path, [found for found in rounds if found.stage in ("tail", "retry")])
     if place is not None:
         return Action("tail", path[place].number, epochs)
+    futile = not any(found.accepted and found.stage != "start" for found in rounds)
+    if futile and (latest.stage == "trim" or not path[0].accepted or _is_long(latest, allotment)):
+        return _patient_tail(path, latest, left, allotment)
     return None if ended else _next_trim(rounds, epochs, target)
+
+
+def _patient_tail(
+    path: Sequence[Round], latest: Round, left: int, allotment: Allotment
+) -> Action | None:
+    """Where nothing that was trained has held: half of what is left for one network, then all.
+
+    A short tail can disturb a network more than it mends: an original lost three times its
+    tolerance by two epochs that removed nothing. It is the first cut's turn, or, where not even
+    the start holds, that of the best network.
+    """
+    if _is_long(latest, allotment):
+        return Action("retry", latest.number, left)
+    able = [found for found in path if found.stage != "start"] if path[0].accepted else path
+    if not able:
+        return None
+    chosen = able[0] if path[0].accepted else min(able, key=lambda found: found.ratio)
+    return Action("tail", chosen.number, left // 2 if left // 2 > allotment.tail else left)
+
+
+def _is_long(found: Round, allotment: Allotment) -> bool:
+    return found.stage in ("tail", "retry") and found.epochs > allotment.tail
 
 
 def _patience(rounds: Sequence[Round], refused: Round) -> float:
