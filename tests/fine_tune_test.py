@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -113,6 +115,18 @@ def test_a_damaged_student_recovers_its_teachers(kinds):
     assert recorder.logs[-1]["loss"] == pytest.approx(
         sum(recorder.logs[-1][f"{task}_loss"] for task in TASKS), rel=1e-4
     )
+
+
+def test_no_training_graph_outlives_its_training():
+    model = network()
+    teachers, x = single(model), np.zeros((8, 5), "float32")
+
+    def graphs():
+        fine_tune(model, x, teachers, epochs=1, batch_size=4, verbose=0)
+        gc.collect()
+        return sum(type(found).__name__ == "FuncGraph" for found in gc.get_objects())
+
+    assert graphs() == graphs()
 
 
 def test_a_perfect_copy_costs_nothing():
