@@ -55,7 +55,7 @@ def build_network(task: str, mean: float, std: float) -> keras.Model:
 
 
 def train_network(task: str, x, y, epochs: int, build=build_network, augment=None) -> keras.Model:
-    """What you have already: a model trained for one task, on other views in every epoch."""
+    """What you have already: a model trained for one task; `augment` makes each epoch's views."""
     print(f"Training the {task} network")
     model = build(task, float(x.mean()), float(x.std()))
     rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * -(-len(x) // 32))

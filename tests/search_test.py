@@ -243,7 +243,7 @@ def test_where_nothing_trained_holds_one_network_gets_a_long_tail_then_all_that_
         assert sum(found.epochs for found in rounds) == allotment.total
 
 
-def test_after_a_long_tail_that_holds_trims_go_on():
+def test_a_long_tail_that_is_refused_gets_all_that_is_left_and_one_that_holds_trims():
     allotment = allot(24, False)
     rounds = [
         round_of(0, "start", None),
@@ -254,6 +254,10 @@ def test_after_a_long_tail_that_holds_trims_go_on():
     ]
     patient = next_action(rounds, allotment, None)
     assert patient == Action("tail", 1, 8)
+    narrow = round_of(5, "tail", 1, epochs=8, share=0.8, ratio=1.2, accepted=False)
+    left = allotment.total - 8 - 8
+    for refused in (narrow, dataclasses.replace(narrow, ratio=3.0)):
+        assert next_action([*rounds, refused], allotment, None) == Action("retry", 5, left)
     held = round_of(5, "tail", 1, epochs=8, share=0.8)
     action = next_action([*rounds, held], allotment, None)
     assert (action.stage, action.parent, action.epochs) == ("trim", 5, allotment.tail)

@@ -89,7 +89,8 @@ def compress(
             small networks in many groups can have few MACs and take long.
         augment: `augment(x, rng) -> x`: other views of inputs that keep their labels, such as
             flipped images. Teachers see the same views. Accuracies are then means over 4 views of
-            the validation data, which makes them less noisy.
+            the validation data, which makes them less noisy. The models should have been trained
+            on such views; one that loses more than a point on them is named in a warning.
         views: How many views are made of the training inputs, and kept in memory; None makes 16,
             or as many as 2 GiB hold. Long training learns few views by heart.
         merge_options: Further arguments of `merge`.

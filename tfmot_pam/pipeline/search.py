@@ -7,8 +7,9 @@ it does not hold then, bisection decides which network is next. All effort that 
 trims, the steps that spend it best: a little more is removed from the best network, which then gets
 a tail of its own, so that one network gets all of the training. A tail or trim that is refused by
 little gets another tail before the refusal counts: rounds are noisy, and of a merged network all
-tasks have to hold in the same one. What comes next follows from the rounds so far alone, so that a
-search can go on from them at any time.
+tasks have to hold in the same one. Where nothing that was trained holds, what is left becomes one
+long tail. What comes next follows from the rounds so far alone, so that a search can go on from
+them at any time.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def next_action(
     epochs = left if left < 2 * allotment.tail else allotment.tail
     latest = rounds[-1]
     if not latest.accepted and latest.ratio <= _patience(rounds, latest):
-        return Action("retry", latest.number, epochs)
+        return Action("retry", latest.number, left if _is_long(latest, allotment) else epochs)
     place = _next_place(path, [found for found in rounds if found.stage in ("tail", "retry")])
     if place is not None:
         return Action("tail", path[place].number, epochs)
@@ -155,6 +156,7 @@ def _patient_tail(
 
 
 def _is_long(found: Round, allotment: Allotment) -> bool:
+    """Whether a round is one of `_patient_tail`; others are as long only where nothing is left."""
     return found.stage in ("tail", "retry") and found.epochs > allotment.tail
 
 

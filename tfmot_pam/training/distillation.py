@@ -196,7 +196,8 @@ def _released(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimiz
 
     Keras sums gradients over replicas even where there is one. TensorFlow registers a gradient of
     that sum for as long as the process lives, and with it all of the graph: 100 MB for a small
-    network, at every training. Of one replica the sum is what is there already.
+    network, at every training. Of one replica the sum is what is there already. There is no public
+    way to leave it out; where Keras renames the method, this changes nothing.
     """
     import tensorflow as tf
 
