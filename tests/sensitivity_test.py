@@ -13,7 +13,7 @@ from tests.surgery_test import assert_same_outputs
 from tfmot_pam.closed_form.linear import LINEAR_FORMS
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
-from tfmot_pam.pruning.outputs import answers, before_activation, predict, relative_errors
+from tfmot_pam.pruning.outputs import answers, before_activation, output_values, relative_errors
 from tfmot_pam.pruning.sensitivity import output_sensitivity, pre_activations_apart
 
 
@@ -49,7 +49,7 @@ def test_of_a_linear_network_it_is_the_product_of_the_later_weights():
 def test_of_probabilities_it_is_their_fisher_information():
     model, x = net(output="sigmoid", outputs=2), vectors(20_000)
     (found,) = sensitivity(model, ["out"], x)
-    logits = predict(emit(before_activation(read(model))[0]), x)[0]
+    logits = output_values(before_activation(read(model))[0], x)[0]
     chances = 1 / (1 + np.exp(-logits / 2.0))
     information = np.diag(np.mean(chances * (1 - chances), axis=0))
     expected = information / lost(information, covariance(logits))
@@ -61,7 +61,7 @@ def test_of_probabilities_it_is_their_fisher_information():
 def test_to_lose_a_whole_output_costs_its_weight(output, apart):
     model, x = net(hidden="relu", output=output, apart=apart), vectors(500)
     (found,) = sensitivity(model, ["out"], x, task_weights=[0.7])
-    (logits,) = predict(emit(before_activation(read(model))[0]), x)
+    (logits,) = output_values(before_activation(read(model))[0], x)
     assert lost(found, covariance(logits)) == pytest.approx(0.7, rel=1e-4)
 
 

@@ -12,6 +12,9 @@ import numpy as np
 from tfmot_pam.graph.emitter import emit, instantiate, load_weights
 from tfmot_pam.graph.network import Layer, Network, Tensor, iterate_tensors, map_tensors, prune_to
 
+# Samples that are run at once: large batches save time, until they take more memory than this.
+_LARGEST_BATCH, _SMALLEST_BATCH, _BATCH_VALUES = 256, 8, 1 << 24
+
 
 def evaluate(
     network: Network,
@@ -19,7 +22,7 @@ def evaluate(
     tensors: Iterable[Tensor],
     reduce: Callable[[Tensor, np.ndarray], np.ndarray] = lambda tensor, value: value,
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> dict[Tensor, np.ndarray]:
     """The values of some tensors of a network, each batch reduced before it is kept.
 
@@ -28,12 +31,14 @@ def evaluate(
         x: Inputs, samples first.
         tensors: What to observe.
         reduce: Called with a tensor and its value for one batch; returns what to keep.
-        batch_size: Samples per batch.
+        batch_size: Samples per batch; None takes what memory allows.
 
     Returns:
         For each tensor, the reduced values of all samples.
     """
     tensors = list(dict.fromkeys(tensors))
+    # A model keeps all of its tensors to the end of a call.
+    batch_size = batch_size or _batch_size(sum(_value_counts(network).values()))
     model = emit(prune_to(network, tensors), wrap=False)
     kept: dict[Tensor, list[np.ndarray]] = {tensor: [] for tensor in tensors}
     for start in range(0, len(x), batch_size):
@@ -49,16 +54,16 @@ class Stepper:
     Args:
         network: A network with one input.
         x: Inputs, samples first.
-        batch_size: Samples that a layer is given at once.
+        batch_size: Samples that a layer is given at once; None takes what memory allows.
     """
 
-    def __init__(self, network: Network, x: np.ndarray, batch_size: int = 64):
+    def __init__(self, network: Network, x: np.ndarray, batch_size: int | None = None):
         self._network = network
         self._layers: dict[str, Any] = {}
         self._values: dict[Tensor, np.ndarray] = {network.inputs[0]: x}
         self._readers = Counter(tensor for node in network.nodes for tensor in node.inputs)
         self._position = 0
-        self._batch_size = batch_size
+        self._batch_size = batch_size or _batch_size(peak_floats(network))
         self._changed: dict[str, Layer] = {}
 
     def value(self, tensor: Tensor) -> np.ndarray:
@@ -117,13 +122,27 @@ class Stepper:
 def peak_floats(network: Network) -> int:
     """The most values per sample that are alive at once when the network runs node by node."""
     readers = Counter(tensor for node in network.nodes for tensor in node.inputs)
+    counts = _value_counts(network)
     alive, peak = {}, 0
     for node in network.nodes:
-        for tensor, shape in zip(node.outputs, node.shapes, strict=True):
-            alive[tensor] = int(np.prod([size or 1 for size in (shape or (1,))[1:]]))
+        alive.update({tensor: counts[tensor] for tensor in node.outputs})
         peak = max(peak, sum(alive.values()))
         for tensor in iterate_tensors((node.args, dict(node.kwargs))):
             readers[tensor] -= 1
             if not readers[tensor]:
                 alive.pop(tensor, None)
     return peak
+
+
+def _value_counts(network: Network) -> dict[Tensor, int]:
+    """The number of values per sample of every tensor."""
+    return {
+        tensor: int(np.prod([size or 1 for size in (shape or (1,))[1:]]))
+        for node in network.nodes
+        for tensor, shape in zip(node.outputs, node.shapes, strict=True)
+    }
+
+
+def _batch_size(values: int) -> int:
+    """How many samples are run at once where each takes so many values."""
+    return min(max(_BATCH_VALUES // max(values, 1), _SMALLEST_BATCH), _LARGEST_BATCH)

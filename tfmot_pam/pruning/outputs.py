@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfmot_pam.closed_form.linear import LINEAR_FORMS
-from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.network import Layer, Network, Tensor, iterate_tensors
+from tfmot_pam.graph.runner import evaluate
 
 _PROBABILITIES = ("softmax", "sigmoid")
 # Networks are all but sure of most training inputs; tempered answers let those count as well.
@@ -51,9 +50,11 @@ def _activation(layer: Layer) -> Any:
     return layer.config.get("activation")
 
 
-def predict(model: keras.Model, x: np.ndarray) -> list[np.ndarray]:
-    """All outputs of a model, one after the other."""
-    return keras.tree.flatten(model.predict(x, batch_size=64, verbose=0))
+def output_values(network: Network, x: np.ndarray) -> list[np.ndarray]:
+    """All outputs of a network, one after the other."""
+    outputs = list(iterate_tensors(network.outputs))
+    found = evaluate(network, x, outputs)
+    return [found[tensor] for tensor in outputs]
 
 
 def tempered(logits: np.ndarray, kind: str) -> np.ndarray:
@@ -74,7 +75,7 @@ def tempered(logits: np.ndarray, kind: str) -> np.ndarray:
 def answers(network: Network, x: np.ndarray) -> list[np.ndarray]:
     """The tempered answers of all outputs of a network."""
     linear, kinds = before_activation(network)
-    found = predict(emit(linear, wrap=False), x)
+    found = output_values(linear, x)
     return [tempered(logits, kind) for logits, kind in zip(found, kinds, strict=True)]
 
 

@@ -11,12 +11,13 @@ layer's ratio. Rated here from the unpruned network for every layer, not one aft
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.pruning.channels import PrunableChannels
 from tfmot_pam.pruning.gates import ChannelGates, insert_gates
-from tfmot_pam.pruning.outputs import before_activation, predict, relative_errors
+from tfmot_pam.pruning.outputs import before_activation, relative_errors
 from tfmot_pam.pruning.settings import PruningSettings
 
 _SAMPLES = 256
@@ -40,7 +41,7 @@ def rate(prunable: PrunableChannels, strength: np.ndarray, x: np.ndarray) -> np.
     gated = emit(network, wrap=False)
     gates = next(layer for layer in gated.layers if isinstance(layer, ChannelGates))
     mask = np.ones(len(prunable), "float32")
-    whole = predict(gated, x)
+    whole = _outputs(gated, x)
     result = np.zeros(len(prunable))
     for group in prunable.groups:
         order = group.start + np.argsort(strength[group.slice], kind="stable")
@@ -48,10 +49,15 @@ def rate(prunable: PrunableChannels, strength: np.ndarray, x: np.ndarray) -> np.
         for gone, taken in _steps(order):
             mask[gone] = 0.0
             gates.mask.assign(mask)
-            error = max(error, *relative_errors(predict(gated, x), whole))
+            error = max(error, *relative_errors(_outputs(gated, x), whole))
             result[taken] = error
         mask[order] = 1.0
     return result
+
+
+def _outputs(model: keras.Model, x: np.ndarray) -> list[np.ndarray]:
+    """All outputs of a model that is run many times, one after the other."""
+    return keras.tree.flatten(model.predict(x, batch_size=64, verbose=0))
 
 
 def _steps(order: np.ndarray):

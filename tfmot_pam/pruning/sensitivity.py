@@ -28,7 +28,7 @@ from tfmot_pam.graph.network import (
     prune_to,
     unique_name,
 )
-from tfmot_pam.pruning.outputs import before_activation, predict, tempered, with_activation
+from tfmot_pam.pruning.outputs import before_activation, output_values, tempered, with_activation
 
 _BATCH = 256
 
@@ -61,7 +61,7 @@ def output_sensitivity(
     weights = [1.0] * len(outputs) if task_weights is None else task_weights
     observed = [Tensor(name) for name in nodes]
     model = emit(prune_to(split, [*observed, *outputs]), wrap=False)
-    logits = predict(emit(linear, wrap=False), x)
+    logits = output_values(linear, x)
     directions = [
         np.sqrt(weight) * _directions(value, kind, rng)
         for value, kind, weight in zip(logits, kinds, weights, strict=True)

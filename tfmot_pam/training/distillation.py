@@ -86,8 +86,11 @@ class Distillation:
             validation, _ = self.feed.open(
                 [self.feed.prepare(validation_data, batch_size)], batch_size
             )
+        optimizer = _released(_optimizer(optimizer, learning_rate, batches, epochs))
+        # Variables that are made while a graph is traced take ten times as long.
+        optimizer.build(trainer.trainable_variables)
         trainer.compile(
-            optimizer=_released(_optimizer(optimizer, learning_rate, batches, epochs)),
+            optimizer=optimizer,
             loss={task: objective.loss for task, objective in self.objectives.items()},
             jit_compile=False,
         )
