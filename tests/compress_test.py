@@ -93,6 +93,13 @@ def test_all_arms_have_the_same_effort(result):
     assert merged.start == min(result.probes, key=result.probes.get)
 
 
+def test_rounds_tell_what_of_their_time_were_training_steps(result):
+    for arm in result.arms:
+        for row in [row for rows in arm.rounds.values() for row in rows]:
+            assert (row.step_seconds > 0) == (row.stage != "start"), (arm.name, row)
+            assert row.seconds > row.step_seconds
+
+
 def test_the_result_is_never_dearer_than_separate_pruning(result):
     separate = result.arms[0]
     assert result.best.cost <= separate.cost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from tfmot_pam.training.fine_tune import fine_tune
 from tfmot_pam.training.heads import output_kind
 from tfmot_pam.training.losses import TaskLoss, constant_divergence, constant_loss, tempered
 from tfmot_pam.training.objective import set_objective
+from tfmot_pam.training.step_clock import StepClock
 from tfmot_pam.training.usage import StepTasks
 
 TASKS = ("b", "a")  # Not in alphabetical order, as a merged model's may be.
@@ -127,6 +129,17 @@ def test_no_training_graph_outlives_its_training():
         return sum(type(found).__name__ == "FuncGraph" for found in gc.get_objects())
 
     assert graphs() == graphs()
+
+
+def test_the_first_step_of_a_training_counts_like_the_others(monkeypatch):
+    clock, times = StepClock(), iter([10.0, 11.0, 13.0, 50.0, 51.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times))
+    for steps in (3, 2):
+        clock.on_train_begin()
+        for step in range(steps):
+            clock.on_train_batch_end(step)
+        clock.on_train_end()
+    assert clock.seconds == (3.0 / 2 * 3) + (1.0 * 2)
 
 
 def test_a_perfect_copy_costs_nothing():

@@ -44,6 +44,9 @@ class Round:
         epochs: Epochs of training in this round.
         training_macs: Multiply-accumulates of that training, about three times those of running.
         task_weights: Factors of the tasks' losses.
+        seconds: Time of the round; no part of what is compared.
+        step_seconds: The part of it that went to training steps. The rest went to choosing and
+            fitting channels, to making graphs and to validation.
     """
 
     number: int
@@ -59,6 +62,8 @@ class Round:
     epochs: int
     training_macs: float
     task_weights: Mapping[str, float]
+    seconds: float = dataclasses.field(default=0.0, compare=False)
+    step_seconds: float = dataclasses.field(default=0.0, compare=False)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

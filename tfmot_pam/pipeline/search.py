@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -33,6 +34,7 @@ from tfmot_pam.pruning.channels import find_prunable
 from tfmot_pam.pruning.importance import find_importance
 from tfmot_pam.pruning.prune import gated_model, strip_pruning
 from tfmot_pam.pruning.schedules import Ramp
+from tfmot_pam.training.step_clock import StepClock
 
 _SAMPLES = 1024  # calibration inputs of a cut
 # The largest loss in units of its tolerance, and the share that a path removes below it.
@@ -265,12 +267,13 @@ class Search:
     def take(self, action: Action) -> None:
         """Takes one action; a cut that the floors do not allow is the last."""
         weights = loss_weights(self.rounds, self.problem.goal.tolerances)
+        began, clock = time.perf_counter(), StepClock()
         try:
-            model = self._trained(action, weights)
+            model = self._trained(action, weights, clock)
         except UnreachableFraction:
             self._ended = True
             return
-        self._keep(action, model, weights)
+        self._keep(action, model, weights, began, clock)
 
     def model(self, number: int) -> keras.Model:
         """The network of a round."""
@@ -288,7 +291,9 @@ class Search:
         """The accepted round of least expected cost, or None."""
         return _best(self.rounds)
 
-    def _trained(self, action: Action, weights: Mapping[str, float]) -> keras.Model:
+    def _trained(
+        self, action: Action, weights: Mapping[str, float], clock: StepClock
+    ) -> keras.Model:
         if action.stage == "start":
             return self._start()
         model = self.model(action.parent)
@@ -298,6 +303,7 @@ class Search:
             "task_weights": weights,
             "first_epoch": first,
             "seed": len(self.rounds),
+            "callbacks": [clock],
         }
         if action.stage not in ("cut", "trim"):
             return self.problem.train(model, action.epochs, **options)
@@ -322,10 +328,8 @@ class Search:
         prunable = find_prunable(read(model))
         check_reachable(prunable, settings, action.fraction)
         gated = gated_model(prunable, settings)
-        trained = self.problem.train(
-            gated, action.epochs, callbacks=[UpdatePruningStep()], **options
-        )
-        return strip_pruning(trained)
+        options["callbacks"] = [UpdatePruningStep(), *options["callbacks"]]
+        return strip_pruning(self.problem.train(gated, action.epochs, **options))
 
     def _urgency(self) -> dict[str, float]:
         return urgency(self.rounds, self.problem.goal.tolerances)
@@ -341,7 +345,7 @@ class Search:
             return first, max(last, _PATH_END)
         return _TAIL_RATE, 0.0
 
-    def _keep(self, action: Action, model: keras.Model, weights: Mapping[str, float]) -> None:
+    def _keep(self, action: Action, model, weights: Mapping[str, float], began, clock) -> None:
         problem = self.problem
         judged = problem.examination.judge(model)
         network = read(model)
@@ -363,6 +367,8 @@ class Search:
             if action.stage == "start"
             else 3.0 * action.epochs * problem.rows * max(macs.values()),
             task_weights=dict(weights),
+            seconds=time.perf_counter() - began,
+            step_seconds=clock.seconds,
         )
         self._checkpoints.save(found.number, dataclasses.asdict(found), model)
         self.rounds.append(found)
