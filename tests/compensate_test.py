@@ -287,6 +287,33 @@ def test_it_brings_merged_outputs_back_to_the_originals(block):
     assert after < before / 5
 
 
+def test_depthwise_channels_are_fitted_one_by_one():
+    rng = np.random.default_rng(0)
+    channels, multiplier = linear._CHANNELS + 3, 2
+    keras_layer = layers.DepthwiseConv2D(
+        3, padding="same", depth_multiplier=multiplier, bias_initializer="normal", name="depth"
+    )
+    inputs = keras.Input((5, 4, channels))
+    model = keras.Model(inputs, keras_layer(inputs))
+    x = rng.normal(size=(40, 5, 4, channels)).astype("float32")
+    x[..., 7] = 0.0  # nothing to fit
+    layer = read(model).layers["depth"]
+    places = linear.sample_places(len(x), (5, 4), 300, rng)
+    found = linear.depthwise_pre_activation(layer, x, places)
+    np.testing.assert_allclose(
+        found, model.predict(x, verbose=0)[tuple(places.T)], rtol=0, atol=1e-5
+    )
+    residual = rng.normal(size=found.shape)
+    change, intercept = linear.fit_depthwise(layer, x, places, residual, 1e-2)
+    assert change.shape == layer.weights["kernel"].shape
+    features = linear.patches(layer, x, places)
+    for channel in range(channels):
+        outputs = slice(channel * multiplier, (channel + 1) * multiplier)
+        kernel, offset = linear.fit(features[:, :, channel], residual[:, outputs], 1e-2)
+        np.testing.assert_allclose(change[:, :, channel].reshape(9, -1), kernel, atol=1e-6)
+        np.testing.assert_allclose(intercept[outputs], offset, atol=1e-6)
+
+
 def test_layers_without_a_closed_form_get_the_right_mean():
     before, after = before_and_after(pair_of(transposed), images(192), images(128, seed=7))
     assert after < before / 5

@@ -149,36 +149,17 @@ class _Fitting:
         x = self.cut.value(node.inputs[0])
         grid = linear.LINEAR_FORMS["Conv2D"].grid(layer, x.shape)
         places = linear.sample_places(len(x), grid, self.options.places, self.rng)
-        kernel = layer.weights["kernel"]
-        multiplier = kernel.shape[-1]
-        flat = kernel.reshape(-1, *kernel.shape[-2:])
-        features = linear.patches(layer, x, places)
         wanted = np.empty((len(places), len(origin.columns)), np.float32)
         for k in owners:
             own = origin.columns.nets == k
-            original, inputs = self._inputs(origin, k)
-            trained = original.weights["kernel"]
-            trained = trained.reshape(-1, *trained.shape[-2:])
-            found = np.einsum(
-                "pkc,kcm->pcm", linear.patches(original, inputs, places), trained, optimize=True
-            ).reshape(len(places), -1)
-            found = found + original.weights.get("bias", 0.0)
+            found = linear.depthwise_pre_activation(*self._inputs(origin, k), places)
             wanted[:, own] = found[:, origin.columns.positions[own]]
-        residual = wanted - np.einsum("pkc,kcm->pcm", features, flat, optimize=True).reshape(
-            len(places), -1
-        )
-        residual -= layer.weights.get("bias", 0.0)
+        residual = wanted - linear.depthwise_pre_activation(layer, x, places)
         if _negligible(residual, wanted):
             return
-        change, intercept = np.zeros_like(flat), np.zeros(residual.shape[1])
-        for channel in range(features.shape[-1]):
-            columns = slice(channel * multiplier, (channel + 1) * multiplier)
-            found, offset = linear.fit(
-                features[:, :, channel], residual[:, columns], self.options.ridge
-            )
-            change[:, channel], intercept[columns] = found, offset
-        weights = dict(layer.weights)
-        weights["kernel"] = (kernel + change.reshape(kernel.shape)).astype(kernel.dtype)
+        change, intercept = linear.fit_depthwise(layer, x, places, residual, self.options.ridge)
+        kernel = layer.weights["kernel"]
+        weights = {**layer.weights, "kernel": (kernel + change).astype(kernel.dtype)}
         self._shift(node, dataclasses.replace(layer, weights=weights), intercept)
 
     def _refit_bias(self, node, layer, origin, owners):

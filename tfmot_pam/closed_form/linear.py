@@ -17,6 +17,8 @@ import scipy.linalg
 
 from tfmot_pam.graph.network import Layer
 
+_CHANNELS = 64  # of a depthwise convolution, whose patches are in memory at once
+
 
 @dataclasses.dataclass(frozen=True)
 class LinearForm:
@@ -176,6 +178,67 @@ def fit(features: np.ndarray, residual: np.ndarray, ridge: float) -> tuple[np.nd
         system[np.diag_indices(n)] += ridge * scale
         solution = centred.T @ _solve(system, target)
     return solution, offset - mean @ solution
+
+
+def depthwise_pre_activation(layer: Layer, x: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """What a depthwise convolution computes at some places, `[places, outputs]`."""
+    kernel = _by_channel(layer)
+    result = np.empty((len(places), kernel.shape[0] * kernel.shape[2]), np.float32)
+    for own, outputs in _depthwise_blocks(*kernel.shape[::2]):
+        found = patches(layer, x[..., own], places).transpose(2, 0, 1) @ kernel[own]
+        result[:, outputs] = found.transpose(1, 0, 2).reshape(len(places), -1)
+    return result + layer.weights["bias"] if "bias" in layer.weights else result
+
+
+def fit_depthwise(
+    layer: Layer, x: np.ndarray, places: np.ndarray, residual: np.ndarray, ridge: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """`fit` for every channel of a depthwise convolution by itself.
+
+    Args:
+        layer: The convolution.
+        x: What it reads.
+        places: The output places that are fitted.
+        residual: What is missing there, `[places, outputs]`.
+        ridge: Relative strength of the penalty.
+
+    Returns:
+        What is to be added to the kernel, in its shape, and the intercepts `[outputs]`.
+    """
+    channels, positions, multiplier = _by_channel(layer).shape
+    change = np.empty((positions, channels, multiplier))
+    intercept = np.empty(channels * multiplier)
+    for own, outputs in _depthwise_blocks(channels, multiplier):
+        features = patches(layer, x[..., own], places).transpose(2, 0, 1).astype(np.float64)
+        target = residual[:, outputs].reshape(len(places), -1, multiplier).transpose(1, 0, 2)
+        mean, offset = (a.mean(axis=1, keepdims=True) for a in (features, target))
+        features = features - mean
+        turned = features.transpose(0, 2, 1)
+        system = turned @ features
+        scale = np.trace(system, axis1=1, axis2=2) / positions
+        # A channel without any variation is left alone.
+        diagonal = np.where(scale > 0.0, ridge * scale, 1.0)
+        system[:, np.arange(positions), np.arange(positions)] += diagonal[:, None]
+        solution = np.linalg.solve(system, turned @ (target - offset))
+        change[:, own] = solution.transpose(1, 0, 2)
+        intercept[outputs] = (offset - mean @ solution).ravel()
+    return change.reshape(layer.weights["kernel"].shape), intercept
+
+
+def _by_channel(layer: Layer) -> np.ndarray:
+    """A depthwise kernel as `[channels, kernel positions, multiplier]`."""
+    kernel = layer.weights["kernel"]
+    return kernel.reshape(-1, *kernel.shape[-2:]).transpose(1, 0, 2)
+
+
+def _depthwise_blocks(channels: int, multiplier: int) -> list[tuple[slice, slice]]:
+    """Channels that are computed at once, and their outputs."""
+    starts = range(0, channels, _CHANNELS)
+    ends = [min(start + _CHANNELS, channels) for start in starts]
+    return [
+        (slice(start, end), slice(start * multiplier, end * multiplier))
+        for start, end in zip(starts, ends, strict=True)
+    ]
 
 
 def _solve(system: np.ndarray, right: np.ndarray) -> np.ndarray:
