@@ -102,7 +102,7 @@ class Stepper:
         operation = self._layers[node.layer]
         fresh = isinstance(operation, keras.layers.Layer) and not operation.built
         samples = len(self._values[node.inputs[0]])
-        parts: list[list[np.ndarray]] = []
+        results: list[np.ndarray] = []
         for start in range(0, samples, self._batch_size):
             stop = start + self._batch_size
 
@@ -115,8 +115,12 @@ class Stepper:
                 load_weights(operation, self.layer(node.layer))
                 fresh = False
             outputs = operation(*map_tensors(node.args, cut), **map_tensors(node.kwargs, cut))
-            parts.append([keras.ops.convert_to_numpy(v) for v in keras.tree.flatten(outputs)])
-        return [np.concatenate(part) for part in zip(*parts, strict=True)]
+            parts = [keras.ops.convert_to_numpy(value) for value in keras.tree.flatten(outputs)]
+            if not results:
+                results = [np.empty((samples, *part.shape[1:]), part.dtype) for part in parts]
+            for whole, part in zip(results, parts, strict=True):
+                whole[start:stop] = part
+        return results
 
 
 def peak_floats(network: Network) -> int:
