@@ -10,8 +10,13 @@ import pytest
 
 import tfmot_pam
 from tests import hand_built
+from tests.small_nets import conv_net
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.network import Layer, Network, Node, Tensor
+from tfmot_pam.graph.reader import read
+from tfmot_pam.graph.selection import all_combinations, select, task_names
+from tfmot_pam.graph.time_model import estimated_time
+from tfmot_pam.pipeline.price import combination_costs
 from tfmot_pam.task_group import TaskGroup
 
 layers = keras.layers
@@ -281,6 +286,19 @@ class Doubled(keras.layers.Layer):
 
     def call(self, inputs):
         return inputs * 2 * self.scale
+
+
+@pytest.mark.parametrize("method", ["random", "separate"])
+def test_costs_of_all_combinations_are_those_of_the_smallest_networks(method):
+    models = {f"t{seed}": conv_net(seed, (6, 8)) for seed in range(3)}
+    x = np.random.default_rng(0).normal(size=(32, 8, 8, 1)).astype("float32")
+    network = read(tfmot_pam.merge(models, x, method=method, min_group=1, verbose=0))
+    direct = {"macs": lambda chosen: network_cost(chosen).macs, "latency": estimated_time}
+    for measure, cost_of in direct.items():
+        costs = combination_costs(network, measure)
+        assert list(costs) == all_combinations(task_names(network))
+        for chosen, cost in costs.items():
+            assert cost == pytest.approx(cost_of(select(network, chosen)), rel=1e-12), chosen
 
 
 def test_layers_without_a_rule_are_listed_and_their_weights_counted():

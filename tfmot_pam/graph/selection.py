@@ -72,6 +72,20 @@ def select(network: Network, tasks: Sequence[str]) -> Network:
     return prune_to(network, {task: outputs[task] for task in chosen})
 
 
+def tasks_of_nodes(network: Network) -> dict[str, int]:
+    """For each node, the tasks whose outputs depend on it, as a bit mask in task order."""
+    found = dict.fromkeys((node.name for node in network.nodes), 0)
+    outputs = network.outputs
+    by_task = outputs.values() if isinstance(outputs, dict) else [outputs]
+    for t, structure in enumerate(by_task):
+        for tensor in iterate_tensors(structure):
+            found[tensor.node] |= 1 << t
+    for node in reversed(network.nodes):
+        for tensor in node.inputs:
+            found[tensor.node] |= found[node.name]
+    return found
+
+
 def combinations(model: keras.Model) -> list[tuple[str, ...]]:
     """Lists every combination of a model's tasks that may run together.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from tfmot_pam.graph.cost import network_cost
-from tfmot_pam.graph.network import Network, Node, Shape
+from tfmot_pam.graph.network import Network, Shape
 
 # XNNPACK, float32, x86-64 with AVX-512, in multiply-accumulates of a convolution. Output channels
 # are computed 32 at once; up to 16 cost as much as 23, and 17 to 31, which take two kernels of 16,
@@ -29,13 +29,18 @@ def estimated_time(network: Network) -> float:
     Args:
         network: Any network whose sizes are fixed.
     """
+    return sum(node_times(network).values())
+
+
+def node_times(network: Network) -> dict[str, float]:
+    """The estimated time of each node, in multiply-accumulates of a convolution."""
     macs = {layer.name: layer.macs for layer in network_cost(network).per_layer}
-    return sum(_time(network, node, macs.get(node.name, 0)) for node in network.nodes)
-
-
-def _time(network: Network, node: Node, macs: int) -> float:
-    kind = network.layer_of(node).kind
-    return call_time(kind, len(node.inputs), node.shapes[0], macs)
+    return {
+        node.name: call_time(
+            network.layer_of(node).kind, len(node.inputs), node.shapes[0], macs.get(node.name, 0)
+        )
+        for node in network.nodes
+    }
 
 
 def call_time(kind: str, inputs: int, shape: Shape | None, macs: float) -> float:

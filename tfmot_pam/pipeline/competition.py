@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import sys
-import time
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -131,7 +130,6 @@ class Competition:
         return [max(0.0, loss) for loss in losses.values()]
 
     def _searched(self, name: str, start: ArmStart) -> ArmResult:
-        began = time.perf_counter()
         searches = {}
         for part in start.parts:
             searches[part.tasks] = self._search(start, part, name)
@@ -166,7 +164,8 @@ class Competition:
             rounds=rounds,
             epochs=sum(row.epochs for row in every),
             training_macs=sum(row.training_macs for row in every),
-            seconds=time.perf_counter() - began,
+            seconds=sum(row.seconds for row in every),
+            step_seconds=sum(row.step_seconds for row in every),
         )
 
     def _search(self, start: ArmStart, part: ArmPart, purpose: str) -> Search:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.network import Network
-from tfmot_pam.graph.selection import all_combinations, select, task_names
-from tfmot_pam.graph.time_model import estimated_time
+from tfmot_pam.graph.selection import all_combinations, task_names, tasks_of_nodes
+from tfmot_pam.graph.time_model import node_times
 from tfmot_pam.graph.usage import usage_probabilities
 
 TaskSet = tuple[str, ...]
 
 
-def _macs(network: Network) -> float:
-    return float(network_cost(network).macs)
+def _node_macs(network: Network) -> dict[str, float]:
+    return {layer.name: float(layer.macs) for layer in network_cost(network).per_layer}
 
 
-# By the name that `prune_channels(measure=)` has for it: the cost of a network, and its unit.
-PRICES: Mapping[str, tuple[Callable[[Network], float], str]] = MappingProxyType(
-    {"macs": (_macs, "MACs"), "latency": (estimated_time, "MACs' worth of estimated time")}
+# By the name that `prune_channels(measure=)` has for it: what each node of a network costs, and
+# the unit.
+PRICES: Mapping[str, tuple[Callable[[Network], Mapping[str, float]], str]] = MappingProxyType(
+    {"macs": (_node_macs, "MACs"), "latency": (node_times, "MACs' worth of estimated time")}
 )
 
 
@@ -34,11 +36,21 @@ def check_measure(measure: str) -> None:
 
 
 def combination_costs(network: Network, measure: str) -> dict[TaskSet, float]:
-    """The cost of the smallest network of every combination."""
-    cost, _ = PRICES[measure]
-    return {
-        chosen: cost(select(network, chosen)) for chosen in all_combinations(task_names(network))
-    }
+    """The cost of the smallest network of every combination.
+
+    It runs what any of its tasks needs. Combinations are many, sets of tasks that need a node few.
+    """
+    node_costs, _ = PRICES[measure]
+    needed, totals = tasks_of_nodes(network), collections.Counter()
+    for node, cost in node_costs(network).items():
+        totals[needed[node]] += cost
+    tasks = task_names(network)
+    bits = {task: 1 << place for place, task in enumerate(tasks)}
+    costs = {}
+    for chosen in all_combinations(tasks):
+        own = sum(bits[task] for task in chosen)
+        costs[chosen] = math.fsum(cost for mask, cost in totals.items() if mask & own)
+    return costs
 
 
 def expected_cost(costs: Mapping[TaskSet, float], usage: Mapping[TaskSet, float] | None) -> float:
@@ -50,8 +62,8 @@ def expected_cost(costs: Mapping[TaskSet, float], usage: Mapping[TaskSet, float]
 
 def original_costs(networks: Mapping[str, Network], measure: str) -> dict[TaskSet, float]:
     """The cost of running the original networks of every combination one by one."""
-    cost, _ = PRICES[measure]
-    alone = {task: cost(network) for task, network in networks.items()}
+    node_costs, _ = PRICES[measure]
+    alone = {task: math.fsum(node_costs(found).values()) for task, found in networks.items()}
     return {
         chosen: math.fsum(alone[task] for task in chosen)
         for chosen in all_combinations(tuple(networks))

@@ -84,7 +84,8 @@ class ArmResult:
         rounds: Every round, by the tasks that the searched network serves.
         epochs: Epochs of training, times networks trained.
         training_macs: Multiply-accumulates of training, without the teachers'.
-        seconds: Time that it took in this call.
+        seconds: Time of all rounds.
+        step_seconds: The part of it that went to training steps.
     """
 
     name: str
@@ -100,6 +101,7 @@ class ArmResult:
     epochs: int
     training_macs: float
     seconds: float
+    step_seconds: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ import numpy as np
 
 from tfmot_pam.graph.channels import ChannelGraph, build_channel_graph
 from tfmot_pam.graph.emitter import instantiate
-from tfmot_pam.graph.network import Network, Tensor, iterate_tensors
-from tfmot_pam.graph.selection import task_names
+from tfmot_pam.graph.network import Network, Tensor
+from tfmot_pam.graph.selection import task_names, tasks_of_nodes
 from tfmot_pam.graph.surgery import fixed_channels, output_channels
 
 
@@ -151,20 +151,6 @@ def _reasons(graph: ChannelGraph, policy: Any) -> dict[str, str]:
 def _allows(policy: Any, graph: ChannelGraph, name: str) -> bool:
     layer = graph.network.layer_of(graph.network.node(name))
     return bool(policy.allow_pruning(instantiate(layer, wrap=False)))
-
-
-def tasks_of_nodes(network: Network) -> dict[str, int]:
-    """For each node, the tasks whose outputs depend on it, as a bit mask in task order."""
-    found = dict.fromkeys((node.name for node in network.nodes), 0)
-    outputs = network.outputs
-    by_task = outputs.values() if isinstance(outputs, dict) else [outputs]
-    for t, structure in enumerate(by_task):
-        for tensor in iterate_tensors(structure):
-            found[tensor.node] |= 1 << t
-    for node in reversed(network.nodes):
-        for tensor in node.inputs:
-            found[tensor.node] |= found[node.name]
-    return found
 
 
 def _tasks_of_channels(graph: ChannelGraph, node_tasks: Mapping[str, int]) -> np.ndarray:

@@ -12,7 +12,8 @@ from keras import ops
 
 from tfmot_pam.graph.channels import ChannelGraph, build_channel_graph, rule_of
 from tfmot_pam.graph.network import Layer, Network, Node, Tensor, map_tensors, unique_name
-from tfmot_pam.pruning.channels import Group, PrunableChannels, tasks_of_nodes
+from tfmot_pam.graph.selection import tasks_of_nodes
+from tfmot_pam.pruning.channels import Group, PrunableChannels
 from tfmot_pam.pruning.settings import PruningSettings
 
 # VIBNet's starting values: a mean near 1 and hardly any noise (Dai et al., ICML 2018, section 5).
