@@ -21,6 +21,9 @@ help:
 	@echo "make clean   remove everything that make wrote"
 	@echo "For work on the code: make format, make build-file, make lock"
 
+# TensorFlow leaves oneDNN off on processors without AVX-512, where it halves the time of training.
+demo bench: export TF_ENABLE_ONEDNN_OPTS ?= 1
+
 demo: $(STAMP)
 	rm -rf $(DEMO_DIR)
 	$(BIN)/python examples/spoken_digits.py --output_dir=$(DEMO_DIR)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import multiprocessing
-import os
 import pathlib
 import time
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ import numpy as np
 from absl import app, flags
 
 import tfmot_pam
-from benchmarks import suite_files, suites
+from benchmarks import results_io, suite_files, suites
 from benchmarks.suite_pages import FIELDS, write_pages
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.time_model import estimated_time
@@ -163,11 +162,6 @@ def _of_combinations(costs, times, lost, **common) -> list[dict[str, Any]]:
     ]
 
 
-def _one_thread() -> None:
-    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
-        os.environ[name] = "1"
-
-
 def main(argv):
     del argv
     suite = suites.SUITES[_SUITE.value]
@@ -189,7 +183,7 @@ def main(argv):
         }
         for seed in range(_FIRST.value, _FIRST.value + seeds)
     ]
-    _one_thread()
+    results_io.one_thread()
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(_WORKERS.value, context) as pool:
         for done in concurrent.futures.as_completed([pool.submit(run_cell, c) for c in cells]):
