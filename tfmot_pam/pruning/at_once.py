@@ -64,19 +64,25 @@ def choose(
     rated, budget = score(settings.importance, seen), settings.budget(prunable)
     if not find_importance(settings.importance).refits:
         return prunable, budget.choose(full, rated, 1.0 - fraction)
+    choices = [budget.choose(full, rated, 1.0 - fraction, leap) for leap in (True, False)]
+    if np.array_equal(*choices):
+        choices = choices[:1]
+    fitted = [_refitted(prunable, keep, inputs, settings.seed) for keep in choices]
+    pairs = list(zip(fitted, choices, strict=True))
+    if len(pairs) == 1:
+        return pairs[0]
     wanted = answers(prunable.network, inputs)
-    found = []
-    for leap in (True, False):
-        keep = budget.choose(full, rated, 1.0 - fraction, leap)
-        if any(np.array_equal(keep, other) for _, _, other in found):
-            continue
-        network = refitted(prunable.graph, prunable.in_graph(keep), inputs, settings.seed)
-        fitted = dataclasses.replace(prunable, graph=prunable.graph.of(network))
-        errors = relative_errors(answers(_without(fitted, keep), inputs), wanted)
-        weights = [(seen.task_weights or {}).get(task, 1.0) for task in prunable.tasks]
-        found.append((float(np.dot(weights, errors)), fitted, keep))
-    _, fitted, keep = min(found, key=lambda entry: entry[0])
-    return fitted, keep
+    weights = [(seen.task_weights or {}).get(task, 1.0) for task in prunable.tasks]
+
+    def change(pair) -> float:
+        return float(np.dot(weights, relative_errors(answers(_without(*pair), inputs), wanted)))
+
+    return min(pairs, key=change)
+
+
+def _refitted(prunable: PrunableChannels, keep, inputs, seed: int) -> PrunableChannels:
+    network = refitted(prunable.graph, prunable.in_graph(keep), inputs, seed)
+    return dataclasses.replace(prunable, graph=prunable.graph.of(network))
 
 
 def _without(prunable: PrunableChannels, keep: np.ndarray) -> Network:
