@@ -96,19 +96,6 @@ def test_merged_networks_get_long_tails(merged, tails):
     assert len(after) == tails
 
 
-def test_where_no_tail_has_held_the_last_one_is_a_safe_one():
-    def judge(share, stage):
-        lost = max(0.0, 12.0 * (0.295 - share) / 0.295) * (1.0 if stage == "cut" else 0.8)
-        return lost, lost <= 1.0
-
-    rounds = play(allot(96, True), judge)
-    bold, safe = (found for found in rounds if found.stage == "tail")
-    assert 1.0 < bold.ratio < 1.2
-    assert safe.parent == bold.parent - 1
-    assert safe.accepted
-    assert rounds[-1] is safe
-
-
 def test_a_search_goes_on_from_any_of_its_rounds():
     allotment = allot(48, True)
     rounds = play(allotment, cliff(0.2))

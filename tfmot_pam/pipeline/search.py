@@ -131,12 +131,10 @@ def next_action(
         return None
     # What is left over after this one would not do for another.
     epochs = left if left < 2 * allotment.tail else allotment.tail
-    latest, tails = rounds[-1], [found for found in rounds if found.stage in ("tail", "retry")]
+    latest = rounds[-1]
     if not latest.accepted and latest.ratio <= _patience(rounds, latest):
-        if epochs == left and (safe := _one_before(path, tails)) is not None:
-            return Action("tail", safe, left)
         return Action("retry", latest.number, left if _is_long(latest, allotment) else epochs)
-    place = _next_place(path, tails)
+    place = _next_place(path, [found for found in rounds if found.stage in ("tail", "retry")])
     if place is not None:
         return Action("tail", path[place].number, epochs)
     futile = not any(found.accepted and found.stage != "start" for found in rounds)
@@ -203,18 +201,6 @@ def _next_place(path: Sequence[Round], tails: Sequence[Round]) -> int | None:
     low = max((places[found.number] for found in path if found.accepted), default=-1)
     high = min(places[found.parent] for found in tails if found.stage == "tail")
     return (low + high) // 2 if high - low > 1 else None
-
-
-def _one_before(path: Sequence[Round], tails: Sequence[Round]) -> int | None:
-    """For the last tail, where none has held: the cut before those that were refused by little.
-
-    It is all but sure to hold, and another try of the same would be the last.
-    """
-    if not tails or any(found.accepted for found in tails):
-        return None
-    numbers = [found.number for found in path]
-    place = min(numbers.index(found.parent) for found in tails if found.stage == "tail") - 1
-    return numbers[place] if place > 0 else None
 
 
 def _best(rounds: Sequence[Round]) -> Round | None:
