@@ -87,15 +87,6 @@ def test_epochs_that_a_start_has_had_count():
     assert 72 - later.tail < sum(found.epochs for found in rounds) <= 72
 
 
-@pytest.mark.parametrize(("merged", "tails"), [(False, 6), (True, 2)])
-def test_merged_networks_get_long_tails(merged, tails):
-    allotment = allot(96, merged)
-    rounds = play(allotment, cliff(0.05))  # The path goes to its end.
-    after = [found for found in rounds if found.stage in ("tail", "trim", "retry")]
-    assert [found.stage for found in after[:2]] == ["tail", "trim"]
-    assert len(after) == tails
-
-
 def test_a_search_goes_on_from_any_of_its_rounds():
     allotment = allot(48, True)
     rounds = play(allotment, cliff(0.2))

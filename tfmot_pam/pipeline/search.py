@@ -44,9 +44,6 @@ _HOPEFUL = 1.5  # a network with a smaller loss is worth a tail, or another one
 _CLOSE = 1.2  # so close to its tolerance, a network that gets better is not given up
 # Shares that trims remove: larger from trim to trim, and halved by every one that is refused.
 _TRIM, _SMALLEST_TRIM, _LARGEST_TRIM, _GROWTH = 0.12, 0.02, 0.25, 1.4
-# Tails of single and of merged networks that there is room for: what all tasks together lose on a
-# path only patience mends, and of one task alone small steps find more.
-_TAILS = {False: 6, True: 2}
 _PATH_END, _TAIL_RATE = 0.3, 0.6  # learning rates, as shares of the first
 
 
@@ -74,14 +71,13 @@ class Allotment:
 def allot(total: int, merged: bool, inherited: int = 0) -> Allotment:
     """Divides epochs: a merged network first learns to serve all tasks, a single one does.
 
-    A start that was pruned before needs fewer cuts, and each gets more training. A merged network
-    gets two long tails, a single one six short ones.
+    A start that was pruned before needs fewer cuts, and each gets more training.
     """
     own = total - inherited
     warm = round(0.2 * own) if merged else 0
     path = max(1, round(0.3 * own))
     own = max(own, warm + path + 1)
-    tail = max(1, (own - warm - path) // _TAILS[merged])
+    tail = max(1, (own - warm - path) // 6)
     level = max(1, round(path / (7 if inherited else 12)))
     return Allotment(warm, path, level, tail, own + inherited, inherited)
 
