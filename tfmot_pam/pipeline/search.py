@@ -345,7 +345,14 @@ class Search:
             return first, max(last, _PATH_END)
         return _TAIL_RATE, 0.0
 
-    def _keep(self, action: Action, model, weights: Mapping[str, float], began, clock) -> None:
+    def _keep(
+        self,
+        action: Action,
+        model: keras.Model,
+        weights: Mapping[str, float],
+        began: float,
+        clock: StepClock,
+    ) -> None:
         problem = self.problem
         judged = problem.examination.judge(model)
         network = read(model)
