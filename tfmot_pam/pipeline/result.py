@@ -62,8 +62,8 @@ class Round:
     epochs: int
     training_macs: float
     task_weights: Mapping[str, float]
-    seconds: float = dataclasses.field(default=0.0, compare=False)
-    step_seconds: float = dataclasses.field(default=0.0, compare=False)
+    seconds: float = dataclasses.field(default=0.0, compare=False, repr=False)
+    step_seconds: float = dataclasses.field(default=0.0, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
