@@ -24,6 +24,7 @@ _OUTPUT = flags.DEFINE_string("output_dir", "build/demo", "Where to write; must 
 _EPOCHS = flags.DEFINE_integer("epochs", 12, "Epochs of training per network.", lower_bound=1)
 _EFFORT = flags.DEFINE_integer("effort", 24, "Epochs of compressing per network and arm.")
 _DROP = flags.DEFINE_float("max_accuracy_drop", 0.005, "Accuracy that a task may lose, 0 to 1.")
+_WORKERS = flags.DEFINE_integer("workers", 2, "Searches that run at a time.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.")
 
 
@@ -99,8 +100,10 @@ def main(argv: list[str]) -> None:
     print("Right after the merge, before any training:", accuracies(merged, x, labels))
     print(tfmot_pam.report(merged, originals=models))
     # Compress: several ways to share are searched, and pruning separately, at equal effort.
-    search = {"effort": _EFFORT.value, "augment": shift, "seed": _SEED.value}
-    result = tfmot_pam.compress(models, train, _DROP.value, validation_data=validation, **search)
+    search = {"effort": _EFFORT.value, "workers": _WORKERS.value, "seed": _SEED.value}
+    result = tfmot_pam.compress(
+        models, train, _DROP.value, validation_data=validation, augment=shift, **search
+    )
     result.save(output / "compressed")
 
     # Export one TFLite file a combination, and one of all; each is run and compared with Keras.

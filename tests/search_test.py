@@ -8,8 +8,8 @@ import math
 import pytest
 
 from tfmot_pam.pipeline.result import Round
-from tfmot_pam.pipeline.search import Action, allot, next_action
 from tfmot_pam.pipeline.steering import loss_weights, urgency
+from tfmot_pam.pipeline.strategy import Action, allot, next_action
 
 
 def round_of(number, stage, parent, *, epochs=0, share=1.0, ratio=0.0, accepted=True):

@@ -20,10 +20,12 @@ from tfmot_pam.pipeline.arms import ARMS, AUTO, Arm, ArmPart, ArmStart
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.identity import digest
 from tfmot_pam.pipeline.inputs import with_task
-from tfmot_pam.pipeline.price import combination_costs, expected_cost
+from tfmot_pam.pipeline.price import TaskSet, combination_costs, expected_cost
 from tfmot_pam.pipeline.problem import Problem
 from tfmot_pam.pipeline.result import ArmResult, CompressionResult, Round, cheapest, verdict
-from tfmot_pam.pipeline.search import Action, Search, allot
+from tfmot_pam.pipeline.search import Search
+from tfmot_pam.pipeline.strategy import Action, allot
+from tfmot_pam.pipeline.workers import Job, run_jobs
 from tfmot_pam.reporting.report import report
 
 # A trial of a start: its cost in units of separate pruning's, or of the originals' where that has
@@ -41,48 +43,58 @@ class Competition:
         merge_options: Further arguments of `merge`.
         directory: Where checkpoints are kept, or None.
         known: What a run is told apart by.
+        workers: How many searches may run at a time, in processes of their own; they need a
+            directory.
         verbose: 0 for silence.
     """
 
-    def __init__(self, problem: Problem, merge_options, directory, known, verbose):
+    def __init__(self, problem: Problem, merge_options, directory, known, workers, verbose):
         self.problem, self.merge_options = problem, merge_options
-        self.directory, self.known, self.verbose = directory, known, verbose
+        self.directory, self.known = directory, known
+        self.workers, self.verbose = workers, verbose
         self.probes: dict[str, float] = {}
         self.trial_epochs = 0
-        self.obstacle: str | None = None
         self.searches: dict[str, Search] = {}
         self.separate_ran = False
 
     def run(self, arms: Sequence[Arm] | None) -> CompressionResult:
+        """Searches from the best start of every arm, or of all that `"auto"` stands for."""
+        separate, obstacle = ARMS["separate"], None
         if arms is None:
-            results = [self._arm(ARMS["separate"])]
-            if len(self.problem.tasks) > 1:
-                try:
-                    results.append(self._best_start([ARMS[name] for name in AUTO]))
-                except NoCommonTrunk as error:
-                    self.obstacle = str(error)
-        else:
-            results = [self._arm(arm) for arm in arms]
-        return self._result(tuple(results))
+            merged = [[ARMS[name] for name in AUTO]] if len(self.problem.tasks) > 1 else []
+            found = self._searched([self._only_start(separate)])
+            try:
+                found += self._searched([self._best_start(group) for group in merged])
+            except NoCommonTrunk as error:
+                obstacle = str(error)
+            return self._result(tuple(found), obstacle)
+        first = [arm for arm in arms if arm is separate]
+        found = self._searched([self._only_start(arm) for arm in first])
+        found += self._searched([self._best_start([arm]) for arm in arms if arm not in first])
+        places = {arm.name: place for place, arm in enumerate(arms)}
+        return self._result(tuple(sorted(found, key=lambda result: places[result.name])), obstacle)
 
-    def _arm(self, arm: Arm) -> ArmResult:
-        return self._best_start([arm])
+    def _only_start(self, arm: Arm) -> tuple[Arm, ArmStart]:
+        (start,) = self._starts(arm)
+        return arm, start
 
-    def _best_start(self, arms: Sequence[Arm]) -> ArmResult:
-        """Searches from the best of some arms' starts, by short trials where there are several."""
-        starts = [(arm, start) for arm in arms for start in arm.starts(self.problem.tasks)]
-        for arm, start in starts:
+    def _starts(self, arm: Arm) -> Sequence[ArmStart]:
+        starts = arm.starts(self.problem.tasks)
+        for start in starts:
             _check_start(arm, start, self.problem.tasks)
+        return starts
+
+    def _best_start(self, arms: Sequence[Arm]) -> tuple[Arm, ArmStart]:
+        """Of some arms' starts the best, by short trials where there are several."""
+        starts = [(arm, start) for arm in arms for start in self._starts(arm)]
         pruned = any(part.pruned for _, start in starts for part in start.parts)
         if pruned and not self.separate_ran:
-            self._arm(ARMS["separate"])
-        if len(starts) > 1:
-            promising = self._promising(starts)
-            for _, start in promising:
-                self.probes[start.name] = self._trial(start)
-            starts = sorted(promising, key=lambda pair: self.probes[pair[1].name])
-        arm, start = starts[0]
-        return self._searched(arm.name, start)
+            self._searched([self._only_start(ARMS["separate"])])
+        if len(starts) == 1:
+            return starts[0]
+        promising = self._promising(starts)
+        self.probes |= self._trials([start for _, start in promising])
+        return min(promising, key=lambda pair: self.probes[pair[1].name])
 
     def _promising(self, starts: list[tuple[Arm, ArmStart]]) -> list[tuple[Arm, ArmStart]]:
         """Of many starts the two of each arm that lose least before any training."""
@@ -105,36 +117,79 @@ class Competition:
             losses += self._used(search.rounds[0])
         return sum(losses) / len(losses)
 
-    def _trial(self, start: ArmStart) -> float:
-        """The mean loss of a start that was cut and trained a little, in units of the tolerances.
+    def _trials(self, starts: Sequence[ArmStart]) -> dict[str, float]:
+        """The mean loss of starts that were cut and trained a little, in units of the tolerances.
 
         The mean and not the largest: weights of the tasks' losses move losses between tasks.
         """
-        self._untrained_loss(start)
-        losses = []
-        for part in start.parts:
-            search = self._search(start, part, "trial")
-            if len(search.rounds) == 1:
+        trials = []
+        for start in starts:
+            self._untrained_loss(start)
+            for part in start.parts:
+                search = self._search(start, part, "trial")
                 epochs = max(1, round(_TRIAL_EFFORT * search.allotment.total))
                 fraction = max(0.0, 1.0 - self._trial_share() / search.rounds[0].share)
-                search.take(Action("cut", 0, epochs, fraction))
-                if len(search.rounds) == 1:  # So much cannot go: it is only trained.
-                    search.take(Action("warm", 0, epochs))
+                trials.append((search, (epochs, fraction)))
+        self._ahead(trials)
+        for search, trial in trials:
+            search.trial(*trial)
             self.trial_epochs += search.rounds[-1].epochs
-            losses += self._used(search.rounds[-1])
-        return sum(losses) / len(losses)
+        found = {}
+        for start in starts:
+            last = [self._search(start, part, "trial").rounds[-1] for part in start.parts]
+            losses = [loss for row in last for loss in self._used(row)]
+            found[start.name] = sum(losses) / len(losses)
+        return found
+
+    def _ahead(self, searches: Sequence[tuple[Search, tuple[int, float] | None]]) -> None:
+        """Lets workers go on with searches, each to the end or by a trial.
+
+        They leave checkpoints: whoever goes on with the searches then finds all of it done.
+        """
+        left = [(s, t) for s, t in searches if (len(s.rounds) == 1 if t else not s.over)]
+        if self.workers == 1 or len(left) < 2:
+            return
+        labels = {id(search): label for label, search in self.searches.items()}
+        jobs = [
+            Job(
+                labels[id(search)],
+                search.problem.tasks,
+                search.checkpoints,
+                search.allotment,
+                trial,
+            )
+            for search, trial in left
+        ]
+        run_jobs(self.problem, jobs, self.workers, self.verbose)
+        for search, _ in left:
+            search.reload()
 
     def _used(self, row: Round) -> list[float]:
         """What each task has used of its tolerance; gains of one task do not pay for another."""
         losses = used(row.lost, self.problem.goal.tolerances)
         return [max(0.0, loss) for loss in losses.values()]
 
-    def _searched(self, name: str, start: ArmStart) -> ArmResult:
-        searches = {}
-        for part in start.parts:
-            searches[part.tasks] = self._search(start, part, name)
-            searches[part.tasks].run()
-        self.separate_ran |= name == ARMS["separate"].name
+    def _searched(self, starts: Sequence[tuple[Arm, ArmStart]]) -> list[ArmResult]:
+        """Searches from starts to the end."""
+        found = [
+            {part.tasks: self._search(start, part, arm.name) for part in start.parts}
+            for arm, start in starts
+        ]
+        every = [search for searches in found for search in searches.values()]
+        for search in every:
+            search.start()
+        self._ahead([(search, None) for search in every])
+        for search in every:
+            search.run()
+        self.separate_ran |= any(arm.name == ARMS["separate"].name for arm, _ in starts)
+        return [
+            self._arm_result(arm, start, searches)
+            for (arm, start), searches in zip(starts, found, strict=True)
+        ]
+
+    def _arm_result(
+        self, arm: Arm, start: ArmStart, searches: Mapping[TaskSet, Search]
+    ) -> ArmResult:
         held = [search.best for search in searches.values()]
         accepted = all(row is not None for row in held)
         chosen = [
@@ -152,7 +207,7 @@ class Competition:
         rounds = {tasks: tuple(search.rounds) for tasks, search in searches.items()}
         every = [row for rows in rounds.values() for row in rows]
         return ArmResult(
-            name=name,
+            name=arm.name,
             start=start.name,
             model=model,
             accepted=accepted,
@@ -235,7 +290,7 @@ class Competition:
         )
         return min(1.0, _TRIAL_COST * share)
 
-    def _result(self, arms: tuple[ArmResult, ...]) -> CompressionResult:
+    def _result(self, arms: tuple[ArmResult, ...], obstacle: str | None) -> CompressionResult:
         best = cheapest(arms)
         alone = self.problem.examination.originals
         if best is None:
@@ -254,7 +309,7 @@ class Competition:
             accuracy=_shown(best.accuracy),
             original_accuracy=_shown(alone),
         )
-        told = verdict(arms, self.problem.measure, self.obstacle)
+        told = verdict(arms, self.problem.measure, obstacle)
         self._say(told)
         return CompressionResult(
             model=best.model,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -46,6 +48,7 @@ def compress(
     views: int | None = None,
     merge_options: Mapping[str, Any] | None = None,
     fine_tune_options: Mapping[str, Any] | None = None,
+    workers: int = 1,
     seed: int = 0,
     verbose: int | str = "auto",
 ) -> CompressionResult:
@@ -96,6 +99,9 @@ def compress(
         merge_options: Further arguments of `merge`.
         fine_tune_options: `batch_size`, `learning_rate`, `label_weight`, `losses` and
             `temperature`, as in `fine_tune`.
+        workers: Searches that run at a time, such as those of separate pruning, in processes of
+            their own that share the machine's threads; small networks gain most. A script must
+            then call `compress` under `if __name__ == "__main__":`.
         seed: Seed of everything random.
         verbose: 0 for silence, otherwise one line a round.
 
@@ -103,10 +109,11 @@ def compress(
         The result: `.model`, `.models`, `.arms`, `.verdict`, `.report`, `.save(directory)`.
 
     Raises:
-        TypeError: a model or the data is of a wrong kind.
+        TypeError: a model or the data is of a wrong kind, or cannot be sent to a worker.
         ValueError: an option is out of range; tolerances are for unknown tasks; no arm is within
             the tolerance; the directory holds checkpoints of other models, data or options.
         OSError: a checkpoint cannot be written; those before it are whole.
+        RuntimeError: a worker ended before its search did.
 
     Source: expected cost and task sets: PAM (He et al., KDD 2021, sections 3 to 5); distillation
     with the teacher on the same view and long schedules: Beyer et al., CVPR 2022.
@@ -131,6 +138,7 @@ def compress(
     find_importance(importance)
     if views is not None:
         check_count("views", views)
+    check_count("workers", workers)
     check_measure(measure)
     chosen = None if arms == "auto" else find_arms(arms)
     options = check_training_options(fine_tune_options)
@@ -162,14 +170,22 @@ def compress(
         "fine_tune": fine_tune_options,
         "seed": seed,
     }
-    competition = Competition(
-        problem,
-        dict(merge_options or {}),
-        None if directory is None else pathlib.Path(directory),
-        identity(originals, training, validation, described),
-        verbose,
-    )
-    result = competition.run(chosen)
+    known = identity(originals, training, validation, described)
+    with _kept(directory, workers) as folder:
+        options = dict(merge_options or {})
+        result = Competition(problem, options, folder, known, workers, verbose).run(chosen)
     if of_tf_keras:
         result = dataclasses.replace(result, model=to_tf_keras(result.model))
     return result
+
+
+@contextlib.contextmanager
+def _kept(directory: str | os.PathLike[str] | None, workers: int) -> Iterator[pathlib.Path | None]:
+    """Where rounds are kept: nowhere, unless it is told or workers hand them over by it."""
+    if directory is not None:
+        yield pathlib.Path(directory)
+    elif workers == 1:
+        yield None
+    else:
+        with tempfile.TemporaryDirectory(prefix="tfmot-pam-") as folder:
+            yield pathlib.Path(folder)
