@@ -464,6 +464,7 @@ def test_views_of_the_validation_samples_are_averaged(models):
         ({"effort": 0}, ValueError, "`effort` must be"),
         ({"views": 0}, ValueError, "`views` must be"),
         ({"fine_tune_options": {"batch_size": 0}}, ValueError, "`batch_size` must be"),
+        ({"fine_tune_options": {"dropout": 2}}, ValueError, "`dropout` must be a factor"),
         ({"fine_tune_options": {"learning_rate": "fast"}}, ValueError, "number above 0"),
         ({"fine_tune_options": {"epochs": 3}}, ValueError, r"unknown entries \['epochs'\]"),
         ({"usage": {("sign",): 0.4}}, ValueError, "must sum to 1"),

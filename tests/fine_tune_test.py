@@ -190,6 +190,22 @@ def test_the_same_seed_gives_the_same_weights():
     assert not np.allclose(one.get_weights()[0], student.get_weights()[0], atol=1e-5)
 
 
+def test_dropout_can_be_left_out_while_it_trains():
+    teacher, student = network(), damaged(network(dropout=0.9))
+    plain = keras.models.clone_model(network(dropout=0.0))
+    plain.set_weights(student.get_weights())
+
+    def run(model, **options):
+        return fine_tune(model, inputs(64), single(teacher), 2, verbose=0, **options)
+
+    tuned, full = run(student, dropout=0.0), run(student)
+    same_weights(tuned, run(plain), rtol=1e-6, atol=1e-7)
+    assert not np.allclose(tuned.get_weights()[0], full.get_weights()[0], atol=1e-4)
+    for model in (tuned, full, student):
+        rates = [found.rate for found in model.layers if isinstance(found, layers.Dropout)]
+        assert rates == [0.9, 0.9]
+
+
 def test_tasks_outside_the_combination_get_no_gradient():
     teacher = network()
     student = damaged(teacher)
@@ -597,6 +613,7 @@ class Subclassed(keras.Model):
         ({"epochs": 0}, ValueError, "`epochs` must be at least 1. Received: 0"),
         ({"joint": 1.5}, ValueError, "`joint` is a share"),
         ({"label_weight": -0.1}, ValueError, "`label_weight` is a share"),
+        ({"dropout": 1.5}, ValueError, "`dropout` is a share"),
         ({"temperature": 0.5}, ValueError, "`temperature` must be a number of at least 1"),
         ({"temperature": "hot"}, ValueError, "`temperature` must be a number of at least 1"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),

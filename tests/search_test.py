@@ -142,7 +142,9 @@ def test_trims_find_the_boundary():
     rounds = play(allotment, cliff(0.15))
     # Networks hold down to a loss of one tolerance after a tail.
     boundary = 0.15 * (1 - 1 / 6)
-    assert min(found.share for found in rounds if found.accepted) < boundary * 1.03
+    # The last trim that was refused removed less than twice the smallest.
+    smallest = min(found.share for found in rounds if found.accepted)
+    assert smallest < boundary / (1 - 2 * 0.02)
 
 
 def test_trims_start_from_the_best_network_grow_and_shrink_when_refused():
@@ -163,11 +165,21 @@ def test_trims_start_from_the_best_network_grow_and_shrink_when_refused():
     refused = accepted.index(False)
     assert refused > 1
     assert removed[: refused + 1] == pytest.approx(
-        [min(0.12 * 1.4**count, 0.25) for count in range(refused + 1)]
+        [min(0.3 * 1.4**count, 0.4) for count in range(refused + 1)]
     )
     for place in range(refused, len(trims) - 1):
         factor = 1.0 if accepted[place] else 0.5
         assert removed[place + 1] == pytest.approx(removed[place] * factor)
+
+
+@pytest.mark.parametrize("ratio, fraction", [(0.0, 0.3), (0.5, 0.2), (1.0, 0.1), (-2.0, 0.4)])
+def test_a_trim_removes_more_where_more_is_left_of_the_tolerances(ratio, fraction):
+    allotment = allot(200, False)
+    path = [round_of(0, "start", None), round_of(1, "cut", 0, epochs=60, share=0.5, ratio=0.4)]
+    held = round_of(2, "tail", 1, epochs=allotment.tail, share=0.5, ratio=ratio)
+    action = next_action([*path, held], allotment, None, False)
+    assert (action.stage, action.parent) == ("trim", 2)
+    assert action.fraction == pytest.approx(fraction)
 
 
 @pytest.mark.parametrize("stage", ["tail", "trim"])
@@ -176,7 +188,7 @@ def test_a_refusal_by_little_counts_after_another_try_only(stage):
     cut = round_of(1, "cut", 0, epochs=60, share=0.5, ratio=1.4, accepted=False)
     rounds = [round_of(0, "start", None), cut]
     if stage == "trim":
-        rounds.append(round_of(2, "tail", 1, epochs=23, share=0.5))
+        rounds.append(round_of(2, "tail", 1, epochs=23, share=0.5, ratio=1.0))
     narrow = round_of(len(rounds), stage, 1, epochs=23, share=0.4, ratio=1.2, accepted=False)
     wide = dataclasses.replace(narrow, ratio=1.6)
     retry = next_action([*rounds, narrow], allotment, None)
@@ -193,7 +205,7 @@ def test_a_refusal_by_little_counts_after_another_try_only(stage):
         "retry", again.number, allotment.tail
     )
     # What holds in the end was not refused.
-    last = round_of(again.number + 1, "retry", again.number, epochs=23, share=0.4)
+    last = dataclasses.replace(again, number=again.number + 1, parent=again.number)
     then = next_action([*rounds, narrow, better, last], allotment, None)
     assert then == dataclasses.replace(held, parent=last.number)
     far = dataclasses.replace(better, ratio=1.3)

@@ -9,7 +9,7 @@ from typing import Any
 
 # What `fine_tune_options` may hold.
 LOSS_OPTIONS = ("label_weight", "losses", "temperature")
-TRAINING_OPTIONS = ("batch_size", "learning_rate", *LOSS_OPTIONS)
+TRAINING_OPTIONS = ("batch_size", "dropout", "learning_rate", *LOSS_OPTIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +69,12 @@ def check_training_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     found = dict(options or {})
     if "batch_size" in found:
         check_count("batch_size", found["batch_size"])
+    dropout = found.get("dropout", 0.0)
+    if not isinstance(dropout, numbers.Real) or not 0 <= dropout <= 1:
+        raise ValueError(
+            f"`dropout` must be a factor, 0 <= x <= 1. Received: {dropout!r}. It multiplies the "
+            "rates of dropout layers: pass 1 to train with them as they are."
+        )
     rate = found.get("learning_rate", 1.0)
     if not isinstance(rate, numbers.Real) or not rate > 0:
         raise ValueError(

@@ -97,8 +97,9 @@ def compress(
         views: How many views are made of the training inputs, and kept in memory; None makes 16,
             or as many as 2 GiB hold. Long training learns few views by heart.
         merge_options: Further arguments of `merge`.
-        fine_tune_options: `batch_size`, `learning_rate`, `label_weight`, `losses` and
-            `temperature`, as in `fine_tune`.
+        fine_tune_options: `batch_size`, `learning_rate`, `label_weight`, `losses`, `temperature`
+            and `dropout`, as in `fine_tune`. Unless told otherwise the rate is 2e-3 at first, and
+            `dropout` 0: networks that lose channels have much to learn in few epochs.
         workers: Searches that run at a time, such as those of separate pruning, in processes of
             their own that share the machine's threads; small networks gain most. A script must
             then call `compress` under `if __name__ == "__main__":`.

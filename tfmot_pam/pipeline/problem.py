@@ -29,12 +29,14 @@ class Training:
     Args:
         batch_size: Samples per step.
         learning_rate: The rate of Adam at first.
+        dropout: Factor of the rates of dropout layers: what is to be small learns all that it can.
         average: Momentum of the running average of the weights.
         seed: Seed of everything random.
     """
 
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
+    dropout: float = 0.0
     average: float = 0.98
     seed: int = 0
 
@@ -168,6 +170,7 @@ class Problem:
             learning_rate=rate,
             optimizer=optimizer,
             steps=StepTasks(self.tasks, None, 1.0, how.seed, task_weights),
+            dropout=how.dropout,
             callbacks=callbacks,
             seed=how.seed + 7919 * seed,
             first_epoch=first_epoch,

@@ -26,7 +26,7 @@ from tfmot_pam.pruning.schedules import Ramp
 from tfmot_pam.training.step_clock import StepClock
 
 _SAMPLES = 1024  # calibration inputs of a cut
-_PATH_END, _TAIL_RATE = 0.3, 0.6  # learning rates, as shares of the first
+_PATH_END, _TAIL_RATE = 0.3, 1.2  # learning rates, as shares of the first
 
 
 class Search:

@@ -21,12 +21,14 @@ from collections.abc import Sequence
 from tfmot_pam.pipeline.result import Round
 
 # The largest loss in units of its tolerance, and the share that a path removes below it.
-_STEPS = ((0.5, 0.2), (1.0, 0.15), (math.inf, 0.1))
+_STEPS = ((0.25, 0.35), (0.5, 0.25), (1.0, 0.15), (math.inf, 0.1))
 _HOPELESS = 2.0  # a path ends at a loss of so many tolerances, twice in a row
 _HOPEFUL = 1.5  # a network with a smaller loss is worth a tail, or another one
 _CLOSE = 1.2  # so close to its tolerance, a network that gets better is not given up
-# Shares that trims remove: larger from trim to trim, and halved by every one that is refused.
-_TRIM, _SMALLEST_TRIM, _LARGEST_TRIM, _GROWTH = 0.12, 0.02, 0.25, 1.4
+# Shares that trims remove: larger where much of the tolerances is left and from trim to trim, and
+# halved by every one that is refused.
+_TRIM, _SLACK, _GROWTH = 0.1, 0.2, 1.4
+_SMALLEST_TRIM, _LARGEST_TRIM = 0.02, 0.4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +198,8 @@ def _next_trim(rounds: Sequence[Round], epochs: int, target: float | None) -> Ac
     trims = [found for found in rounds if found.stage == "trim"]
     verdicts = [found.accepted or found.number in retried for found in trims]
     before = verdicts.index(False) if False in verdicts else len(verdicts)
-    fraction = min(_TRIM * _GROWTH**before, _LARGEST_TRIM) * 0.5 ** verdicts.count(False)
+    first = _TRIM + _SLACK * max(0.0, 1.0 - best.ratio)
+    fraction = min(first * _GROWTH**before, _LARGEST_TRIM) * 0.5 ** verdicts.count(False)
     if _reached(best, target) or fraction < _SMALLEST_TRIM:
         return None
     return Action("trim", best.number, epochs, _up_to(fraction, best, target))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -56,6 +57,7 @@ class Distillation:
         learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
         steps: StepTasks,
         optimizer: str | keras.optimizers.Optimizer | None = None,
+        dropout: float = 1.0,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         validation_data: Any = None,
         seed: int = 0,
@@ -72,6 +74,7 @@ class Distillation:
             learning_rate: Starting rate, falling to 0 along a cosine; or a Keras schedule.
             steps: Which tasks each step serves.
             optimizer: As in `fine_tune`.
+            dropout: Factor of the rates of dropout layers, while it trains.
             callbacks: Keras callbacks.
             validation_data: The user's data for the validation losses.
             seed: Seed of the shuffling.
@@ -94,7 +97,7 @@ class Distillation:
             loss={task: objective.loss for task, objective in self.objectives.items()},
             jit_compile=False,
         )
-        with self.feed.original_errors():
+        with self.feed.original_errors(), _dropout(trainer, dropout):
             trainer.fit(
                 training,
                 epochs=epochs,
@@ -179,6 +182,21 @@ def _copy(student: keras.Model, tasks: tuple[str, ...], seed: int) -> keras.Mode
         if id(variable) not in known:
             variable.assign(rng.integers(0, 2**31, variable.shape).astype(variable.dtype))
     return student
+
+
+@contextlib.contextmanager
+def _dropout(model: keras.Model, factor: float) -> Iterator[None]:
+    """Multiplies the rates of a model's dropout layers, and puts them back in the end."""
+    kinds = (keras.layers.Dropout, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
+    found = [layer for layer in model._flatten_layers() if isinstance(layer, kinds)]
+    rates = [layer.rate for layer in found]
+    try:
+        for layer in found:
+            layer.rate *= factor
+        yield
+    finally:
+        for layer, rate in zip(found, rates, strict=True):
+            layer.rate = rate
 
 
 def _optimizer(

@@ -35,6 +35,7 @@ def fine_tune(
     label_weight: float = 0.3,
     temperature: float = TEMPERATURE,
     losses: Mapping[str, Any] | None = None,
+    dropout: float = 1.0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     validation_data: Any = None,
     seed: int = 0,
@@ -77,6 +78,8 @@ def fine_tune(
             else they look like. Without effect on outputs that are not probabilities.
         losses: Keras losses to use on the labels of some tasks instead of the chosen ones; they
             get the labels as given and the task's outputs.
+        dropout: Factor of the rates of dropout layers during training, in 0..1. Small students of
+            a teacher need none: 0 trains without.
         callbacks: Keras callbacks. Their `model` is a plain functional model that shares the
             trained weights.
         validation_data: Data like `data`, for the validation losses after each epoch.
@@ -112,7 +115,8 @@ def fine_tune(
     if isinstance(merged, keras.Sequential):
         merged = keras.Model(merged.inputs, merged.outputs[0], name=merged.name)
     tasks = _tasks(merged)
-    _check_numbers({"epochs": epochs, "batch_size": batch_size}, joint, label_weight)
+    _check_counts(epochs=epochs, batch_size=batch_size)
+    _check_shares(joint=joint, label_weight=label_weight, dropout=dropout)
     teachers = _by_task(teachers, tasks)
     usage = None if usage is None else check_usage(usage, tasks)
     weights = _check_task_weights(task_weights, tasks)
@@ -137,6 +141,7 @@ def fine_tune(
         optimizer=optimizer,
         learning_rate=learning_rate,
         steps=StepTasks(tasks, usage, joint, seed, weights),
+        dropout=dropout,
         callbacks=callbacks,
         validation_data=validation_data,
         seed=seed,
@@ -156,11 +161,14 @@ def _tasks(merged: keras.Model) -> tuple[str, ...]:
     return task_names(network)
 
 
-def _check_numbers(counts: Mapping[str, int], joint: float, label_weight: float) -> None:
+def _check_counts(**counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1. Received: {value}.")
-    for name, value in (("joint", joint), ("label_weight", label_weight)):
+
+
+def _check_shares(**shares: float) -> None:
+    for name, value in shares.items():
         if not 0 <= value <= 1:
             raise ValueError(f"`{name}` is a share and must be in 0..1. Received: {value}.")
 
