@@ -172,7 +172,7 @@ def test_trims_start_from_the_best_network_grow_and_shrink_when_refused():
         assert removed[place + 1] == pytest.approx(removed[place] * factor)
 
 
-@pytest.mark.parametrize("ratio, fraction", [(0.0, 0.3), (0.5, 0.2), (1.0, 0.1), (-2.0, 0.4)])
+@pytest.mark.parametrize(("ratio", "fraction"), [(0.0, 0.3), (0.5, 0.2), (1.0, 0.1), (-2.0, 0.4)])
 def test_a_trim_removes_more_where_more_is_left_of_the_tolerances(ratio, fraction):
     allotment = allot(200, False)
     path = [round_of(0, "start", None), round_of(1, "cut", 0, epochs=60, share=0.5, ratio=0.4)]
