@@ -279,6 +279,22 @@ def test_starts_that_cannot_be_cut_so_far_are_compared_after_training(models):
     )
 
 
+def test_a_function_is_what_becomes_small(models):
+    def halves(kind, inputs, shape, macs):
+        return macs / 2.0
+
+    options = {**QUICK, "arms": ["trunk"]}
+    found = tfmot_pam.compress(models, samples(), 0.1, measure=halves, **options)
+    by_name = tfmot_pam.compress(models, samples(), 0.1, **options)
+    assert found.measure == "halves"
+    assert found.best.macs == by_name.best.macs
+    assert found.best.costs == {chosen: macs / 2.0 for chosen, macs in found.best.macs.items()}
+    assert found.best.cost == by_name.best.cost / 2.0
+    assert found.best.share == by_name.best.share
+    assert f"{found.best.cost:.3f} halves expected" in found.verdict
+    assert found.portfolio().costs == found.best.costs
+
+
 def test_other_views_are_seen_with_their_teachers_outputs(models):
     seen = []
 

@@ -12,10 +12,11 @@ from tests.random_models import family
 from tests.small_nets import conv_net
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.surgery import remove_channels
-from tfmot_pam.graph.time_model import estimated_time, narrower
+from tfmot_pam.graph.time_model import call_time, estimated_time, narrower
 from tfmot_pam.pruning.budget import drop_unread
 from tfmot_pam.pruning.channels import find_prunable
-from tfmot_pam.pruning.costs import node_weights
+from tfmot_pam.pruning.costs import WidthCosts, node_weights
+from tfmot_pam.pruning.settings import PruningSettings
 from tfmot_pam.pruning.time_costs import TimeCosts
 
 
@@ -86,3 +87,54 @@ def test_pruning_by_time_takes_less_time_than_pruning_by_macs():
         times[measure] = estimated_time(read(tfmot_pam.strip_pruning(gated)))
     assert times["latency"] <= 0.6 * estimated_time(read(model))
     assert times["latency"] < times["macs"]
+
+
+def macs_of(kind, inputs, shape, macs):
+    return macs
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_function_of_multiply_accumulates_is_the_measure_macs(seed):
+    rng = np.random.default_rng(seed)
+    prunable = find_prunable(read(family(seed, tasks=2).models["t0"]))
+    weights = {name: float(rng.integers(1, 4)) for name in prunable.node_tasks}
+    ours, theirs = TimeCosts(prunable, macs_of), WidthCosts(prunable)
+    keep = rng.random(len(prunable)) < 0.8
+    keep[[group.slice.start for group in prunable.groups]] = True
+    assert ours.time(keep, weights) == pytest.approx(theirs.macs(keep, weights))
+    np.testing.assert_allclose(
+        ours.marginal_time(keep, weights)[keep], theirs.marginal_macs(keep, weights)[keep]
+    )
+
+
+def test_a_function_of_steps_saves_as_the_time_model_does():
+    """A width that saves nothing is passed over for the next that does."""
+    prunable = find_prunable(read(merged()))
+    weights, keep = everywhere(prunable), np.ones(len(prunable), bool)
+    same = TimeCosts(prunable, lambda *call: call_time(*call))
+    np.testing.assert_allclose(
+        same.marginal_time(keep, weights), TimeCosts(prunable).marginal_time(keep, weights)
+    )
+
+
+def test_pruning_by_a_function():
+    x = keras.Input((8, 8, 3))
+    h = layers.Conv2D(24, 3, padding="same", activation="relu", name="first")(x)
+    h = layers.Conv2D(24, 3, padding="same", activation="relu", name="second")(h)
+    model = keras.Model(x, {"a": layers.Dense(3, name="head")(layers.Flatten()(h))})
+    for function, name in ((macs_of, "macs"), (call_time, "latency")):
+        kept = []
+        for measure in (function, name):
+            gated = tfmot_pam.prune_channels(model, 0.4, "magnitude", measure=measure)
+            kept.append(gated.gates.mask.numpy())
+            with keras.saving.custom_object_scope({f.__name__: f for f in (macs_of, call_time)}):
+                again = type(gated).from_config(gated.get_config())
+            assert again.gates.settings.measure == measure
+        np.testing.assert_array_equal(*kept)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf"), None, "much"])
+def test_what_a_function_may_not_give(wrong):
+    prunable = find_prunable(read(conv_net(0, (4, 4))))
+    with pytest.raises(ValueError, match="`measure` gives .* Expected a number of at least 0"):
+        PruningSettings(measure=lambda *call: wrong).budget(prunable)

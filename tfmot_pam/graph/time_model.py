@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import numbers
+from collections.abc import Callable
 
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.network import Network, Shape
+
+# `cost(kind, inputs, shape, macs)` of one call of a layer, as `call_time` has it.
+CallCost = Callable[[str, int, Shape, float], float]
 
 # XNNPACK, float32, x86-64 with AVX-512, in multiply-accumulates of a convolution. Output channels
 # are computed 32 at once; up to 16 cost as much as 23, and 17 to 31, which take two kernels of 16,
@@ -34,26 +39,50 @@ def estimated_time(network: Network) -> float:
 
 def node_times(network: Network) -> dict[str, float]:
     """The estimated time of each node, in multiply-accumulates of a convolution."""
+    return node_costs(network, call_time)
+
+
+def node_costs(network: Network, call_cost: CallCost) -> dict[str, float]:
+    """The cost of each node by a cost of calls; 0 for inputs and where sizes are not fixed."""
     macs = {layer.name: layer.macs for layer in network_cost(network).per_layer}
-    return {
-        node.name: call_time(
-            network.layer_of(node).kind, len(node.inputs), node.shapes[0], macs.get(node.name, 0)
-        )
-        for node in network.nodes
-    }
+    costs = {}
+    for node in network.nodes:
+        inputs, shape = len(node.inputs), node.shapes[0]
+        kind = network.layer_of(node).kind
+        known = is_known(inputs, shape)
+        costs[node.name] = call_cost(kind, inputs, shape, macs.get(node.name, 0)) if known else 0.0
+    return costs
 
 
-def call_time(kind: str, inputs: int, shape: Shape | None, macs: float) -> float:
+def is_known(inputs: int, shape: Shape | None) -> bool:
+    """Whether a node reads tensors and writes one whose size is fixed."""
+    return bool(inputs and shape and None not in shape[1:])
+
+
+def checked_cost(call_cost: CallCost) -> CallCost:
+    """A user's cost of calls, of which only finite numbers of at least 0 are taken."""
+
+    def cost(kind: str, inputs: int, shape: Shape, macs: float) -> float:
+        found = call_cost(kind, inputs, shape, macs)
+        if not isinstance(found, numbers.Real) or not 0 <= found < math.inf:
+            raise ValueError(
+                f"The function `measure` gives {found!r} for a {kind} of {inputs} inputs, output "
+                f"shape {shape} and {macs} MACs. Expected a number of at least 0."
+            )
+        return float(found)
+
+    return cost
+
+
+def call_time(kind: str, inputs: int, shape: Shape, macs: float) -> float:
     """Estimates the time of one call of a layer, in multiply-accumulates of a convolution.
 
     Args:
         kind: The layer's class.
-        inputs: The number of tensors that it reads; the network's inputs read none.
-        shape: The shape of what it writes.
+        inputs: The number of tensors that it reads.
+        shape: The shape of what it writes, the batch dimension first.
         macs: Its multiply-accumulates.
     """
-    if not inputs or not shape or None in shape[1:]:
-        return 0.0
     moved = {"Concatenate": 1, "Add": inputs - 1}.get(kind, 0)
     width = _depthwise_width if "Depthwise" in kind else _width
     return _CALLED + macs * width(shape[-1]) / shape[-1] + _MOVED * moved * math.prod(shape[1:])

@@ -20,7 +20,13 @@ from tfmot_pam.pipeline.arms import ARMS, AUTO, Arm, ArmPart, ArmStart
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.identity import digest
 from tfmot_pam.pipeline.inputs import with_task
-from tfmot_pam.pipeline.price import TaskSet, combination_costs, expected_cost
+from tfmot_pam.pipeline.price import (
+    TaskSet,
+    combination_costs,
+    expected_cost,
+    find_price,
+    measure_name,
+)
 from tfmot_pam.pipeline.problem import Problem
 from tfmot_pam.pipeline.result import ArmResult, CompressionResult, Round, cheapest, verdict
 from tfmot_pam.pipeline.search import Search
@@ -202,7 +208,7 @@ class Competition:
             model = emit(juxtapose([read(found) for found in models], self.problem.tasks))
         network = read(model)
         macs, times = (combination_costs(network, measure) for measure in ("macs", "latency"))
-        costs = times if self.problem.measure == "latency" else macs
+        costs = combination_costs(network, self.problem.measure)
         cost = expected_cost(costs, self.problem.usage)
         rounds = {tasks: tuple(search.rounds) for tasks, search in searches.items()}
         every = [row for rows in rounds.values() for row in rows]
@@ -213,6 +219,7 @@ class Competition:
             accepted=accepted,
             cost=cost,
             share=cost / expected_cost(self.problem.original_costs, self.problem.usage),
+            costs=costs,
             macs=macs,
             times=times,
             accuracy={task: row.accuracy[task] for row in chosen for task in row.accuracy},
@@ -309,12 +316,12 @@ class Competition:
             accuracy=_shown(best.accuracy),
             original_accuracy=_shown(alone),
         )
-        told = verdict(arms, self.problem.measure, obstacle)
+        told = verdict(arms, find_price(self.problem.measure), obstacle)
         self._say(told)
         return CompressionResult(
             model=best.model,
             arms=arms,
-            measure=self.problem.measure,
+            measure=measure_name(self.problem.measure),
             original_accuracy=alone,
             report=table,
             verdict=told,

@@ -15,6 +15,7 @@ import keras
 from tfmot_pam.graph.generation import are_tf_keras
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
+from tfmot_pam.graph.time_model import CallCost
 from tfmot_pam.graph.usage import check_usage
 from tfmot_pam.pipeline.accuracy import Examination
 from tfmot_pam.pipeline.arguments import check_count, check_goal, check_training_options
@@ -22,7 +23,7 @@ from tfmot_pam.pipeline.arms import Arm, find_arms
 from tfmot_pam.pipeline.competition import Competition
 from tfmot_pam.pipeline.identity import identity
 from tfmot_pam.pipeline.inputs import make_views, originals_by_task, split
-from tfmot_pam.pipeline.price import check_measure, original_costs
+from tfmot_pam.pipeline.price import find_price, original_costs
 from tfmot_pam.pipeline.problem import Problem, Training, prepared_distillation
 from tfmot_pam.pipeline.result import CompressionResult
 from tfmot_pam.pruning.importance import find_importance
@@ -43,7 +44,7 @@ def compress(
     target: float | None = None,
     usage: Mapping[Sequence[str], float] | None = None,
     importance: Any = "reconstruction",
-    measure: str = "macs",
+    measure: str | CallCost = "macs",
     augment: Callable[..., Any] | None = None,
     views: int | None = None,
     merge_options: Mapping[str, Any] | None = None,
@@ -89,7 +90,8 @@ def compress(
         importance: As in `prune_channels`.
         measure: What is to become small: `"macs"`, or `"latency"`, an estimate of the time of one
             thread in which channels count in whole tiles and every operation costs something:
-            small networks in many groups can have few MACs and take long.
+            small networks in many groups can have few MACs and take long. Or a function
+            `cost(kind, inputs, shape, macs)` of one call of a layer, as in `prune_channels`.
         augment: `augment(x, rng) -> x`: other views of inputs that keep their labels, such as
             flipped images. Teachers see the same views. Accuracies are then means over 4 views of
             the validation data, which makes them less noisy. The models should have been trained
@@ -140,7 +142,7 @@ def compress(
     if views is not None:
         check_count("views", views)
     check_count("workers", workers)
-    check_measure(measure)
+    find_price(measure)
     chosen = None if arms == "auto" else find_arms(arms)
     options = check_training_options(fine_tune_options)
     training, validation = split(originals, data, validation_data)

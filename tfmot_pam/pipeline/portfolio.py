@@ -26,7 +26,8 @@ class Portfolio:
         models: The network of each combination, with these tasks and no others.
         arms: The arm that found it.
         costs: What one run of it costs in the measure that the compression went by:
-            multiply-accumulates, or estimated time in multiply-accumulates of a convolution.
+            multiply-accumulates, estimated time in multiply-accumulates of a convolution, or what
+            the user's function gave.
 
     Example:
     >>> portfolio = result.portfolio()  # doctest: +SKIP

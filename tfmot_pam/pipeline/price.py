@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -10,39 +11,75 @@ from types import MappingProxyType
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.selection import all_combinations, task_names, tasks_of_nodes
-from tfmot_pam.graph.time_model import node_times
+from tfmot_pam.graph.time_model import CallCost, checked_cost, node_costs, node_times
 from tfmot_pam.graph.usage import usage_probabilities
 
 TaskSet = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """A measure of cost.
+
+    Args:
+        node_costs: What each node of a network costs.
+        unit: What costs are told in.
+        scale: How many of it are told as one.
+    """
+
+    node_costs: Callable[[Network], Mapping[str, float]]
+    unit: str
+    scale: float = 1e6
+
+    def told(self, cost: float) -> str:
+        """A cost in words."""
+        return f"{cost / self.scale:.3f} {self.unit}"
 
 
 def _node_macs(network: Network) -> dict[str, float]:
     return {layer.name: float(layer.macs) for layer in network_cost(network).per_layer}
 
 
-# By the name that `prune_channels(measure=)` has for it: what each node of a network costs, and
-# the unit.
-PRICES: Mapping[str, tuple[Callable[[Network], Mapping[str, float]], str]] = MappingProxyType(
-    {"macs": (_node_macs, "MACs"), "latency": (node_times, "MACs' worth of estimated time")}
+# By the name that `prune_channels(measure=)` has for it.
+PRICES: Mapping[str, Price] = MappingProxyType(
+    {
+        "macs": Price(_node_macs, "M MACs"),
+        "latency": Price(node_times, "M MACs' worth of estimated time"),
+    }
 )
 
 
-def check_measure(measure: str) -> None:
-    """Raises ValueError unless a measure is a key of `PRICES`."""
+def find_price(measure: str | CallCost) -> Price:
+    """The price that a name means, or a function of the calls of layers.
+
+    Raises:
+        ValueError: it means none.
+    """
+    if callable(measure):
+        cost = checked_cost(measure)
+        return Price(lambda network: node_costs(network, cost), measure_name(measure), 1.0)
     if measure not in PRICES:
         raise ValueError(
-            f"Unknown `measure`: {measure!r}. Expected one of {sorted(PRICES)}. Choose one."
+            f"Unknown `measure`: {measure!r}. Expected one of {sorted(PRICES)} or a function "
+            "cost(kind, inputs, shape, macs). Choose one."
         )
+    return PRICES[measure]
 
 
-def combination_costs(network: Network, measure: str) -> dict[TaskSet, float]:
+def measure_name(measure: str | CallCost) -> str:
+    """What a measure is called in results."""
+    if isinstance(measure, str):
+        return measure
+    return getattr(measure, "__name__", type(measure).__name__)
+
+
+def combination_costs(network: Network, measure: str | CallCost) -> dict[TaskSet, float]:
     """The cost of the smallest network of every combination.
 
     It runs what any of its tasks needs. Combinations are many, sets of tasks that need a node few.
     """
-    node_costs, _ = PRICES[measure]
     needed, totals = tasks_of_nodes(network), collections.Counter()
-    for node, cost in node_costs(network).items():
+    for node, cost in find_price(measure).node_costs(network).items():
         totals[needed[node]] += cost
     tasks = task_names(network)
     bits = {task: 1 << place for place, task in enumerate(tasks)}
@@ -60,10 +97,12 @@ def expected_cost(costs: Mapping[TaskSet, float], usage: Mapping[TaskSet, float]
     return math.fsum(share * costs[chosen] for chosen, share in probability.items())
 
 
-def original_costs(networks: Mapping[str, Network], measure: str) -> dict[TaskSet, float]:
+def original_costs(
+    networks: Mapping[str, Network], measure: str | CallCost
+) -> dict[TaskSet, float]:
     """The cost of running the original networks of every combination one by one."""
-    node_costs, _ = PRICES[measure]
-    alone = {task: math.fsum(node_costs(found).values()) for task, found in networks.items()}
+    price = find_price(measure)
+    alone = {t: math.fsum(price.node_costs(found).values()) for t, found in networks.items()}
     return {
         chosen: math.fsum(alone[task] for task in chosen)
         for chosen in all_combinations(tuple(networks))

@@ -11,6 +11,7 @@ import numpy as np
 
 from tfmot_pam.data import Samples, as_form, take_samples
 from tfmot_pam.graph.selection import all_combinations
+from tfmot_pam.graph.time_model import CallCost
 from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.pipeline.accuracy import Examination
 from tfmot_pam.pipeline.arguments import LOSS_OPTIONS, Goal
@@ -70,7 +71,7 @@ class Problem:
     original_costs: Mapping[tuple[str, ...], float]
 
     @property
-    def measure(self) -> str:
+    def measure(self) -> str | CallCost:
         """What the compression goes by."""
         return self.settings.measure
 

@@ -19,7 +19,7 @@ from tfmot_pam.graph.selection import (
     select_tasks,
 )
 from tfmot_pam.pipeline.portfolio import Portfolio
-from tfmot_pam.pipeline.price import PRICES, TaskSet
+from tfmot_pam.pipeline.price import Price, TaskSet
 from tfmot_pam.reporting.result import Report
 
 
@@ -78,6 +78,7 @@ class ArmResult:
         accepted: Whether it is within them.
         cost: Expected cost per run, in the measure that the compression goes by.
         share: The same as a share of running the original models one by one.
+        costs: Cost of each combination, in the measure that the compression goes by.
         macs: Multiply-accumulates of each combination.
         times: Estimated time of each combination, in multiply-accumulates of a convolution.
         accuracy: Validation accuracy by task.
@@ -94,6 +95,7 @@ class ArmResult:
     accepted: bool
     cost: float
     share: float
+    costs: Mapping[TaskSet, float]
     macs: Mapping[TaskSet, float]
     times: Mapping[TaskSet, float]
     accuracy: Mapping[str, float]
@@ -111,7 +113,7 @@ class CompressionResult:
     Args:
         model: The compressed model.
         arms: What each arm found, in the order in which they ran.
-        measure: What the costs are: `macs`, or `latency` (estimated time).
+        measure: What the costs are: `macs`, `latency` (estimated time), or a function's name.
         original_accuracy: Validation accuracy of the original models by task.
         report: What every combination costs, against the original models.
         verdict: Whether merging pays, in words.
@@ -157,18 +159,14 @@ class CompressionResult:
             )
         accepted = [arm for arm in self.arms if arm.accepted]
         best = {
-            chosen: min(accepted, key=lambda arm, chosen=chosen: self.costs_of(arm)[chosen])
+            chosen: min(accepted, key=lambda arm, chosen=chosen: arm.costs[chosen])
             for chosen in wanted
         }
         return Portfolio(
             models={chosen: select_tasks(arm.model, chosen) for chosen, arm in best.items()},
             arms={chosen: arm.name for chosen, arm in best.items()},
-            costs={chosen: self.costs_of(arm)[chosen] for chosen, arm in best.items()},
+            costs={chosen: arm.costs[chosen] for chosen, arm in best.items()},
         )
-
-    def costs_of(self, arm: ArmResult) -> Mapping[TaskSet, float]:
-        """The cost of every combination in the measure that the compression went by."""
-        return arm.times if self.measure == "latency" else arm.macs
 
     def curve_csv(self) -> str:
         """Returns the trade-off curves as CSV text: a row a round, a column a task."""
@@ -221,15 +219,16 @@ class CompressionResult:
         )
 
     def _as_data(self) -> dict:
-        arms = []
+        arms, by_combination = [], ("costs", "macs", "times")
         for arm in self.arms:
             values = {
                 field.name: getattr(arm, field.name)
                 for field in dataclasses.fields(arm)
-                if field.name not in ("model", "macs", "times", "rounds")
+                if field.name not in ("model", "rounds", *by_combination)
             }
-            values["macs"] = {"+".join(chosen): macs for chosen, macs in arm.macs.items()}
-            values["times"] = {"+".join(chosen): time for chosen, time in arm.times.items()}
+            for name in by_combination:
+                found = getattr(arm, name)
+                values[name] = {"+".join(chosen): cost for chosen, cost in found.items()}
             values["rounds"] = {
                 "+".join(chosen): [dataclasses.asdict(row) for row in rounds]
                 for chosen, rounds in arm.rounds.items()
@@ -250,18 +249,17 @@ def cheapest(arms: tuple[ArmResult, ...]) -> ArmResult | None:
     return min((arm for arm in arms if arm.accepted), key=lambda arm: arm.cost, default=None)
 
 
-def verdict(arms: tuple[ArmResult, ...], measure: str, obstacle: str | None = None) -> str:
+def verdict(arms: tuple[ArmResult, ...], price: Price, obstacle: str | None = None) -> str:
     """Whether merging pays, in words.
 
     Args:
         arms: What each arm found, at least one of them accepted.
-        measure: What the costs are.
+        price: What the costs are.
         obstacle: Why the networks cannot be merged, or None.
     """
-    unit = PRICES[measure][1]
 
     def told(arm: ArmResult) -> str:
-        return f"{arm.cost / 1e6:.3f} M {unit}"
+        return price.told(arm.cost)
 
     best = cheapest(arms)
     separate = next((arm for arm in arms if arm.name == "separate"), None)

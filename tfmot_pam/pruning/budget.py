@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tfmot_pam.graph.network import Tensor, iterate_tensors
+from tfmot_pam.graph.time_model import CallCost, call_time, checked_cost
 from tfmot_pam.pruning.channels import PrunableChannels
 from tfmot_pam.pruning.costs import WidthCosts, combination_weights, node_weights
 from tfmot_pam.pruning.time_costs import TimeCosts
@@ -87,11 +88,14 @@ def _macs(prunable: PrunableChannels, costs: WidthCosts, usage) -> list[Measure]
     ]
 
 
-def _latency(prunable: PrunableChannels, costs: WidthCosts, usage) -> list[Measure]:
-    weights, times = node_weights(prunable, usage), TimeCosts(prunable)
+def _latency(
+    prunable: PrunableChannels, costs: WidthCosts, usage, call_cost: CallCost | None = None
+) -> list[Measure]:
+    times = TimeCosts(prunable, call_cost or call_time)
+    weights = node_weights(prunable, usage)
     return [
         Measure(
-            "estimated time",
+            "estimated time" if call_cost is None else "cost",
             lambda keep: times.time(keep, weights),
             lambda keep: times.marginal_time(keep, weights),
         )
@@ -110,17 +114,20 @@ MEASURES: Mapping[str, Callable[..., list[Measure]]] = MappingProxyType(
 def find_measures(
     measure: Any, prunable: PrunableChannels, costs: WidthCosts, usage
 ) -> list[Measure]:
-    """The measures that a name of `MEASURES`, a combination or a list of combinations means.
+    """The measures that a name of `MEASURES`, a function or some combinations mean.
 
     Raises:
         ValueError: it means none.
     """
     if isinstance(measure, str) and measure in MEASURES:
         return MEASURES[measure](prunable, costs, usage)
+    if callable(measure):
+        return _latency(prunable, costs, usage, checked_cost(measure))
     if not isinstance(measure, (tuple, list)) or not measure:
         raise ValueError(
-            f"Received measure={measure!r}. Expected one of {sorted(MEASURES)}, a combination of "
-            f"tasks such as {prunable.tasks[:1]!r}, or a list of combinations. Choose one."
+            f"Received measure={measure!r}. Expected one of {sorted(MEASURES)}, a function "
+            f"cost(kind, inputs, shape, macs), a combination of tasks such as "
+            f"{prunable.tasks[:1]!r}, or a list of combinations. Choose one."
         )
     combinations = measure if isinstance(measure, list) else [measure]
     found = []

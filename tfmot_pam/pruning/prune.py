@@ -77,7 +77,9 @@ def prune_channels(
         measure: What the fraction is of: `"channels"`, `"macs"` (expected MACs), `"parameters"`,
             `"latency"` (estimated time of one thread, channels in whole tiles), the MACs of a
             combination such as `("digit",)`, or a list of combinations, each of
-            which is brought down by the fraction.
+            which is brought down by the fraction. Or a function `cost(kind, inputs, shape, macs)`
+            of one call of a layer: its class's name, how many tensors it reads, the shape that it
+            writes, and its multiply-accumulates.
         usage: Probability of each combination; default: all alike. Channels of rare combinations
             save less, and go later.
         scope: `"global"` ranks all channels together, `"per-layer"` within each group.

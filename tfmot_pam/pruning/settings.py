@@ -71,7 +71,9 @@ class PruningSettings:
         usage = self.usage and [[list(c), p] for c, p in self.usage.items()]
         config["task_weights"] = self.task_weights and dict(self.task_weights)
         measure = self.measure
-        if isinstance(measure, (tuple, list)):
+        if callable(measure):
+            measure = {"function": keras.saving.serialize_keras_object(measure)}
+        elif isinstance(measure, (tuple, list)):
             measure = {"combinations": [list(c) for c in _combinations(measure)]}
         return {**config, "usage": usage, "measure": measure, "schedule": _written(self.schedule)}
 
@@ -82,7 +84,7 @@ class PruningSettings:
         if config["usage"] is not None:
             config["usage"] = {tuple(c): p for c, p in config["usage"]}
         if isinstance(config["measure"], Mapping):
-            config["measure"] = [tuple(c) for c in config["measure"]["combinations"]]
+            config["measure"] = _read_measure(config["measure"])
         if isinstance(config["importance"], Mapping):
             config["importance"] = keras.saving.deserialize_keras_object(config["importance"])
         config["schedule"] = _read(config["schedule"])
@@ -91,6 +93,12 @@ class PruningSettings:
 
 def _combinations(measure) -> list[tuple[str, ...]]:
     return measure if isinstance(measure, list) else [measure]
+
+
+def _read_measure(written: Mapping[str, Any]) -> Any:
+    if "function" in written:
+        return keras.saving.deserialize_keras_object(written["function"])
+    return [tuple(c) for c in written["combinations"]]
 
 
 def _written(schedule: Any) -> dict[str, Any] | None:

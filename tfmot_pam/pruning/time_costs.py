@@ -2,7 +2,7 @@
 
 Time steps with a layer's output channels, a whole tile at once, and every call takes time of its
 own, so that one channel less often saves nothing. A channel's saving is therefore its share of the
-next narrower width that does save time.
+next narrower width that does save time. A user's cost of calls takes the place of time.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import numpy as np
 from tfmot_pam.graph.channels import rule_of
 from tfmot_pam.graph.cost import operations
 from tfmot_pam.graph.network import Tensor
-from tfmot_pam.graph.time_model import call_time, narrower
+from tfmot_pam.graph.time_model import CallCost, call_time, is_known, narrower
 from tfmot_pam.pruning.channels import PrunableChannels
 from tfmot_pam.pruning.costs import CountedNode
+
+_FARTHEST = 64  # channels less, among which the width that saves most a channel is looked for
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +33,7 @@ class _TimedNode:
     reads: tuple[np.ndarray, ...]
     columns: np.ndarray
     counted: CountedNode | None
+    cost: CallCost
 
     def widths(self, inside: np.ndarray) -> tuple[int, int]:
         """Channels that are left to read at the first input and to write; 0 where it is gone."""
@@ -43,7 +46,20 @@ class _TimedNode:
         if in_width == 0 or out_width == 0:
             return 0.0
         macs = 0 if self.counted is None else self.counted.macs(in_width, out_width)
-        return call_time(self.kind, len(self.reads), (*self.shape[:-1], out_width), macs)
+        return self.cost(self.kind, len(self.reads), (*self.shape[:-1], out_width), macs)
+
+    def saving(self, in_width: int, out_width: int) -> float:
+        """What one output channel less saves, in the mean up to a width that does save."""
+        now = self.time(in_width, out_width)
+
+        def saved(less: int) -> float:
+            return (now - self.time(in_width, less)) / (out_width - less)
+
+        if self.cost is call_time:
+            return saved(narrower(out_width))
+        widths = range(max(1, out_width - _FARTHEST), out_width)
+        best = max(map(saved, widths), default=0.0)
+        return best if best > 0.0 else saved(0)
 
 
 class TimeCosts:
@@ -51,11 +67,12 @@ class TimeCosts:
 
     Args:
         prunable: The network and its prunable channels.
+        call_cost: What one call of a layer takes.
     """
 
-    def __init__(self, prunable: PrunableChannels):
+    def __init__(self, prunable: PrunableChannels, call_cost: CallCost = call_time):
         self._prunable = prunable
-        self._nodes = _timed_nodes(prunable)
+        self._nodes = _timed_nodes(prunable, call_cost)
 
     def time(self, keep: np.ndarray, weights: Mapping[str, float]) -> float:
         """Estimated time per sample, each node's times its weight.
@@ -80,22 +97,20 @@ class TimeCosts:
                 continue
             factor = weights[node.name]
             if node.counted is not None and node.counted.rule.role == "mixing":
-                less = narrower(outs)
                 np.add.at(saved, node.reads[0], factor * (now - node.time(ins - 1, outs)))
-                share = (now - node.time(ins, less)) / (outs - less)
-                np.add.at(saved, node.columns, factor * share)
+                np.add.at(saved, node.columns, factor * node.saving(ins, outs))
             else:
                 # What is not mixed loses inputs and outputs together.
                 np.add.at(saved, node.columns, factor * now / outs)
         return saved[self._prunable.numbers]
 
 
-def _timed_nodes(prunable: PrunableChannels) -> list[_TimedNode]:
+def _timed_nodes(prunable: PrunableChannels, call_cost: CallCost) -> list[_TimedNode]:
     graph, found = prunable.graph, []
     calls = graph.network.calls()
     for node in graph.network.nodes:
         shape = node.shapes[0]
-        if not node.inputs or not shape or None in shape[1:]:
+        if not is_known(len(node.inputs), shape):
             continue
         call = graph.call(node, calls)
         counted = None
@@ -104,5 +119,6 @@ def _timed_nodes(prunable: PrunableChannels) -> list[_TimedNode]:
         rule = rule_of(call)
         if operations(call)[2] is None and rule is not None and rule.macs is not None:
             counted = CountedNode(node.name, rule, call, reads[0], columns, False)
-        found.append(_TimedNode(node.name, call.layer.kind, shape, reads, columns, counted))
+        kind = call.layer.kind
+        found.append(_TimedNode(node.name, kind, shape, reads, columns, counted, call_cost))
     return found
