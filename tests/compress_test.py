@@ -127,6 +127,40 @@ def test_a_portfolio_of_some_combinations(result):
             result.portfolio(wrong)
 
 
+def test_networks_of_their_own_that_are_asked_for(result, models, tmp_path):
+    found = tfmot_pam.compress(models, samples(), 0.1, portfolio=True, **{**APART, "target": 0.8})
+    assert found.apart == (("sign",), ("sum",), ("sign", "sum"))
+    assert "cost less by: sign 1.00x, sum 1.00x, sign+sum 1.00x" in found.verdict
+    weights = {chosen: 4 * network.count_params() for chosen, network in found.models.items()}
+    assert f"They take {sum(weights.values()):,} bytes" in found.verdict
+    assert f"the one network {weights['sign', 'sum']:,};" in found.verdict
+    assert f"loads up to {max(weights.values()):,} bytes." in found.verdict
+
+    # Of several arms the cheapest, for those combinations alone.
+    worst = max(result.arms, key=lambda arm: arm.macs["sum",])
+    one = dataclasses.replace(result, model=worst.model, apart=(("sum",),))
+    least = result.portfolio([["sum"]]).costs["sum",]
+    costs = {chosen: tfmot_pam.cost(network).macs for chosen, network in one.models.items()}
+    assert costs == {**worst.macs, ("sum",): least}
+    one.save(tmp_path / "result")
+    assert [path.name for path in (tmp_path / "result" / "networks").iterdir()] == ["sum.keras"]
+    loaded = keras.saving.load_model(tmp_path / "result" / "networks" / "sum.keras", compile=False)
+    assert tfmot_pam.cost(loaded).macs == least
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (1, TypeError, "`portfolio` must be True, False or combinations"),
+        ("sign", TypeError, "`portfolio` must be True, False or combinations"),
+        ([("age",)], ValueError, r"Unknown tasks: \['age'\]"),
+    ],
+)
+def test_wrong_portfolios(models, wrong, error, message):
+    with pytest.raises(error, match=message):
+        tfmot_pam.compress(models, samples(), 0.1, portfolio=wrong)
+
+
 def test_the_result_is_what_its_best_arm_says(result, models):
     report = tfmot_pam.report(result.model, originals=models)
     assert report.expected_macs == pytest.approx(result.best.cost)

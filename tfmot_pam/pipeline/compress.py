@@ -7,13 +7,14 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from tfmot_pam.graph.generation import are_tf_keras
 from tfmot_pam.graph.reader import read
+from tfmot_pam.graph.selection import all_combinations, check_tasks
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.graph.time_model import CallCost
 from tfmot_pam.graph.usage import check_usage
@@ -23,9 +24,9 @@ from tfmot_pam.pipeline.arms import Arm, find_arms
 from tfmot_pam.pipeline.competition import Competition
 from tfmot_pam.pipeline.identity import identity
 from tfmot_pam.pipeline.inputs import make_views, originals_by_task, split
-from tfmot_pam.pipeline.price import find_price, original_costs
+from tfmot_pam.pipeline.price import TaskSet, find_price, original_costs
 from tfmot_pam.pipeline.problem import Problem, Training, prepared_distillation
-from tfmot_pam.pipeline.result import CompressionResult
+from tfmot_pam.pipeline.result import CompressionResult, told_portfolio
 from tfmot_pam.pruning.importance import find_importance
 from tfmot_pam.pruning.settings import PruningSettings
 
@@ -49,6 +50,7 @@ def compress(
     views: int | None = None,
     merge_options: Mapping[str, Any] | None = None,
     fine_tune_options: Mapping[str, Any] | None = None,
+    portfolio: bool | Iterable[Sequence[str]] = False,
     workers: int = 1,
     seed: int = 0,
     verbose: int | str = "auto",
@@ -102,6 +104,9 @@ def compress(
         fine_tune_options: `batch_size`, `learning_rate`, `label_weight`, `losses`, `temperature`
             and `dropout`, as in `fine_tune`. Unless told otherwise the rate is 2e-3 at first, and
             `dropout` 0: networks that lose channels have much to learn in few epochs.
+        portfolio: Combinations of tasks, or True for all, that get a network of their own: the
+            cheapest that any arm found, in `result.models`. The verdict then says what they save
+            and weigh. `result.portfolio()` has them later, too.
         workers: Searches that run at a time, such as those of separate pruning, in processes of
             their own that share the machine's threads; small networks gain most. A script must
             then call `compress` under `if __name__ == "__main__":`.
@@ -143,6 +148,7 @@ def compress(
         check_count("views", views)
     check_count("workers", workers)
     find_price(measure)
+    apart = _combinations(portfolio, tasks)
     chosen = None if arms == "auto" else find_arms(arms)
     options = check_training_options(fine_tune_options)
     training, validation = split(originals, data, validation_data)
@@ -177,9 +183,26 @@ def compress(
     with _kept(directory, workers) as folder:
         options = dict(merge_options or {})
         result = Competition(problem, options, folder, known, workers, verbose).run(chosen)
+    if apart:
+        told = told_portfolio(result.portfolio(apart), result.model, result.best.costs)
+        result = dataclasses.replace(result, apart=apart, verdict=f"{result.verdict} {told}")
     if of_tf_keras:
         result = dataclasses.replace(result, model=to_tf_keras(result.model))
     return result
+
+
+def _combinations(
+    portfolio: bool | Iterable[Sequence[str]], tasks: Sequence[str]
+) -> tuple[TaskSet, ...]:
+    """The combinations that get a network of their own, in model order."""
+    if isinstance(portfolio, bool):
+        return tuple(all_combinations(tasks)) if portfolio else ()
+    if isinstance(portfolio, str) or not isinstance(portfolio, Iterable):
+        raise TypeError(
+            f"`portfolio` must be True, False or combinations of tasks. Received: {portfolio!r}. "
+            f"Pass combinations such as [{tuple(tasks[:1])!r}]."
+        )
+    return tuple(dict.fromkeys(check_tasks(chosen, tasks) for chosen in portfolio))
 
 
 @contextlib.contextmanager

@@ -8,10 +8,16 @@ from collections.abc import Mapping
 import keras
 
 from tfmot_pam.graph.cost import network_cost
+from tfmot_pam.graph.generation import as_keras
 from tfmot_pam.graph.reader import read
 from tfmot_pam.pipeline.price import TaskSet
 
 _BYTES = 4  # of a float32 weight
+
+
+def bytes_of(model: keras.Model) -> int:
+    """Bytes of a network's weights in float32."""
+    return _BYTES * network_cost(read(as_keras(model))).parameters
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,10 +48,7 @@ class Portfolio:
     @property
     def bytes_by_combination(self) -> dict[TaskSet, int]:
         """Bytes of each network's weights in float32: what an app loads when it takes over."""
-        return {
-            chosen: _BYTES * network_cost(read(model)).parameters
-            for chosen, model in self.models.items()
-        }
+        return {chosen: bytes_of(model) for chosen, model in self.models.items()}
 
     @property
     def bytes(self) -> int:

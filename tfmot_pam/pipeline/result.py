@@ -12,13 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import keras
 
+from tfmot_pam.graph.generation import is_tf_keras
 from tfmot_pam.graph.selection import (
     all_combinations,
     check_tasks,
     combinations,
     select_tasks,
 )
-from tfmot_pam.pipeline.portfolio import Portfolio
+from tfmot_pam.graph.tf_keras.convert import to_tf_keras
+from tfmot_pam.pipeline.portfolio import Portfolio, bytes_of
 from tfmot_pam.pipeline.price import Price, TaskSet
 from tfmot_pam.reporting.result import Report
 
@@ -119,6 +121,7 @@ class CompressionResult:
         verdict: Whether merging pays, in words.
         probes: The mean loss of each start in a short trial, in units of the tolerances.
         trial_epochs: Epochs of all trials together, which no arm counts.
+        apart: Combinations for which a network of their own was asked.
     """
 
     model: keras.Model
@@ -129,6 +132,7 @@ class CompressionResult:
     verdict: str
     probes: Mapping[str, float]
     trial_epochs: int
+    apart: tuple[TaskSet, ...] = ()
 
     @property
     def best(self) -> ArmResult:
@@ -137,8 +141,12 @@ class CompressionResult:
 
     @property
     def models(self) -> dict[TaskSet, keras.Model]:
-        """The network of every combination of tasks, out of `model`."""
-        return {chosen: select_tasks(self.model, chosen) for chosen in combinations(self.model)}
+        """The network of every combination: the cheapest where one was asked for, or `model`'s."""
+        own = self.portfolio(self.apart).models if self.apart else {}
+        return {
+            chosen: own[chosen] if chosen in own else select_tasks(self.model, chosen)
+            for chosen in combinations(self.model)
+        }
 
     def portfolio(self, combinations: Iterable[Sequence[str]] | None = None) -> Portfolio:
         """For every combination the network that runs it at the least cost, of all arms.
@@ -162,8 +170,11 @@ class CompressionResult:
             chosen: min(accepted, key=lambda arm, chosen=chosen: arm.costs[chosen])
             for chosen in wanted
         }
+        models = {chosen: select_tasks(arm.model, chosen) for chosen, arm in best.items()}
+        if is_tf_keras(self.model):
+            models = {chosen: to_tf_keras(network) for chosen, network in models.items()}
         return Portfolio(
-            models={chosen: select_tasks(arm.model, chosen) for chosen, arm in best.items()},
+            models=models,
             arms={chosen: arm.name for chosen, arm in best.items()},
             costs={chosen: arm.costs[chosen] for chosen, arm in best.items()},
         )
@@ -196,6 +207,8 @@ class CompressionResult:
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes `model.keras`, `report.json`, `report.csv`, `curve.csv` and `result.json`.
 
+        A network of its own that was asked for is in `networks/`, named by its tasks.
+
         Args:
             directory: The folder to write.
             overwrite: Whether files in it may be replaced.
@@ -211,6 +224,10 @@ class CompressionResult:
             )
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save(folder / "model.keras", overwrite=True)
+        if self.apart:
+            (folder / "networks").mkdir(exist_ok=True)
+            for chosen, network in self.portfolio(self.apart).models.items():
+                network.save(folder / "networks" / f"{'+'.join(chosen)}.keras", overwrite=True)
         self.report.to_json(folder / "report.json", overwrite=True)
         self.report.to_csv(folder / "report.csv", overwrite=True)
         (folder / "curve.csv").write_text(self.curve_csv(), encoding="utf-8")
@@ -242,6 +259,24 @@ class CompressionResult:
             "trial_epochs": self.trial_epochs,
             "arms": arms,
         }
+
+
+def told_portfolio(portfolio: Portfolio, model: keras.Model, costs: Mapping[TaskSet, float]) -> str:
+    """What networks of their own save and weigh, in words.
+
+    Args:
+        portfolio: The networks.
+        model: The network that does all combinations.
+        costs: What it costs for each.
+    """
+    factors = {chosen: costs[chosen] / cost for chosen, cost in portfolio.costs.items()}
+    listed = ", ".join(f"{'+'.join(chosen)} {factor:.2f}x" for chosen, factor in factors.items())
+    together = bytes_of(model)
+    return (
+        f"Networks of their own cost less by: {listed}. They take {portfolio.bytes:,} bytes as "
+        f"float32, the one network {together:,}; when the tasks change, an app loads up to "
+        f"{max(portfolio.bytes_by_combination.values()):,} bytes."
+    )
 
 
 def cheapest(arms: tuple[ArmResult, ...]) -> ArmResult | None:
