@@ -21,6 +21,7 @@ from tfmot_pam.pipeline.accuracy import (
     constant_accuracy,
     sample_scores,
 )
+from tfmot_pam.pipeline.price import find_price
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -326,6 +327,7 @@ def test_a_function_is_what_becomes_small(models):
     assert found.best.cost == by_name.best.cost / 2.0
     assert found.best.share == by_name.best.share
     assert f"{found.best.cost:.3f} halves expected" in found.verdict
+    assert find_price(halves).told(0.000123456) == "0.000123 halves"
     assert found.portfolio().costs == found.best.costs
 
 
@@ -513,6 +515,8 @@ def test_views_of_the_validation_samples_are_averaged(models):
         ({"target": 0.0}, ValueError, "`target` is a share"),
         ({"effort": 0}, ValueError, "`effort` must be"),
         ({"views": 0}, ValueError, "`views` must be"),
+        ({"measure": "joules"}, ValueError, "Unknown `measure`: 'joules'"),
+        ({"measure": [("sign",)]}, ValueError, "Unknown `measure`: .*or a function"),
         ({"fine_tune_options": {"batch_size": 0}}, ValueError, "`batch_size` must be"),
         ({"fine_tune_options": {"dropout": 2}}, ValueError, "`dropout` must be a factor"),
         ({"fine_tune_options": {"learning_rate": "fast"}}, ValueError, "number above 0"),

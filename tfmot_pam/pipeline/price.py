@@ -33,7 +33,8 @@ class Price:
 
     def told(self, cost: float) -> str:
         """A cost in words."""
-        return f"{cost / self.scale:.3f} {self.unit}"
+        value = cost / self.scale
+        return f"{value:{'.3f' if value >= 0.1 else '.3g'}} {self.unit}"
 
 
 def _node_macs(network: Network) -> dict[str, float]:
@@ -58,7 +59,7 @@ def find_price(measure: str | CallCost) -> Price:
     if callable(measure):
         cost = checked_cost(measure)
         return Price(lambda network: node_costs(network, cost), measure_name(measure), 1.0)
-    if measure not in PRICES:
+    if not isinstance(measure, str) or measure not in PRICES:
         raise ValueError(
             f"Unknown `measure`: {measure!r}. Expected one of {sorted(PRICES)} or a function "
             "cost(kind, inputs, shape, macs). Choose one."
