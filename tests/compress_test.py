@@ -354,8 +354,11 @@ def test_other_views_are_seen_with_their_teachers_outputs(models):
 def test_tf_keras_models_come_back_as_tf_keras_models(models):
     x, labels = samples()
     twin = {"sign": tfmot_pam.to_tf_keras(models["sign"])}
-    found = tfmot_pam.compress(twin, (x, {"sign": labels["sign"]}), 0.1, target=0.8, **QUICK)
+    options = {**QUICK, "portfolio": True, "target": 0.8}
+    found = tfmot_pam.compress(twin, (x, {"sign": labels["sign"]}), 0.1, **options)
     assert is_tf_keras(found.model)
+    assert is_tf_keras(found.models["sign",])
+    assert found.portfolio().bytes == 4 * found.model.count_params()
     with pytest.raises(ValueError, match="mixes the two generations"):
         tfmot_pam.compress({**twin, "sum": models["sum"]}, samples(), 0.1)
 
@@ -517,6 +520,7 @@ def test_views_of_the_validation_samples_are_averaged(models):
         ({"views": 0}, ValueError, "`views` must be"),
         ({"measure": "joules"}, ValueError, "Unknown `measure`: 'joules'"),
         ({"measure": [("sign",)]}, ValueError, "Unknown `measure`: .*or a function"),
+        ({"measure": lambda *call: 0}, ValueError, r"models of \['sign', 'sum'\] cost nothing"),
         ({"fine_tune_options": {"batch_size": 0}}, ValueError, "`batch_size` must be"),
         ({"fine_tune_options": {"dropout": 2}}, ValueError, "`dropout` must be a factor"),
         ({"fine_tune_options": {"learning_rate": "fast"}}, ValueError, "number above 0"),

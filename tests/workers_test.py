@@ -36,14 +36,14 @@ def test_workers_find_what_one_process_finds(models, capfd):  # noqa: F811
 def test_a_worker_goes_on_from_what_one_process_left(models, tmp_path):  # noqa: F811
     options = {**QUICK, "arms": ["separate"], "directory": tmp_path}
     first = tfmot_pam.compress(models, samples(), 0.1, **options)
-    kept = {path: path.read_bytes() for path in tmp_path.rglob("state.json")}
+    kept = set(tmp_path.rglob("state.json"))
     last = max(path.parent for path in kept if "sum" in str(path))
     for file in last.iterdir():
         file.unlink()
     last.rmdir()
     again = tfmot_pam.compress(models, samples(), 0.1, workers=2, **options)
     assert again.best.rounds == first.best.rounds
-    assert set(tmp_path.rglob("state.json")) == set(kept)
+    assert set(tmp_path.rglob("state.json")) == kept
 
 
 def test_a_loss_that_cannot_be_sent_is_named(models):  # noqa: F811

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -31,7 +30,7 @@ from tfmot_pam.pipeline.problem import Problem
 from tfmot_pam.pipeline.result import ArmResult, CompressionResult, Round, cheapest, verdict
 from tfmot_pam.pipeline.search import Search
 from tfmot_pam.pipeline.strategy import Action, allot
-from tfmot_pam.pipeline.workers import Job, run_jobs
+from tfmot_pam.pipeline.workers import Job, run_jobs, tell
 from tfmot_pam.reporting.report import report
 
 # A trial of a start: its cost in units of separate pruning's, or of the originals' where that has
@@ -67,12 +66,12 @@ class Competition:
         """Searches from the best start of every arm, or of all that `"auto"` stands for."""
         separate, obstacle = ARMS["separate"], None
         if arms is None:
-            merged = [[ARMS[name] for name in AUTO]] if len(self.problem.tasks) > 1 else []
             found = self._searched([self._only_start(separate)])
-            try:
-                found += self._searched([self._best_start(group) for group in merged])
-            except NoCommonTrunk as error:
-                obstacle = str(error)
+            if len(self.problem.tasks) > 1:
+                try:
+                    found += self._searched([self._best_start([ARMS[name] for name in AUTO])])
+                except NoCommonTrunk as error:
+                    obstacle = str(error)
             return self._result(tuple(found), obstacle)
         first = [arm for arm in arms if arm is separate]
         found = self._searched([self._only_start(arm) for arm in first])
@@ -331,8 +330,7 @@ class Competition:
 
     def _say(self, text: str) -> None:
         if self.verbose:
-            sys.stdout.write(f"compress: {text}\n")
-            sys.stdout.flush()
+            tell(text)
 
 
 def _check_start(arm: Arm, start: ArmStart, tasks: Sequence[str]) -> None:

@@ -101,9 +101,19 @@ def expected_cost(costs: Mapping[TaskSet, float], usage: Mapping[TaskSet, float]
 def original_costs(
     networks: Mapping[str, Network], measure: str | CallCost
 ) -> dict[TaskSet, float]:
-    """The cost of running the original networks of every combination one by one."""
+    """The cost of running the original networks of every combination one by one.
+
+    Raises:
+        ValueError: a network costs nothing, by a function that is no measure of it.
+    """
     price = find_price(measure)
     alone = {t: math.fsum(price.node_costs(found).values()) for t, found in networks.items()}
+    free = [task for task, cost in alone.items() if cost == 0.0]
+    if free:
+        raise ValueError(
+            f"By `measure` the models of {free} cost nothing. Expected a cost above 0, of which a "
+            "part can be saved. Let the function count what these models compute."
+        )
     return {
         chosen: math.fsum(alone[task] for task in chosen)
         for chosen in all_combinations(tuple(networks))

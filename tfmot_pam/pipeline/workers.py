@@ -88,8 +88,7 @@ def _go_on(folder: str, job: Job, threads: int, verbose: bool) -> None:
 
     def say(text: str) -> None:
         if verbose:
-            sys.stdout.write(f"compress: {job.label}: {text}\n")
-            sys.stdout.flush()
+            tell(f"{job.label}: {text}")
 
     problem = _read(pathlib.Path(folder)).only(job.tasks)
     search = Search(problem, None, job.allotment, job.checkpoints, say)
@@ -97,6 +96,12 @@ def _go_on(folder: str, job: Job, threads: int, verbose: bool) -> None:
         search.run()
     else:
         search.trial(*job.trial)
+
+
+def tell(text: str) -> None:
+    """Writes a line at once: those of several processes come as they happen."""
+    sys.stdout.write(f"compress: {text}\n")
+    sys.stdout.flush()
 
 
 def _processors() -> int:

@@ -88,14 +88,15 @@ def _macs(prunable: PrunableChannels, costs: WidthCosts, usage) -> list[Measure]
     ]
 
 
-def _latency(
-    prunable: PrunableChannels, costs: WidthCosts, usage, call_cost: CallCost | None = None
-) -> list[Measure]:
-    times = TimeCosts(prunable, call_cost or call_time)
-    weights = node_weights(prunable, usage)
+def _latency(prunable: PrunableChannels, costs: WidthCosts, usage) -> list[Measure]:
+    return _by_calls("estimated time", prunable, usage, call_time)
+
+
+def _by_calls(name: str, prunable: PrunableChannels, usage, call_cost: CallCost) -> list[Measure]:
+    weights, times = node_weights(prunable, usage), TimeCosts(prunable, call_cost)
     return [
         Measure(
-            "estimated time" if call_cost is None else "cost",
+            name,
             lambda keep: times.time(keep, weights),
             lambda keep: times.marginal_time(keep, weights),
         )
@@ -122,7 +123,7 @@ def find_measures(
     if isinstance(measure, str) and measure in MEASURES:
         return MEASURES[measure](prunable, costs, usage)
     if callable(measure):
-        return _latency(prunable, costs, usage, checked_cost(measure))
+        return _by_calls("cost", prunable, usage, checked_cost(measure))
     if not isinstance(measure, (tuple, list)) or not measure:
         raise ValueError(
             f"Received measure={measure!r}. Expected one of {sorted(MEASURES)}, a function "

@@ -55,7 +55,7 @@ class _TimedNode:
         def saved(less: int) -> float:
             return (now - self.time(in_width, less)) / (out_width - less)
 
-        if self.cost is call_time:
+        if self.cost is call_time:  # Which width that is it knows in closed form.
             return saved(narrower(out_width))
         widths = range(max(1, out_width - _FARTHEST), out_width)
         best = max(map(saved, widths), default=0.0)

@@ -187,6 +187,7 @@ def _copy(student: keras.Model, tasks: tuple[str, ...], seed: int) -> keras.Mode
 @contextlib.contextmanager
 def _dropout(model: keras.Model, factor: float) -> Iterator[None]:
     """Multiplies the rates of a model's dropout layers, and puts them back in the end."""
+    # The spatial ones are subclasses. Wrapped and nested layers count, which `layers` leaves out.
     kinds = (keras.layers.Dropout, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
     found = [layer for layer in model._flatten_layers() if isinstance(layer, kinds)]
     rates = [layer.rate for layer in found]
