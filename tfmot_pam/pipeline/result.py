@@ -46,6 +46,8 @@ class Round:
         epochs: Epochs of training in this round.
         training_macs: Multiply-accumulates of that training, about three times those of running.
         task_weights: Factors of the tasks' losses.
+        tries: Of how many tries of one structure its network is the mean: of a further try and
+            those before it, where the mean lost less than the try.
         seconds: Time of the round; no part of what is compared.
         step_seconds: The part of it that went to training steps. The rest went to choosing and
             fitting channels, to making graphs and to validation.
@@ -64,6 +66,7 @@ class Round:
     epochs: int
     training_macs: float
     task_weights: Mapping[str, float]
+    tries: int = 1
     seconds: float = dataclasses.field(default=0.0, compare=False, repr=False)
     step_seconds: float = dataclasses.field(default=0.0, compare=False, repr=False)
 

@@ -11,12 +11,14 @@ import keras
 
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
+from tfmot_pam.pipeline.accuracy import Judgement
+from tfmot_pam.pipeline.averaging import steadier
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.price import combination_costs, expected_cost
 from tfmot_pam.pipeline.problem import Problem
 from tfmot_pam.pipeline.result import Round
 from tfmot_pam.pipeline.steering import loss_weights, urgency
-from tfmot_pam.pipeline.strategy import Action, Allotment, best_round, next_action
+from tfmot_pam.pipeline.strategy import Action, Allotment, best_round, next_action, tries_of
 from tfmot_pam.pruning.at_once import UnreachableFraction, check_reachable, cut
 from tfmot_pam.pruning.callbacks import UpdatePruningStep
 from tfmot_pam.pruning.channels import find_prunable
@@ -90,14 +92,21 @@ class Search:
 
     def take(self, action: Action) -> None:
         """Takes one action; a cut that the floors do not allow is the last."""
-        weights = loss_weights(self.rounds, self.problem.goal.tolerances)
+        examination, tolerances = self.problem.examination, self.problem.goal.tolerances
+        weights = loss_weights(self.rounds, tolerances)
         began, clock = time.perf_counter(), StepClock()
         try:
             model = self._trained(action, weights, clock)
         except UnreachableFraction:
             self._ended = True
             return
-        self._keep(action, model, weights, began, clock)
+        if action.stage == "retry":
+            before = tries_of(self.rounds, self.rounds[action.parent])
+            tried = [self.model(found.number) for found in before]
+            model, judged, tries = steadier(model, tried, examination, tolerances)
+        else:
+            judged, tries = examination.judge(model), 1
+        self._keep(action, model, judged, tries, weights, began, clock)
 
     def model(self, number: int) -> keras.Model:
         """The network of a round."""
@@ -173,12 +182,13 @@ class Search:
         self,
         action: Action,
         model: keras.Model,
+        judged: Judgement,
+        tries: int,
         weights: Mapping[str, float],
         began: float,
         clock: StepClock,
     ) -> None:
         problem = self.problem
-        judged = problem.examination.judge(model)
         network = read(model)
         macs = combination_costs(network, "macs")
         cost = expected_cost(combination_costs(network, problem.measure), problem.usage)
@@ -198,6 +208,7 @@ class Search:
             if action.stage == "start"
             else 3.0 * action.epochs * problem.rows * max(macs.values()),
             task_weights=dict(weights),
+            tries=tries,
             seconds=time.perf_counter() - began,
             step_seconds=clock.seconds,
         )
@@ -213,7 +224,8 @@ class Search:
         )
         self._say(
             f"{found.stage} {found.number}"
-            f"{'' if found.parent is None else f' from {found.parent}'}: "
+            f"{'' if found.parent is None else f' from {found.parent}'}"
+            f"{'' if tries == 1 else f', the mean of {tries} tries'}: "
             f"{100 * found.share:.1f} % of the originals' expected cost, accuracy in %: "
             f"{losses}: {'kept' if found.accepted else 'not within tolerance'}"
         )

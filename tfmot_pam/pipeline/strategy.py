@@ -194,7 +194,7 @@ def _next_trim(rounds: Sequence[Round], epochs: int, target: float | None) -> Ac
     best = best_round(rounds)
     if best is None:
         return None
-    retried = {_first_try(rounds, found) for found in rounds if found.accepted}
+    retried = {tries_of(rounds, found)[0].number for found in rounds if found.accepted}
     trims = [found for found in rounds if found.stage == "trim"]
     verdicts = [found.accepted or found.number in retried for found in trims]
     before = verdicts.index(False) if False in verdicts else len(verdicts)
@@ -205,8 +205,7 @@ def _next_trim(rounds: Sequence[Round], epochs: int, target: float | None) -> Ac
     return Action("trim", best.number, epochs, _up_to(fraction, best, target))
 
 
-def _first_try(rounds: Sequence[Round], found: Round) -> int:
-    """The number of the round whose tail or trim a further try goes on with; else its own."""
-    while found.stage == "retry":
-        found = rounds[found.parent]
-    return found.number
+def tries_of(rounds: Sequence[Round], found: Round) -> list[Round]:
+    """The tries of a round's structure up to the round: a tail or trim, and what retried it."""
+    before = tries_of(rounds, rounds[found.parent]) if found.stage == "retry" else []
+    return [*before, found]
