@@ -1,8 +1,9 @@
-"""Surgery: a network without some of its channels, in all layers that carry them at once.
+"""Surgery: a network without some of its channels, or with some of them several times over.
 
-The channels to remove are named by their numbers in the channel graph, so what is tied (residual
-streams, depthwise convolutions, gates, concatenations) goes together. The idea is DepGraph's
-(Fang et al., CVPR 2023); the graph and its rules are those that merging uses.
+It happens in all layers that carry them at once. The channels are named by their numbers in the
+channel graph, so what is tied (residual streams, depthwise convolutions, gates, concatenations)
+goes together. The idea is DepGraph's (Fang et al., CVPR 2023); the graph and its rules are those
+that merging uses.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def fixed_channels(graph: ChannelGraph) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cut:
-    """A network without some channels, and by node where its weights come from."""
+    """A network of some channels of another, and by node where its weights come from."""
 
     network: Network
     origins: Mapping[str, Origin]
@@ -79,20 +80,63 @@ def remove_channels(graph: ChannelGraph, keep: np.ndarray) -> Cut:
             f"Channels of {names} cannot be removed: they are the network's input or outputs, or "
             "layers that cannot be split carry them. Keep all of them."
         )
-    cutting = _Cutting(graph, keep)
+    return _Cutting(graph, keep.astype(int)).run()
+
+
+def repeatable_channels(graph: ChannelGraph) -> np.ndarray:
+    """Whether each channel may be there several times over, the copies next to each other.
+
+    It must be free to change, and no layer with weights may pair it with channels by their places,
+    as grouped convolutions do, and depthwise ones that write several channels for each.
+    """
+    result = ~fixed_channels(graph)
+    calls = graph.network.calls()
     for node in graph.network.nodes:
-        cutting.visit(node)
-    return cutting.finish()
+        if graph.roles[node.name] != "channelwise" or not graph.network.layer_of(node).weights:
+            continue
+        call = graph.call(node, calls)
+        width = call.in_shape[-1]
+        if not np.array_equal(rule_of(call).source_positions(call, width)[:, 0], np.arange(width)):
+            for tensor in (*node.inputs, *node.outputs):
+                result[graph.labels[tensor]] = False
+    spaces = np.unique(graph.space_of[~result])
+    return ~np.isin(graph.space_of, spaces)
+
+
+def repeat_channels(graph: ChannelGraph, times: np.ndarray) -> Cut:
+    """A network that has channels several times over, the copies next to each other.
+
+    What reads them adds all copies up, so it computes something else until weights are changed.
+
+    Args:
+        graph: The channel graph of the network.
+        times: How often each channel number of the graph is there, at least 1. `[channels]`.
+
+    Raises:
+        ValueError: a channel would be there several times that cannot (`repeatable_channels`), or
+            one not at all.
+    """
+    wrong = np.flatnonzero((times < 1) | (~repeatable_channels(graph) & (times > 1)))
+    if len(wrong):
+        names = sorted({graph.spaces[graph.space_of[channel]].name for channel in wrong.tolist()})
+        raise ValueError(
+            f"Channels of {names} cannot be there {np.unique(times[wrong]).tolist()} times. "
+            "Expected 1 for those that `repeatable_channels` leaves out, and at least 1 for others."
+        )
+    return _Cutting(graph, times).run()
 
 
 class _Cutting:
-    """Writes the nodes of the smaller network one by one."""
+    """Writes the nodes of the changed network one by one."""
 
-    def __init__(self, graph: ChannelGraph, keep: np.ndarray):
+    def __init__(self, graph: ChannelGraph, times: np.ndarray):
         self.graph = graph
         self.network = graph.network
         self.calls = self.network.calls()
-        self.kept = {t: np.flatnonzero(keep[labels]) for t, labels in graph.labels.items()}
+        self.kept = {
+            tensor: np.repeat(np.arange(len(labels)), times[labels])
+            for tensor, labels in graph.labels.items()
+        }
         self.tensors: dict[Tensor, Tensor] = {}
         self.nodes: list[Node] = []
         self.layers: dict[str, Layer] = {}
@@ -100,7 +144,12 @@ class _Cutting:
         self.starved: set[str] = set()
         self.origins: dict[str, Origin] = {}
 
-    def visit(self, node: Node) -> None:
+    def run(self) -> Cut:
+        for node in self.network.nodes:
+            self._visit(node)
+        return self._finish()
+
+    def _visit(self, node: Node) -> None:
         if node.shapes and all(self._is_empty(tensor) for tensor in node.outputs):
             return
         role = self.graph.roles[node.name]
@@ -182,7 +231,7 @@ class _Cutting:
             self.written[key] = name
         return self.written[key]
 
-    def finish(self) -> Cut:
+    def _finish(self) -> Cut:
         outputs = list(iterate_tensors(self.network.outputs))
         if any(tensor not in self.tensors for tensor in outputs):
             needed = _ancestors(self.network, [t for t in outputs if t not in self.tensors])

@@ -28,6 +28,7 @@ from tfmot_pam.pipeline.price import (
 )
 from tfmot_pam.pipeline.problem import Problem
 from tfmot_pam.pipeline.result import ArmResult, CompressionResult, Round, cheapest, verdict
+from tfmot_pam.pipeline.room import with_room
 from tfmot_pam.pipeline.search import Search
 from tfmot_pam.pipeline.strategy import Action, allot
 from tfmot_pam.pipeline.workers import Job, run_jobs, tell
@@ -252,8 +253,10 @@ class Competition:
             # A lone output is named like its layer, which need not be the task's name.
             return model if task_names(read(model)) == (task,) else with_task(model, task)
         options = {"seed": problem.training.seed, "verbose": 0, **self.merge_options}
-        models = self._pruned(part.tasks) if part.pruned else problem.originals
-        return merge(models, problem.data, method=part.method, **options)
+        if not part.pruned:
+            return merge(problem.originals, problem.data, method=part.method, **options)
+        merged = read(merge(self._pruned(part.tasks), problem.data, method=part.method, **options))
+        return emit(with_room(merged, problem.measure, problem.usage, problem.training.seed))
 
     def _made(self, part: ArmPart) -> list[Round]:
         """The rounds of separate pruning that made the networks of a part; their effort counts."""

@@ -28,6 +28,7 @@ from tfmot_pam.pruning.schedules import Ramp
 from tfmot_pam.training.step_clock import StepClock
 
 _SAMPLES = 1024  # calibration inputs of a cut
+_ROOM = 1.0  # how much the width of a layer counts that several tasks are to share
 _PATH_END, _TAIL_RATE = 0.3, 1.2  # learning rates, as shares of the first
 
 
@@ -146,7 +147,11 @@ class Search:
             inputs = self.problem.calibration(_SAMPLES) if kind.inputs else None
             urgent = self._urgency()
             matters = {task: weight * urgent[task] for task, weight in weights.items()}
-            smaller = cut(read(model), settings, action.fraction, inputs, task_weights=matters)
+            room = _ROOM if len(self.problem.tasks) > 1 else 0.0
+            network = read(model)
+            smaller = cut(
+                network, settings, action.fraction, inputs, task_weights=matters, room=room
+            )
             return self.problem.train(emit(smaller), action.epochs, **options)
         return self._cut_while_training(model, action, options)
 

@@ -34,6 +34,8 @@ class Evidence:
         inputs: Calibration inputs, `[samples, ...]`; None where none were given.
         usage: Probability of each combination; None for all alike.
         task_weights: How much an error of each task matters; None for all alike.
+        room: How much the width of a group counts by itself, next to what its channels do now, for
+            importances that rate networks which are trained on.
         seed: Seed of anything random.
     """
 
@@ -47,6 +49,7 @@ class Evidence:
     inputs: np.ndarray | None = None
     usage: Mapping[tuple[str, ...], float] | None = None
     task_weights: Mapping[str, float] | None = None
+    room: float = 0.0
     seed: int = 0
 
 
@@ -151,6 +154,7 @@ def _reconstruction(evidence: Evidence) -> np.ndarray:
         evidence.usage,
         evidence.seed,
         task_weights=evidence.task_weights,
+        room=evidence.room,
     )
 
 

@@ -56,6 +56,7 @@ def rate(
     seed: int = 0,
     *,
     task_weights: Mapping[str, float] | None = None,
+    room: float = 0.0,
 ) -> np.ndarray:
     """Rates every prunable channel.
 
@@ -65,6 +66,9 @@ def rate(
         usage: Probability of each combination; None takes all alike.
         seed: Seed of the choice of samples and places.
         task_weights: How much an error of each task's outputs matters; None takes all alike.
+        room: What the channels of a group get together for being there, in units of what those of
+            a group do in the mean: layers that are to learn more need width, which cheap layers
+            would lose first, as it explains little of what they compute now.
 
     Returns:
         For each channel the growth of the outputs' error if it went, as a share of their spread
@@ -84,7 +88,15 @@ def rate(
     result = np.full(len(prunable), np.inf)
     for cluster in _clusters(prunable, readers):
         _rate_cluster(cluster, price, result)
-    return result
+    return result + _of_room(prunable, result, room)
+
+
+def _of_room(prunable: PrunableChannels, rated: np.ndarray, room: float) -> np.ndarray:
+    """For each channel its part of what the width of its group counts by itself."""
+    finite = np.isfinite(rated)
+    widths = np.concatenate([np.full(group.width, group.width) for group in prunable.groups])
+    groups = sum(bool(finite[group.slice].any()) for group in prunable.groups)
+    return room * float(rated[finite].sum()) / max(groups, 1) / widths
 
 
 def _readers(prunable: PrunableChannels, x: np.ndarray, rng) -> list[_Reader]:
