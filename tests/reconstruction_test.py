@@ -13,8 +13,10 @@ from tests.small_nets import conv_net, dense_net, images, vectors
 from tests.surgery_test import assert_same_outputs
 from tfmot_pam.closed_form.blocks import BlockSystem, rows_by_channel
 from tfmot_pam.graph.reader import read
+from tfmot_pam.pruning.at_once import cut
 from tfmot_pam.pruning.channels import find_prunable
 from tfmot_pam.pruning.reconstruction import rate
+from tfmot_pam.pruning.settings import PruningSettings
 
 
 def duplicated(model: keras.Model) -> keras.Model:
@@ -51,6 +53,34 @@ def test_a_dead_channel_is_worth_nothing():
     rated = rate(find_prunable(read(model)), x, None)
     assert rated[2] == pytest.approx(0.0, abs=1e-6)
     assert np.all(np.delete(rated[:6], 2) > 1e-6)
+
+
+def test_room_is_what_a_group_does_in_the_mean_shared_by_its_channels():
+    prunable, x = find_prunable(read(dense_net(0, widths=(6, 5)))), vectors(256)
+    plain = rate(prunable, x, None)
+    widths = [group.width for group in prunable.groups]
+    assert widths == [6, 5]
+    mean = plain.sum() / 2
+    np.testing.assert_allclose(
+        rate(prunable, x, None, room=0.5) - plain, 0.5 * mean / np.repeat(widths, widths)
+    )
+
+
+def test_room_keeps_layers_that_cost_next_to_nothing():
+    """A dense layer behind convolutions loses its channels first, unless its width counts."""
+    head = [
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(96, activation="relu", name="dense"),
+        layers.Dense(3, name="out"),
+    ]
+    network, x = read(conv_net(0, widths=(8, 10), head=lambda: head)), images(256)
+    settings = PruningSettings(importance="reconstruction", measure="macs")
+    left = [
+        cut(network, settings, 0.9, x, room=room).layers["dense"].config["units"]
+        for room in (0.0, 1.0)
+    ]
+    assert left[0] < 96
+    assert left[1] == 96
 
 
 def test_ratings_add_up_to_all_that_is_explained():

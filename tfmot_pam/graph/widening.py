@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
 from tfmot_pam.graph.channels import ChannelGraph, rule_of
 from tfmot_pam.graph.network import Layer, Network
-from tfmot_pam.graph.rules import call_of
+from tfmot_pam.graph.rules import Axes, call_of
 from tfmot_pam.graph.slicing import Origin
 from tfmot_pam.graph.surgery import repeat_channels
 
@@ -46,7 +47,9 @@ def widen(graph: ChannelGraph, times: np.ndarray, seed: int = 0) -> Network:
     return network.replace(layers={**network.layers, **layers})
 
 
-def _unused(layer: Layer, axes_of, origin: Origin, rng: np.random.Generator) -> Layer:
+def _unused(
+    layer: Layer, axes_of: Mapping[str, Axes], origin: Origin, rng: np.random.Generator
+) -> Layer:
     """A mixing layer that ignores the copies among its inputs, and computes new outputs."""
     weights = dict(layer.weights)
     for name, axes in axes_of.items():

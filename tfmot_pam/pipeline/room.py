@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 
 from tfmot_pam.graph.network import Network
@@ -40,13 +42,24 @@ def with_room(
         wider = repeat_channels(prunable.graph, _by_channel(prunable, chosen)).network
         return expected_cost(combination_costs(wider, measure), usage)
 
-    most = (1.0 + _MOST_ADDED) * cost(times)
-    while True:
-        more = [{**times, g: times[g] + 1} for g in groups if times[g] < len(g.tasks)]
-        found = min(((cost(chosen), place) for place, chosen in enumerate(more)), default=None)
-        if found is None or found[0] > most:
-            return widen(prunable.graph, _by_channel(prunable, times), seed)
-        times = more[found[1]]
+    spent = cost(times)
+    most = (1.0 + _MOST_ADDED) * spent
+    # What a step adds only grows with the others' steps: the least known one that is still the
+    # least when it is looked at anew is the least of all.
+    steps = [(0.0, place) for place in range(len(groups))]
+    while steps:
+        _, place = heapq.heappop(steps)
+        more = {**times, groups[place]: times[groups[place]] + 1}
+        added = cost(more) - spent
+        if steps and added > steps[0][0]:
+            heapq.heappush(steps, (added, place))
+        elif spent + added > most:
+            break
+        else:
+            times, spent = more, spent + added
+            if times[groups[place]] < len(groups[place].tasks):
+                heapq.heappush(steps, (added, place))
+    return widen(prunable.graph, _by_channel(prunable, times), seed)
 
 
 def _by_channel(prunable: PrunableChannels, times: dict[Group, int]) -> np.ndarray:

@@ -7,9 +7,9 @@ it does not hold then, bisection decides which network is next. All effort that 
 trims, the steps that spend it best: a little more is removed from the best network, which then gets
 a tail of its own, so that one network gets all of the training. A tail or trim that is refused by
 little gets another tail before the refusal counts: rounds are noisy, and of a merged network all
-tasks have to hold in the same one. Where nothing that was trained holds, what is left becomes one
-long tail. What comes next follows from the rounds so far alone, so that a search can go on from
-them at any time.
+tasks have to hold in the same one. The mean of such tries counts where it is better (`averaging`).
+Where nothing that was trained holds, what is left becomes one long tail. What comes next follows
+from the rounds so far alone, so that a search can go on from them at any time.
 """
 
 from __future__ import annotations
