@@ -37,7 +37,7 @@ from tfmot_pam.reporting.report import report
 # A trial of a start: its cost in units of separate pruning's, or of the originals' where that has
 # not run, and its share of the effort.
 _TRIAL_COST, _TRIAL_SHARE, _TRIAL_EFFORT = 1.4, 0.3, 0.08
-_PRUNED = 2.0  # the MACs of pruned networks that are merged, in units of what they end at
+_PRUNED = 3.0  # the MACs of pruned networks that are merged, in units of what they end at
 _TRIALS = 4  # more starts than these are looked at before any training first
 
 
