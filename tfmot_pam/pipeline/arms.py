@@ -21,7 +21,7 @@ class ArmPart:
         tasks: The tasks.
         method: How their networks are merged; None for a single task.
         pruned: Whether not the originals are merged but networks that the arm `separate` has
-            pruned, to three times the cost at which it ends.
+            pruned, to at most three times the cost at which it ends.
     """
 
     tasks: tuple[str, ...]

@@ -37,7 +37,9 @@ from tfmot_pam.reporting.report import report
 # A trial of a start: its cost in units of separate pruning's, or of the originals' where that has
 # not run, and its share of the effort.
 _TRIAL_COST, _TRIAL_SHARE, _TRIAL_EFFORT = 1.4, 0.3, 0.08
-_PRUNED = 3.0  # the MACs of pruned networks that are merged, in units of what they end at
+# The MACs of pruned networks that are merged, in units of what they end at, at most: networks that
+# end near what they were are merged halfway, in factors.
+_PRUNED = 3.0
 _TRIALS = 4  # more starts than these are looked at before any training first
 
 
@@ -274,7 +276,8 @@ class Competition:
         Room is counted in multiply-accumulates: a part of the time is there whatever the widths.
         """
         search = self._alone(task)
-        least = _PRUNED * search.best.macs if search.best else math.inf
+        whole, best = search.rounds[0].macs, search.best
+        least = min(_PRUNED * best.macs, math.sqrt(whole * best.macs)) if best else math.inf
         large = [row for row in search.rounds if row.accepted and row.macs >= least]
         return min(large, key=lambda row: row.macs, default=search.rounds[0]).number
 
