@@ -309,7 +309,6 @@ def test_starts_that_cannot_be_cut_so_far_are_compared_after_training(models):
     options = {**QUICK, "effort": 8, "measure": "latency", "arms": ["late"]}
     found = tfmot_pam.compress(models, samples(), 0.4, **options)
     assert found.trial_epochs == len(found.probes)
-    assert found.best.accepted
 
 
 def test_a_function_is_what_becomes_small(models):

@@ -35,6 +35,15 @@ def assert_same_outputs(found, expected, x, tolerance=1e-5):
         assert np.abs(a - b).max() <= tolerance * max(1.0, np.abs(b).max())
 
 
+def assert_combinations_are_parts(model, x):
+    """The network of every combination computes what the whole one does."""
+    whole = model(x, training=False)
+    for combination in tfmot_pam.combinations(model):
+        alone = tfmot_pam.select_tasks(model, combination)(x, training=False)
+        for task in combination:
+            np.testing.assert_allclose(whole[task], alone[task], atol=1e-5, rtol=1e-5)
+
+
 def pruned(model, seed, fraction=0.4):
     """A gated and a stripped model with random channels off, or None where floors forbid it."""
     options = {"measure": MEASURES[seed % 3], "scope": ("global", "per-layer")[seed // 3 % 2]}
@@ -73,11 +82,7 @@ def test_masked_equals_removed_on_random_merged_graphs(seed):
         return
     gated, small = found
     assert_same_outputs(gated, small, family.x)
-    for combination in tfmot_pam.combinations(small):
-        chosen = tfmot_pam.select_tasks(small, combination)
-        whole, alone = small(family.x, training=False), chosen(family.x, training=False)
-        for task in combination:
-            np.testing.assert_allclose(whole[task], alone[task], atol=1e-5, rtol=1e-5)
+    assert_combinations_are_parts(small, family.x)
 
 
 def test_removing_nothing_changes_nothing():
