@@ -26,7 +26,7 @@ import tfmot_pam
 from benchmarks import results_io, suite_files, suites
 from benchmarks.suite_pages import FIELDS, write_pages
 from tfmot_pam.graph.reader import read
-from tfmot_pam.graph.time_model import estimated_time
+from tfmot_pam.pipeline.price import combination_costs
 
 _SUITE = flags.DEFINE_enum("suite", "composites", sorted(suites.SUITES), "Which suite.")
 _DATA = flags.DEFINE_string("data_dir", "data", "Folder that holds the data sets.")
@@ -133,7 +133,10 @@ def _of_portfolio(result: tfmot_pam.CompressionResult, losses) -> list[dict[str,
     }
     return _of_combinations(
         {chosen: tfmot_pam.cost(model).macs for chosen, model in envelope.models.items()},
-        {chosen: estimated_time(read(model)) for chosen, model in envelope.models.items()},
+        {
+            chosen: combination_costs(read(model), "latency")[chosen]
+            for chosen, model in envelope.models.items()
+        },
         lost,
         arm="portfolio",
         start="+".join(sorted(set(envelope.arms.values()))),

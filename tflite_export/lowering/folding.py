@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tflite_export.lowering.parts import usable_rule
+from tfmot_pam.graph.levels import usable_rule
 from tfmot_pam.graph.network import (
     Layer,
     Network,

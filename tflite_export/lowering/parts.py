@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from tfmot_pam.graph.channels import build_channel_graph, rule_of
+from tfmot_pam.graph.levels import likeness, usable_rule
 from tfmot_pam.graph.network import Network, Node, iterate_tensors
 from tfmot_pam.graph.rule_table import activation_reason
 from tfmot_pam.graph.rules import Call, LayerRule, call_of
-
-# What two layers of one kind may differ in and still be computed as one.
-_FREE = ("name", "trainable", "dtype", "seed", "build_config")
-_FREE_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,34 +105,9 @@ def paddable_layers(network: Network) -> list[PaddableLayer]:
     return found
 
 
-def usable_rule(network: Network, node: Node, calls: Mapping[str, int]) -> LayerRule | None:
-    """The rule of a node that can be rewritten channel by channel, else None."""
-    call = call_of(network, node, calls)
-    if not call.in_shapes or len(node.shapes) != 1 or calls[node.layer] > 1:
-        return None
-    rule = rule_of(call)
-    if rule is None or rule.check(call) is not None:
-        return None
-    if rule.role in ("mixing", "channelwise") and len(call.in_shapes) > 1:
-        return None
-    return rule
-
-
 def reads_several_channels(call: Call, rule: LayerRule) -> bool:
     """Whether a channelwise layer computes some channel from several, as grouped ones do."""
     return rule.source_positions(call, call.in_shape[-1]).shape[1] > 1
-
-
-def likeness(network: Network, node: Node, rule: LayerRule) -> Any:
-    """What nodes must have in common to be computed as one."""
-    layer = network.layer_of(node)
-    config = {
-        key: value
-        for key, value in layer.config.items()
-        if key not in (*_FREE, rule.width) and not key.endswith(_FREE_ENDINGS)
-    }
-    places = [network.shape(tensor)[1:-1] for tensor in node.inputs]
-    return layer.cls, repr(sorted(config.items())), tuple(layer.weights), repr(places)
 
 
 def _separable_outputs(network: Network, node: Node, rule: LayerRule) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tflite_export.lowering.parts import likeness, reads_several_channels, usable_rule
+from tflite_export.lowering.parts import reads_several_channels
 from tflite_export.lowering.views import Joined, Part, View, chained
 from tflite_export.lowering.weights import CannotLowerError, embedded, entries, moved
+from tfmot_pam.graph.levels import likeness, usable_rule
 from tfmot_pam.graph.network import Layer, Network, Node, Tensor, map_tensors, unique_name
 from tfmot_pam.graph.rules import Axes, Call, LayerRule, call_of
 

@@ -12,24 +12,40 @@ from tfmot_pam.graph.network import Network, Shape
 # `cost(kind, inputs, shape, macs)` of one call of a layer, as `call_time` has it.
 CallCost = Callable[[str, int, Shape, float], float]
 
-# XNNPACK, float32, x86-64 with AVX-512, in multiply-accumulates of a convolution. Output channels
-# are computed 32 at once; up to 16 cost as much as 23, and 17 to 31, which take two kernels of 16,
-# as much as 44. What moving one number costs, and calling one operation (0.8 microseconds). What a
-# multiply-accumulate of a depthwise convolution costs, and how much more where its channels do not
-# fill the last tile of 16.
+# XNNPACK, float32, x86-64 with AVX-512, in multiply-accumulates of a convolution whose tiles are
+# full (0.021 ns; fitted to files of 290 networks, `benchmarks.time_model_benchmark`). Output
+# channels are computed 32 at once, or 16 where there are no more. What calling one operation
+# costs, what moving one number costs, and pooling to one. What a multiply-accumulate of a depthwise
+# convolution costs, and how much more where its channels do not fill the last tile of 16.
 _TILE = 32
-_ONE_HALF, _TWO_HALVES = 23, 44
-_MOVED = 12
-_CALLED = 80_000
-_DEPTHWISE, _DEPTHWISE_TILE, _REMAINDER = 3, 16, 1.5
+_CALLED = 13_000
+_MOVED, _POOLED = 15, 17
+_DEPTHWISE, _DEPTHWISE_TILE, _REMAINDER = 2, 16, 1.25
+# What the converter computes within the layer before it, or not at all. A normalisation that
+# follows no layer of weights does cost something, which is left out.
+_FOLDED = frozenset(
+    {
+        "Activation",
+        "ActivityRegularization",
+        "AlphaDropout",
+        "BatchNormalization",
+        "Dropout",
+        "GaussianDropout",
+        "GaussianNoise",
+        "ReLU",
+        "SpatialDropout1D",
+        "SpatialDropout2D",
+        "SpatialDropout3D",
+    }
+)
 
 
 def estimated_time(network: Network) -> float:
     """Estimates the time of a network, in multiply-accumulates of a convolution.
 
-    A layer's output channels count in whole tiles; every number that a Concatenate writes, or an
-    Add reads besides the first, counts for the reading and the writing, and so does every call of
-    an operation.
+    A layer's output channels count in whole tiles; every number that a Concatenate or a pooling
+    layer writes, or an Add reads besides the first, counts, and so does every call of an operation.
+    What the converter folds into the layer before costs nothing.
 
     Args:
         network: Any network whose sizes are fixed.
@@ -83,9 +99,13 @@ def call_time(kind: str, inputs: int, shape: Shape, macs: float) -> float:
         shape: The shape of what it writes, the batch dimension first.
         macs: Its multiply-accumulates.
     """
-    moved = {"Concatenate": 1, "Add": inputs - 1}.get(kind, 0)
+    if kind in _FOLDED:
+        return 0.0
+    moved = {"Concatenate": 1, "Add": inputs - 1}.get(kind, 0) * _MOVED
+    if kind.startswith(("MaxPooling", "AveragePooling")):
+        moved = _POOLED
     width = _depthwise_width if "Depthwise" in kind else _width
-    return _CALLED + macs * width(shape[-1]) / shape[-1] + _MOVED * moved * math.prod(shape[1:])
+    return _CALLED + macs * width(shape[-1]) / shape[-1] + moved * math.prod(shape[1:])
 
 
 def narrower(channels: int) -> int:
@@ -95,11 +115,10 @@ def narrower(channels: int) -> int:
     return _TILE // 2 if channels > _TILE // 2 else 0
 
 
-def _width(channels: int) -> float:
+def _width(channels: int) -> int:
     """The output channels that a convolution takes the time for."""
-    if channels < _TILE:
-        return _ONE_HALF if channels <= _TILE // 2 else _TWO_HALVES
-    return math.ceil(channels / _TILE) * _TILE
+    half = _TILE // 2
+    return half if channels <= half else math.ceil(channels / _TILE) * _TILE
 
 
 def _depthwise_width(channels: int) -> float:

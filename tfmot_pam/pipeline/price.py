@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from tfmot_pam.graph.cost import network_cost
+from tfmot_pam.graph.levels import combination_times
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.selection import all_combinations, task_names, tasks_of_nodes
 from tfmot_pam.graph.time_model import CallCost, checked_cost, node_costs, node_times
@@ -23,6 +24,8 @@ class Price:
 
     Args:
         node_costs: What each node of a network costs.
+        combinations: What combinations of a network cost, where that is not the sum of the nodes
+            that any of their tasks needs.
         unit: What costs are told in.
         scale: How many of it are told as one.
     """
@@ -30,6 +33,7 @@ class Price:
     node_costs: Callable[[Network], Mapping[str, float]]
     unit: str
     scale: float = 1e6
+    combinations: Callable[[Network], dict[TaskSet, float]] | None = None
 
     def told(self, cost: float) -> str:
         """A cost in words."""
@@ -45,7 +49,9 @@ def _node_macs(network: Network) -> dict[str, float]:
 PRICES: Mapping[str, Price] = MappingProxyType(
     {
         "macs": Price(_node_macs, "M MACs"),
-        "latency": Price(node_times, "M MACs' worth of estimated time"),
+        "latency": Price(
+            node_times, "M MACs' worth of estimated time", combinations=combination_times
+        ),
     }
 )
 
@@ -79,8 +85,11 @@ def combination_costs(network: Network, measure: str | CallCost) -> dict[TaskSet
 
     It runs what any of its tasks needs. Combinations are many, sets of tasks that need a node few.
     """
+    price = find_price(measure)
+    if price.combinations is not None:
+        return price.combinations(network)
     needed, totals = tasks_of_nodes(network), collections.Counter()
-    for node, cost in find_price(measure).node_costs(network).items():
+    for node, cost in price.node_costs(network).items():
         totals[needed[node]] += cost
     tasks = task_names(network)
     bits = {task: 1 << place for place, task in enumerate(tasks)}
