@@ -19,7 +19,7 @@ _CUTS = 4
 _WORTH = 0.98  # of the cost without any lowering; less is noise
 _ROUNDS = 5
 _TILE = 16  # channels that a kernel computes at once
-_GROWTH = 1.5  # of a layer's channels, and of a network's parameters
+_GROWTH = 1.5  # of a layer's channels
 
 Convert = Callable[["Network"], bytes]
 # The costs of networks that compute the same, given their conversion to TFLite files if it is
@@ -37,10 +37,10 @@ def estimated(networks: Sequence[Network], convert: Convert | None) -> list[floa
         convert: Not used.
     """
     # Here and not above: running and measuring files shall not load Keras.
-    from tfmot_pam.graph.time_model import estimated_time
+    from tfmot_pam.graph.time_model import estimated_time, rating
 
     del convert
-    return [estimated_time(network) * _parameters(network) ** 0.5 for network in networks]
+    return [rating(estimated_time(network), _parameters(network)) for network in networks]
 
 
 def measured(networks: Sequence[Network], convert: Convert | None) -> list[float]:
@@ -123,7 +123,7 @@ def _cheapest(networks: Sequence[Network], costs: Costs, convert: Convert | None
 
     Networks of more than one and a half times as many parameters are out of the question.
     """
-    most = _GROWTH * _parameters(networks[0])
+    most = _most_parameters(networks[0])
     allowed = [networks[0], *(one for one in networks[1:] if _parameters(one) <= most)]
     if len(allowed) == 1:
         return networks[0]
@@ -136,6 +136,12 @@ def _parameters(network: Network) -> int:
     from tfmot_pam.graph.cost import network_cost
 
     return network_cost(network).parameters
+
+
+def _most_parameters(network: Network) -> float:
+    from tfmot_pam.graph.time_model import MOST_GROWTH
+
+    return MOST_GROWTH * _parameters(network)
 
 
 def with_fused_levels(network: Network) -> list[Network]:
@@ -165,7 +171,7 @@ def _fused_by_estimate(
 ) -> list[tuple[str, ...]]:
     """Decides level by level how many of the narrowest groups are computed in one piece."""
     chosen: list[tuple[str, ...]] = []
-    most = _GROWTH * _parameters(network)
+    most = _most_parameters(network)
     (lowest,) = estimated([network], None)
     for level in levels:
         by_width = sorted(level, key=lambda name: network.node(name).shapes[0][-1])

@@ -9,6 +9,7 @@ where groups are narrower than what a kernel computes at once.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.network import Network, Node, iterate_tensors
 from tfmot_pam.graph.rules import LayerRule, call_of
 from tfmot_pam.graph.selection import all_combinations, task_names, tasks_of_nodes
-from tfmot_pam.graph.time_model import call_time, is_known, node_times
+from tfmot_pam.graph.time_model import MOST_GROWTH, call_time, is_known, node_times, rating
 
 # What two layers of one kind may differ in and still be computed as one.
 _FREE = ("name", "trainable", "dtype", "seed", "build_config")
@@ -51,78 +52,121 @@ def likeness(network: Network, node: Node, rule: LayerRule) -> Any:
 
 
 def combination_times(network: Network) -> dict[tuple[str, ...], float]:
-    """The estimated time of every combination, the faster of two ways to compute its layers.
+    """The estimated time of every combination, layers in groups or in one piece.
 
     Args:
-        network: A network whose outputs have task names. Its layers are computed as they are, or
-            every one of them in one piece.
+        network: A network whose outputs have task names. Those of its layers are computed in one
+            piece for which that is worth the parameters it adds, about as `tflite_export.export`
+            chooses them.
     """
-    needed, apart = tasks_of_nodes(network), node_times(network)
-    whole = _WholeTimes(network)
-    tasks, found = task_names(network), {}
+    needed, tasks = tasks_of_nodes(network), task_names(network)
+    times, found = _Times(network), {}
     bits = {task: 1 << place for place, task in enumerate(tasks)}
     for chosen in all_combinations(tasks):
         own = sum(bits[task] for task in chosen)
-        nodes = [node for node in network.nodes if needed[node.name] & own]
-        found[chosen] = min(math.fsum(apart[node.name] for node in nodes), whole.time(nodes))
+        found[chosen] = times.of([node for node in network.nodes if needed[node.name] & own])
     return found
 
 
-class _WholeTimes:
-    """The time of nodes of a network whose layers are computed in one piece each."""
+class _Times:
+    """Estimated times of the sub-networks of a network."""
 
     def __init__(self, network: Network):
-        self._network = network
-        self._macs = {layer.name: layer.macs for layer in network_cost(network).per_layer}
         calls = network.calls()
+        self._network = network
+        self._apart = node_times(network)
+        self._costs = {layer.name: layer for layer in network_cost(network).per_layer}
         self._rules = {node.name: usable_rule(network, node, calls) for node in network.nodes}
-        self._levels, self._written = _levels(network, self._rules)
+        self._keys = _keys(network, self._rules)
 
-    def time(self, nodes: Sequence[Node]) -> float:
+    def of(self, nodes: Sequence[Node]) -> float:
         """The time of all the nodes that a combination runs."""
         levels: dict[Any, list[Node]] = collections.defaultdict(list)
+        apart, whole, added = (collections.Counter() for _ in range(3))
         for node in nodes:
-            levels[self._levels[node.name]].append(node)
-        levels.pop(None, None)
-        widths = {
-            key: sum(node.shapes[0][-1] or 0 for node in level) for key, level in levels.items()
-        }
-        return math.fsum(self._time(level, widths) for level in levels.values())
+            key = self._keys[node.name]
+            if key.joins:
+                apart[key.block] += self._apart[node.name]
+            else:
+                levels[key.layer].append(node)
+        widths = {key: sum(n.shapes[0][-1] or 0 for n in level) for key, level in levels.items()}
+        for level in levels.values():
+            block = self._block(level)
+            apart[block] += sum(self._apart[node.name] for node in level)
+            time, more = self._in_one_piece(level, widths)
+            whole[block] += time
+            added[block] += more
+        gains = [(added[b], apart[b] - whole[b]) for b in apart if apart[b] > whole[b]]
+        time = math.fsum(apart.values())
+        parameters = before = sum(self._counted(node, "parameters") for node in nodes)
+        for more, gain in sorted(gains, key=lambda pair: pair[0] / pair[1]):
+            better = rating(time - gain, parameters + more) < rating(time, parameters)
+            if better and parameters + more <= MOST_GROWTH * before:
+                time, parameters = time - gain, parameters + more
+        return time
 
-    def _time(self, level: Sequence[Node], widths: Mapping[Any, int]) -> float:
+    def _block(self, level: Sequence[Node]) -> Any:
+        """What is computed in one piece together; what is no group reads the pieces of others."""
+        (source, *more), rule = level[0].inputs or (None,), self._rules[level[0].name]
+        if len(level) > 1 or more or source is None or rule is None or rule.role != "mixing":
+            return self._keys[level[0].name].block
+        return self._keys[source.node].block
+
+    def _in_one_piece(
+        self, level: Sequence[Node], widths: Mapping[Any, int]
+    ) -> tuple[float, float]:
+        """The time of a layer in one piece, and the parameters that this adds."""
         first, shape = level[0], level[0].shapes[0]
+        macs, parameters = (
+            sum(self._counted(node, what) for node in level) for what in ("macs", "parameters")
+        )
         if not is_known(len(first.inputs), shape):
-            return 0.0
-        macs = sum(self._macs.get(node.name, 0) for node in level)
-        rule = self._rules[first.name]
+            return 0.0, 0.0
         if len(level) > 1:
             shape = (*shape[:-1], sum(node.shapes[0][-1] for node in level))
+        rule, grown = self._rules[first.name], 1.0
         if rule is not None and rule.role == "mixing" and macs:
             source = first.inputs[0]
             read = self._network.shape(source)[-1]
-            whole = widths.get(self._written[source.node], read)
-            macs = self._macs[first.name] * whole / read * shape[-1] / first.shapes[0][-1]
-        return call_time(self._network.layer_of(first).kind, len(first.inputs), shape, macs)
+            pairs = widths.get(self._keys[source.node].layer, read) * shape[-1]
+            grown = self._counted(first, "macs") / (read * first.shapes[0][-1]) * pairs / macs
+        kind = self._network.layer_of(first).kind
+        time = call_time(kind, len(first.inputs), shape, grown * macs)
+        return time, (grown - 1.0) * parameters
+
+    def _counted(self, node: Node, what: str) -> int:
+        return getattr(self._costs[node.name], what) if node.name in self._costs else 0
 
 
-def _levels(
-    network: Network, rules: Mapping[str, LayerRule | None]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keys of nodes: of the layer that a node is a group of, and of that which it hands on.
+@dataclasses.dataclass(frozen=True)
+class _Key:
+    """What a node belongs to.
 
-    The first is None where a node does nothing but join the groups of a layer.
+    Args:
+        layer: The layer that it is a group of, or whose groups it hands on.
+        block: The layer of weights that computes what it reads or writes: groups of layers
+            without weights become one where those of that layer do.
+        joins: Whether it does nothing but join the groups of a layer.
     """
-    depths, found, written = {}, {}, {}
+
+    layer: Any
+    block: Any
+    joins: bool = False
+
+
+def _keys(network: Network, rules: Mapping[str, LayerRule | None]) -> dict[str, _Key]:
+    depths, found = {}, {}
     outputs = {tensor.node for tensor in iterate_tensors(network.outputs)}
     for node in network.nodes:
         name, sources = node.name, [tensor.node for tensor in node.inputs]
         role = None if rules[name] is None else rules[name].role
         depths[name] = max((depths[source] for source in sources), default=0)
-        joined = {written[source] for source in sources}
-        found[name] = written[name] = (name,)
-        if role == "concatenate" and len(joined) == 1:
-            found[name], written[name] = None, joined.pop()
+        read = {(found[source].layer, found[source].block) for source in sources}
+        found[name] = _Key((name,), (name,))
+        if role == "concatenate" and len(read) == 1:
+            found[name] = _Key(*read.pop(), joins=True)
         elif role in ("mixing", "channelwise") and len(sources) == 1 and name not in outputs:
             depths[name] += 1
-            found[name] = written[name] = (depths[name], likeness(network, node, rules[name]))
-    return found, written
+            layer = (depths[name], likeness(network, node, rules[name]))
+            found[name] = _Key(layer, layer if role == "mixing" else found[sources[0]].block)
+    return found
