@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,11 @@ FIELDS = [
 ]
 
 
+def times(rows: Mapping[str, dict], combinations: Sequence[str]) -> list[float]:
+    """The estimated times of combinations."""
+    return [float(rows[c]["estimated_time"]) for c in combinations]
+
+
 def summary(rows: list[dict]) -> list[dict]:
     """Means and spreads over seeds, as factors against separate pruning of the same seed."""
     result = []
@@ -60,8 +65,11 @@ def summary(rows: list[dict]) -> list[dict]:
                 / max(float(base[c]["macs"]) for c in singles),
                 "single tasks, mean": float(np.mean(ratios)),
                 "single tasks, worst": max(ratios),
-                "estimated time, all tasks, below the sum": float(base[whole]["estimated_time"])
+                "estimated time, all tasks, below the sum": sum(times(base, singles))
                 / float(mine[whole]["estimated_time"]),
+                "estimated time, single tasks, mean": float(
+                    np.mean(np.divide(times(mine, singles), times(base, singles)))
+                ),
                 "worst loss on test": float(mine[first]["worst_loss"]),
             }
             for key, value in values.items():
