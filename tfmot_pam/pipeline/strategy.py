@@ -25,8 +25,8 @@ _STEPS = ((0.25, 0.35), (0.5, 0.25), (1.0, 0.15), (math.inf, 0.1))
 _HOPELESS = 2.0  # a path ends at a loss of so many tolerances, twice in a row
 _HOPEFUL = 1.5  # a network with a smaller loss is worth a tail, or another one
 _CLOSE = 1.2  # so close to its tolerance, a network that gets better is not given up
-# Shares that trims remove: larger where much of the tolerances is left, larger after every trim
-# that holds, and half as large after every one that is refused.
+# Shares that trims remove: larger where much of the tolerances is left and from trim to trim, and
+# halved by every one that is refused.
 _TRIM, _SLACK, _GROWTH = 0.1, 0.2, 1.4
 _SMALLEST_TRIM, _LARGEST_TRIM = 0.02, 0.4
 
@@ -196,13 +196,13 @@ def _next_trim(rounds: Sequence[Round], epochs: int, target: float | None) -> Ac
         return None
     retried = {tries_of(rounds, found)[0].number for found in rounds if found.accepted}
     trims = [found for found in rounds if found.stage == "trim"]
-    size = min(_TRIM + _SLACK * max(0.0, 1.0 - best.ratio), _LARGEST_TRIM)
-    for found in trims:
-        held = found.accepted or found.number in retried
-        size = min(size * _GROWTH, _LARGEST_TRIM) if held else size / 2
-    if _reached(best, target) or size < _SMALLEST_TRIM:
+    verdicts = [found.accepted or found.number in retried for found in trims]
+    before = verdicts.index(False) if False in verdicts else len(verdicts)
+    first = _TRIM + _SLACK * max(0.0, 1.0 - best.ratio)
+    fraction = min(first * _GROWTH**before, _LARGEST_TRIM) * 0.5 ** verdicts.count(False)
+    if _reached(best, target) or fraction < _SMALLEST_TRIM:
         return None
-    return Action("trim", best.number, epochs, _up_to(size, best, target))
+    return Action("trim", best.number, epochs, _up_to(fraction, best, target))
 
 
 def tries_of(rounds: Sequence[Round], found: Round) -> list[Round]:
