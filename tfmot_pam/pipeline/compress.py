@@ -13,24 +13,20 @@ from typing import Any
 import keras
 
 from tfmot_pam.graph.generation import are_tf_keras
-from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import all_combinations, check_tasks
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.graph.time_model import CallCost
 from tfmot_pam.graph.usage import check_usage
-from tfmot_pam.pipeline.accuracy import Examination
 from tfmot_pam.pipeline.arguments import check_count, check_goal, check_training_options
 from tfmot_pam.pipeline.arms import Arm, find_arms
 from tfmot_pam.pipeline.competition import Competition
 from tfmot_pam.pipeline.identity import identity
-from tfmot_pam.pipeline.inputs import make_views, originals_by_task, split
-from tfmot_pam.pipeline.price import TaskSet, find_price, original_costs
-from tfmot_pam.pipeline.problem import Problem, Training, prepared_distillation
+from tfmot_pam.pipeline.inputs import originals_by_task, split
+from tfmot_pam.pipeline.price import TaskSet, find_price
+from tfmot_pam.pipeline.problem import make_problem
 from tfmot_pam.pipeline.result import CompressionResult, told_portfolio
 from tfmot_pam.pruning.importance import find_importance
 from tfmot_pam.pruning.settings import PruningSettings
-
-_VALIDATION_VIEWS = 4  # where augment() makes other views
 
 
 def compress(
@@ -152,22 +148,9 @@ def compress(
     chosen = None if arms == "auto" else find_arms(arms)
     options = check_training_options(fine_tune_options)
     training, validation = split(originals, data, validation_data)
-    distillation, prepared = prepared_distillation(
-        originals, training, make_views(training, augment, views, seed), options, seed
-    )
-    problem = Problem(
-        originals=originals,
-        goal=goal,
-        settings=PruningSettings(importance=importance, measure=measure, usage=usage, seed=seed),
-        usage=usage,
-        training=Training(**options, seed=seed),
-        samples=training,
-        views=prepared,
-        distillation=distillation,
-        examination=Examination(
-            originals, make_views(validation, augment, _VALIDATION_VIEWS, seed + 1)
-        ),
-        original_costs=original_costs({t: read(m) for t, m in originals.items()}, measure),
+    settings = PruningSettings(importance=importance, measure=measure, usage=usage, seed=seed)
+    problem = make_problem(
+        originals, training, validation, goal, settings, augment=augment, views=views, **options
     )
     described = {
         "goal": goal,

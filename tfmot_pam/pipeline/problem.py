@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfmot_pam.data import Samples, as_form, take_samples
+from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import all_combinations
 from tfmot_pam.graph.time_model import CallCost
 from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.pipeline.accuracy import Examination
 from tfmot_pam.pipeline.arguments import LOSS_OPTIONS, Goal
+from tfmot_pam.pipeline.inputs import make_views
+from tfmot_pam.pipeline.price import original_costs
 from tfmot_pam.pruning.settings import PruningSettings
 from tfmot_pam.training.distillation import Distillation, set_up
 from tfmot_pam.training.heads import output_kind
 from tfmot_pam.training.usage import StepTasks
 
 _BATCH, _SCALE_SAMPLES = 256, 256
+_VALIDATION_VIEWS = 4  # where augment() makes other views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +182,52 @@ class Problem:
         )
 
 
-def prepared_distillation(
+def make_problem(
+    originals: Mapping[str, keras.Model],
+    training: Samples,
+    validation: Samples,
+    goal: Goal,
+    settings: PruningSettings,
+    *,
+    augment: Callable[..., Any] | None = None,
+    views: int | None = None,
+    **options: Any,
+) -> Problem:
+    """The problem of compressing some models.
+
+    Args:
+        originals: The models by task.
+        training: Training samples.
+        validation: Those that networks are judged by.
+        goal: What is to be reached.
+        settings: How channels are removed; all randomness has their seed.
+        augment: Makes other views of inputs, or None.
+        views: How many views of the training samples there are, or None.
+        **options: How students are trained: checked `fine_tune_options` of `compress`.
+    """
+    seed = settings.seed
+    distillation, prepared = _prepared_distillation(
+        originals, training, make_views(training, augment, views, seed), options, seed
+    )
+    return Problem(
+        originals=originals,
+        goal=goal,
+        settings=settings,
+        usage=settings.usage,
+        training=Training(**options, seed=seed),
+        samples=training,
+        views=prepared,
+        distillation=distillation,
+        examination=Examination(
+            originals, make_views(validation, augment, _VALIDATION_VIEWS, seed + 1)
+        ),
+        original_costs=original_costs(
+            {task: read(model) for task, model in originals.items()}, settings.measure
+        ),
+    )
+
+
+def _prepared_distillation(
     originals: Mapping[str, keras.Model],
     training: Samples,
     views: Sequence[Samples],
