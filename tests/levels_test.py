@@ -1,4 +1,4 @@
-"""Tests of combinations' times: those of the faster of two networks that compute the same."""
+"""Tests of combinations' times: those of what is exported, layers in groups or in one piece."""
 
 import keras
 import pytest

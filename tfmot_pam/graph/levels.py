@@ -89,7 +89,7 @@ class _Times:
                 apart[key.block] += self._apart[node.name]
             else:
                 levels[key.layer].append(node)
-        widths = {key: sum(n.shapes[0][-1] or 0 for n in level) for key, level in levels.items()}
+        widths = {key: sum(map(_width, level)) for key, level in levels.items()}
         for level in levels.values():
             block = self._block(level)
             apart[block] += sum(self._apart[node.name] for node in level)
@@ -123,19 +123,23 @@ class _Times:
         if not is_known(len(first.inputs), shape):
             return 0.0, 0.0
         if len(level) > 1:
-            shape = (*shape[:-1], sum(node.shapes[0][-1] for node in level))
+            shape = (*shape[:-1], sum(map(_width, level)))
         rule, grown = self._rules[first.name], 1.0
         if rule is not None and rule.role == "mixing" and macs:
             source = first.inputs[0]
             read = self._network.shape(source)[-1]
             pairs = widths.get(self._keys[source.node].layer, read) * shape[-1]
-            grown = self._counted(first, "macs") / (read * first.shapes[0][-1]) * pairs / macs
+            grown = self._counted(first, "macs") / (read * _width(first)) * pairs / macs
         kind = self._network.layer_of(first).kind
         time = call_time(kind, len(first.inputs), shape, grown * macs)
         return time, (grown - 1.0) * parameters
 
     def _counted(self, node: Node, what: str) -> int:
         return getattr(self._costs[node.name], what) if node.name in self._costs else 0
+
+
+def _width(node: Node) -> int:
+    return (node.shapes[0] or (0,))[-1] or 0
 
 
 @dataclasses.dataclass(frozen=True)
