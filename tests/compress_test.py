@@ -286,19 +286,6 @@ def test_of_many_starts_the_promising_ones_are_tried(models):
     assert len(found.best.macs) == 7
 
 
-def test_starts_are_compared_at_the_cost_of_the_smallest(models, tmp_path):
-    options = {**QUICK, "effort": 1, "arms": ["separate", "stem"], "directory": tmp_path / "rounds"}
-    # Separate pruning gets nowhere, and stems are shared up to one of two heights.
-    tfmot_pam.compress(models, samples(), 1e-6, **options)
-    trials = [
-        [json.loads(path.read_text())["state"]["share"] for path in sorted(folder.rglob("*.json"))]
-        for folder in (tmp_path / "rounds").glob("trial-*")
-    ]
-    starts, ends = zip(*trials, strict=True)
-    assert len(set(starts)) == 2
-    assert max(ends) <= min(starts) + 1e-9
-
-
 def test_late_merges_the_networks_that_separate_pruning_found(models, tmp_path):
     options = {**QUICK, "effort": 8, "target": 0.3, "directory": tmp_path / "rounds"}
     (late,) = tfmot_pam.compress(models, samples(), 0.1, arms=["late"], **options).arms

@@ -35,7 +35,7 @@ from tfmot_pam.pipeline.workers import Job, run_jobs, tell
 from tfmot_pam.reporting.report import report
 
 # A trial of a start: its cost in units of separate pruning's, or of the originals' where that has
-# not run, at most, and its share of the effort.
+# not run, and its share of the effort.
 _TRIAL_COST, _TRIAL_SHARE, _TRIAL_EFFORT = 1.4, 0.3, 0.08
 # The MACs of pruned networks that are merged, in units of what they end at, at most: networks that
 # end near what they were are merged halfway, in factors.
@@ -130,15 +130,14 @@ class Competition:
 
         The mean and not the largest: weights of the tasks' losses move losses between tasks.
         """
+        trials = []
         for start in starts:
             self._untrained_loss(start)
-        searches = [self._search(start, part, "trial") for start in starts for part in start.parts]
-        # A start that is smaller than that is what all are cut to: at one cost they compare.
-        share = min(self._trial_share(), *(search.rounds[0].share for search in searches))
-        trials = []
-        for search in searches:
-            epochs = max(1, round(_TRIAL_EFFORT * search.allotment.total))
-            trials.append((search, (epochs, 1.0 - share / search.rounds[0].share)))
+            for part in start.parts:
+                search = self._search(start, part, "trial")
+                epochs = max(1, round(_TRIAL_EFFORT * search.allotment.total))
+                fraction = max(0.0, 1.0 - self._trial_share() / search.rounds[0].share)
+                trials.append((search, (epochs, fraction)))
         self._ahead(trials)
         for search, trial in trials:
             search.trial(*trial)
