@@ -33,7 +33,7 @@ def round_of(number, stage, parent, *, epochs=0, share=1.0, ratio=0.0, accepted=
 def play(allotment, judge, target=None):
     """Plays a search whose networks are judged by `judge(share, stage) -> (ratio, accepted)`."""
     rounds = []
-    while (action := next_action(rounds, allotment, target, False)) is not None:
+    while (action := next_action(rounds, allotment, target)) is not None:
         share = 1.0 if action.parent is None else rounds[action.parent].share
         share *= 1.0 - action.fraction
         ratio, accepted = judge(share, action.stage)
@@ -91,7 +91,7 @@ def test_a_search_goes_on_from_any_of_its_rounds():
     allotment = allot(48, True)
     rounds = play(allotment, cliff(0.2))
     for count in range(len(rounds)):
-        action = next_action(rounds[:count], allotment, None, False)
+        action = next_action(rounds[:count], allotment, None)
         following = rounds[count]
         assert (action.stage, action.parent) == (following.stage, following.parent)
         assert action.epochs == following.epochs
@@ -102,23 +102,23 @@ def test_shares_removed_fall_with_the_loss():
     fractions = []
     for ratio in (0.0, 1.5, 3.0):
         rounds = [round_of(0, "start", None, ratio=ratio)]
-        fractions.append(next_action(rounds, allotment, None, False).fraction)
+        fractions.append(next_action(rounds, allotment, None).fraction)
     assert fractions == sorted(fractions, reverse=True)
     assert len(set(fractions)) == 3
     once = [round_of(0, "start", None), round_of(1, "cut", 0, epochs=1, ratio=9.0)]
     twice = [*once, round_of(2, "cut", 1, epochs=1, ratio=9.0)]
-    assert next_action(once, allotment, None, False).stage == "cut"
-    assert next_action(twice, allotment, None, False).stage == "tail"
+    assert next_action(once, allotment, None).stage == "cut"
+    assert next_action(twice, allotment, None).stage == "tail"
 
 
 def test_a_path_ends_at_its_target_and_where_nothing_can_go():
     allotment = allot(100, False)
     rounds = [round_of(0, "start", None, share=0.5)]
-    action = next_action(rounds, allotment, 0.4, False)
+    action = next_action(rounds, allotment, 0.4)
     assert action.fraction == pytest.approx(0.2)
     reached = [*rounds, round_of(1, "cut", 0, epochs=1, share=0.4)]
-    assert next_action(reached, allotment, 0.4, False).stage == "tail"
-    assert next_action(rounds, allotment, 0.4, True).stage == "tail"
+    assert next_action(reached, allotment, 0.4).stage == "tail"
+    assert next_action(rounds, allotment, 0.4, {rounds[-1].number: 0.3}).stage == "tail"
 
 
 def test_tails_go_back_on_the_path_until_one_holds():
@@ -177,9 +177,21 @@ def test_a_trim_removes_more_where_more_is_left_of_the_tolerances(ratio, fractio
     allotment = allot(200, False)
     path = [round_of(0, "start", None), round_of(1, "cut", 0, epochs=60, share=0.5, ratio=0.4)]
     held = round_of(2, "tail", 1, epochs=allotment.tail, share=0.5, ratio=ratio)
-    action = next_action([*path, held], allotment, None, False)
+    action = next_action([*path, held], allotment, None)
     assert (action.stage, action.parent) == ("trim", 2)
     assert action.fraction == pytest.approx(fraction)
+
+
+def test_a_trim_that_cannot_go_is_halved_until_it_can():
+    allotment = allot(200, False)
+    path = [round_of(0, "start", None), round_of(1, "cut", 0, epochs=60, share=0.5, ratio=0.4)]
+    rounds = [*path, round_of(2, "tail", 1, epochs=allotment.tail, share=0.5, ratio=0.5)]
+    # That a smaller network cannot lose more says nothing of the best one.
+    for unreachable, fraction in (({}, 0.2), ({1: 0.1}, 0.2), ({2: 0.2}, 0.1), ({2: 0.08}, 0.05)):
+        action = next_action(rounds, allotment, None, unreachable)
+        assert (action.stage, action.parent) == ("trim", 2)
+        assert action.fraction == pytest.approx(fraction)
+    assert next_action(rounds, allotment, None, {2: 0.02}) is None
 
 
 @pytest.mark.parametrize("stage", ["tail", "trim"])

@@ -58,7 +58,7 @@ class Search:
         self.checkpoints, self._build, self._say = checkpoints, start, say
         self.rounds: list[Round] = []
         self._models: dict[int, keras.Model] = {}
-        self._ended = False
+        self._unreachable: dict[int, float] = {}
         self.reload()
 
     def reload(self) -> None:
@@ -77,7 +77,8 @@ class Search:
         return self._next() is None
 
     def _next(self) -> Action | None:
-        return next_action(self.rounds, self.allotment, self.problem.goal.target, self._ended)
+        target = self.problem.goal.target
+        return next_action(self.rounds, self.allotment, target, self._unreachable)
 
     def start(self) -> None:
         """Makes the network that the search starts from, if there is none yet."""
@@ -92,14 +93,14 @@ class Search:
             self.take(Action("warm", 0, epochs))
 
     def take(self, action: Action) -> None:
-        """Takes one action; a cut that the floors do not allow is the last."""
+        """Takes one action; of a cut that the floors do not allow it is noted how much it was."""
         examination, tolerances = self.problem.examination, self.problem.goal.tolerances
         weights = loss_weights(self.rounds, tolerances)
         began, clock = time.perf_counter(), StepClock()
         try:
             model = self._trained(action, weights, clock)
         except UnreachableFraction:
-            self._ended = True
+            self._unreachable[action.parent] = action.fraction
             return
         if action.stage == "retry":
             before = tries_of(self.rounds, self.rounds[action.parent])

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from tfmot_pam.pipeline.result import Round
 
@@ -84,7 +85,10 @@ class Action:
 
 
 def next_action(
-    rounds: Sequence[Round], allotment: Allotment, target: float | None, ended: bool = False
+    rounds: Sequence[Round],
+    allotment: Allotment,
+    target: float | None,
+    unreachable: Mapping[int, float] = MappingProxyType({}),
 ) -> Action | None:
     """What comes after some rounds; None where the search is over.
 
@@ -92,7 +96,7 @@ def next_action(
         rounds: All rounds so far.
         allotment: How epochs are spent.
         target: The share of the originals' computation to stop at, or None.
-        ended: Whether nothing more can be removed.
+        unreachable: The least share that was found to be more than can go, by numbers of rounds.
     """
     if not rounds:
         return Action("start", None, allotment.inherited)
@@ -101,7 +105,7 @@ def next_action(
     if last.stage == "start" and allotment.warm:
         return Action("warm", last.number, allotment.warm)
     hopeful = min(found.ratio for found in path[-2:]) < _HOPELESS
-    on_path = len(path) == len(rounds) and hopeful and not ended
+    on_path = len(path) == len(rounds) and hopeful and last.number not in unreachable
     going_on = spent + allotment.level <= allotment.warm + allotment.path
     if on_path and going_on and not _reached(last, target):
         fraction = next(share for ratio, share in _STEPS if last.ratio <= ratio)
@@ -120,7 +124,7 @@ def next_action(
     futile = not any(found.accepted and found.stage != "start" for found in rounds)
     if futile and (latest.stage == "trim" or not path[0].accepted or _is_long(latest, allotment)):
         return _patient_tail(path, latest, left, allotment)
-    return None if ended else _next_trim(rounds, epochs, target)
+    return _next_trim(rounds, epochs, target, unreachable)
 
 
 def _patient_tail(
@@ -189,8 +193,10 @@ def best_round(rounds: Sequence[Round]) -> Round | None:
     return min(held, key=lambda found: (found.cost, -found.number), default=None)
 
 
-def _next_trim(rounds: Sequence[Round], epochs: int, target: float | None) -> Action | None:
-    """Removes a little more from the best network."""
+def _next_trim(
+    rounds: Sequence[Round], epochs: int, target: float | None, unreachable: Mapping[int, float]
+) -> Action | None:
+    """Removes a little more from the best network, half as much where so much cannot go."""
     best = best_round(rounds)
     if best is None:
         return None
@@ -200,6 +206,8 @@ def _next_trim(rounds: Sequence[Round], epochs: int, target: float | None) -> Ac
     before = verdicts.index(False) if False in verdicts else len(verdicts)
     first = _TRIM + _SLACK * max(0.0, 1.0 - best.ratio)
     fraction = min(first * _GROWTH**before, _LARGEST_TRIM) * 0.5 ** verdicts.count(False)
+    while fraction >= unreachable.get(best.number, math.inf):
+        fraction /= 2
     if _reached(best, target) or fraction < _SMALLEST_TRIM:
         return None
     return Action("trim", best.number, epochs, _up_to(fraction, best, target))
