@@ -143,6 +143,11 @@ class Steps:
             fraction = 0.0 if share is None else max(0.0, 1.0 - share / parent.share)
             number = None if parent is None else parent.number
             self._search.take(Action(stage, number, epochs, fraction))
+        if len(rounds) < self._taken:
+            raise app.UsageError(
+                f"A {stage} to {share} of the originals' cost is more than can go. Expected larger "
+                "shares: raise --alone or --costs."
+            )
         return self._search.rounds[self._taken - 1]
 
     def cut(self, cuts: int, epochs: int, share: float) -> None:

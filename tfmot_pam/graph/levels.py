@@ -18,7 +18,7 @@ from tfmot_pam.graph.channels import rule_of
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.network import Network, Node, iterate_tensors
 from tfmot_pam.graph.rules import LayerRule, call_of
-from tfmot_pam.graph.selection import all_combinations, task_names, tasks_of_nodes
+from tfmot_pam.graph.selection import combination_masks, task_names, tasks_of_nodes
 from tfmot_pam.graph.time_model import MOST_GROWTH, call_time, is_known, node_times, rating
 
 # What two layers of one kind may differ in and still be computed as one.
@@ -59,13 +59,11 @@ def combination_times(network: Network) -> dict[tuple[str, ...], float]:
             piece for which that is worth the parameters it adds, about as `tflite_export.export`
             chooses them.
     """
-    needed, tasks = tasks_of_nodes(network), task_names(network)
-    times, found = _Times(network), {}
-    bits = {task: 1 << place for place, task in enumerate(tasks)}
-    for chosen in all_combinations(tasks):
-        own = sum(bits[task] for task in chosen)
-        found[chosen] = times.of([node for node in network.nodes if needed[node.name] & own])
-    return found
+    needed, times = tasks_of_nodes(network), _Times(network)
+    return {
+        chosen: times.of([node for node in network.nodes if needed[node.name] & own])
+        for chosen, own in combination_masks(task_names(network)).items()
+    }
 
 
 class _Times:
@@ -107,10 +105,11 @@ class _Times:
 
     def _block(self, level: Sequence[Node]) -> Any:
         """What is computed in one piece together; what is no group reads the pieces of others."""
-        (source, *more), rule = level[0].inputs or (None,), self._rules[level[0].name]
-        if len(level) > 1 or more or source is None or rule is None or rule.role != "mixing":
-            return self._keys[level[0].name].block
-        return self._keys[source.node].block
+        first = level[0]
+        rule = self._rules[first.name]
+        if len(level) == 1 and rule is not None and rule.role == "mixing":
+            return self._keys[first.inputs[0].node].block
+        return self._keys[first.name].block
 
     def _in_one_piece(
         self, level: Sequence[Node], widths: Mapping[Any, int]

@@ -38,6 +38,12 @@ def all_combinations(tasks: Sequence[str]) -> list[tuple[str, ...]]:
     return [chosen for size in sizes for chosen in itertools.combinations(tasks, size)]
 
 
+def combination_masks(tasks: Sequence[str]) -> dict[tuple[str, ...], int]:
+    """Every combination of tasks as a bit mask, as `tasks_of_nodes` has it."""
+    bits = {task: 1 << place for place, task in enumerate(tasks)}
+    return {chosen: sum(bits[task] for task in chosen) for chosen in all_combinations(tasks)}
+
+
 def check_tasks(tasks: Sequence[str] | str, known: Sequence[str]) -> tuple[str, ...]:
     """`tasks` as a tuple in model order; raises on unknown, repeated or no tasks."""
     if isinstance(tasks, str):

@@ -13,10 +13,10 @@ from tfmot_pam.graph.network import Network, Shape
 CallCost = Callable[[str, int, Shape, float], float]
 
 # XNNPACK, float32, x86-64 with AVX-512, in multiply-accumulates of a convolution whose tiles are
-# full (0.021 ns; fitted to files of 290 networks, `benchmarks.time_model_benchmark`). Output
-# channels are computed 32 at once, or 16 where there are no more. What calling one operation
-# costs, what moving one number costs, and pooling to one. What a multiply-accumulate of a depthwise
-# convolution costs, and how much more where its channels do not fill the last tile of 16.
+# full (0.021 ns), fitted to files of some 300 networks; `benchmarks.time_model_benchmark` checks
+# them. Output channels are computed 32 at once, or 16 where there are no more. What calling one
+# operation costs, what moving one number costs, and pooling to one. What a multiply-accumulate of a
+# depthwise convolution costs, and how much more where its channels do not fill the last tile of 16.
 _TILE = 32
 _CALLED = 13_000
 _MOVED, _POOLED = 15, 17

@@ -11,7 +11,12 @@ from types import MappingProxyType
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.levels import combination_times
 from tfmot_pam.graph.network import Network
-from tfmot_pam.graph.selection import all_combinations, task_names, tasks_of_nodes
+from tfmot_pam.graph.selection import (
+    all_combinations,
+    combination_masks,
+    task_names,
+    tasks_of_nodes,
+)
 from tfmot_pam.graph.time_model import CallCost, checked_cost, node_costs, node_times
 from tfmot_pam.graph.usage import usage_probabilities
 
@@ -91,13 +96,10 @@ def combination_costs(network: Network, measure: str | CallCost) -> dict[TaskSet
     needed, totals = tasks_of_nodes(network), collections.Counter()
     for node, cost in price.node_costs(network).items():
         totals[needed[node]] += cost
-    tasks = task_names(network)
-    bits = {task: 1 << place for place, task in enumerate(tasks)}
-    costs = {}
-    for chosen in all_combinations(tasks):
-        own = sum(bits[task] for task in chosen)
-        costs[chosen] = math.fsum(cost for mask, cost in totals.items() if mask & own)
-    return costs
+    return {
+        chosen: math.fsum(cost for mask, cost in totals.items() if mask & own)
+        for chosen, own in combination_masks(task_names(network)).items()
+    }
 
 
 def expected_cost(costs: Mapping[TaskSet, float], usage: Mapping[TaskSet, float] | None) -> float:
