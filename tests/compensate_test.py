@@ -93,6 +93,54 @@ def test_equal_features_share_the_map():
     np.testing.assert_allclose(solution, [[1.5], [1.5]], rtol=1e-4)
 
 
+def held_out_problem(count, features, noise, seed=0):
+    """Rows of so many samples, whose residuals are a linear map of few features, and noise."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, features)) + 1.0
+    truth = np.zeros((features, 2))
+    truth[:3] = np.random.default_rng(9).normal(size=(3, 2))
+    return x, x @ truth + noise * rng.normal(size=(count, 2)), truth
+
+
+def test_held_out_samples_choose_a_weak_penalty_where_there_is_no_noise():
+    x, residual, truth = held_out_problem(400, 12, 0.0)
+    solution, intercept = linear.fit_held_out(x, residual, np.arange(400))
+    np.testing.assert_allclose(solution, truth, atol=5e-3)
+    np.testing.assert_allclose(intercept, [0.0, 0.0], atol=2e-2)
+
+
+@pytest.mark.parametrize("features", [60, 100, 300])
+def test_held_out_samples_keep_noise_from_being_fitted(features):
+    """With as many features as samples a weak penalty makes what is fitted worse than nothing."""
+    x, residual, _ = held_out_problem(100, features, 3.0)
+    fresh, wanted, _ = held_out_problem(500, features, 3.0, seed=1)
+
+    def error(solution, intercept):
+        return np.mean((wanted - fresh @ solution - intercept) ** 2)
+
+    nothing = np.mean((wanted - residual.mean(0)) ** 2)
+    assert error(*linear.fit_held_out(x, residual, np.arange(100))) < 1.05 * nothing
+    assert error(*linear.fit(x, residual, 1e-3)) > 1.2 * nothing
+
+
+def test_rows_of_one_sample_are_held_out_together():
+    """Noise that all rows of a sample share can be fitted from rows of its, and from no others'."""
+    x, residual, _ = held_out_problem(40, 60, 3.0)
+    rows = np.repeat(np.arange(40), 6)
+    near = x[rows] + 1e-3 * np.random.default_rng(3).normal(size=(240, 60))
+    together, _ = linear.fit_held_out(near, residual[rows], rows)
+    apart, _ = linear.fit_held_out(near, residual[rows], np.arange(240))
+    assert np.linalg.norm(together) < 0.5 * np.linalg.norm(apart)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_too_few_samples_to_hold_one_out_change_the_mean_alone(count):
+    x, residual, _ = held_out_problem(count, 5, 0.0)
+    solution, intercept = linear.fit_held_out(x, residual, np.arange(count))
+    np.testing.assert_array_equal(solution, np.zeros((5, 2)))
+    np.testing.assert_allclose(intercept, residual.mean(0))
+
+
 # --- layers as linear maps ----------------------------------------------------------------------
 
 PRE_ACTIVATIONS = {

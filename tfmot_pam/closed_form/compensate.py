@@ -3,7 +3,8 @@
 Layer by layer from the input on, with what the cut network really computes below, every kept
 channel's original pre-activation is fitted from all inputs that its group may read. The solution
 is sought near the trained weights: minimise |(W0 + D) x + b - z|^2 + lambda |D|^2. Where nothing
-was cut the residual is zero and so is the change.
+was cut the residual is zero and so is the change. Unless it is given, lambda is what does best on
+samples that the fit has not seen, for every layer by itself.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from tfmot_pam.graph.slicing import Origin
 # Residuals below this share of the target are rounding, not a cut.
 _ROUNDING = 1e-5
 
+_DEPTHWISE_RIDGE = 1e-3  # a kernel has few features, and many places
+
 # Kernels that no closed form fits here: transposed and grouped convolutions.
 _BIAS_ONLY = frozenset(
     f"Conv{rank}{kind}" for rank in ("1D", "2D", "3D") for kind in ("", "Transpose")
@@ -36,13 +39,13 @@ class Compensation:
     Args:
         places: Output places per layer that are fitted.
         ridge: Strength of the pull towards the trained weights, relative to the mean squared
-            feature.
+            feature; None chooses it for every layer, by samples that are held out.
         memory: Bytes that the activations of all networks may take.
         seed: Seed of the choice of samples and places.
     """
 
     places: int = 4096
-    ridge: float = 1e-3
+    ridge: float | None = None
     memory: int = 1 << 30
     seed: int = 0
 
@@ -138,7 +141,10 @@ class _Fitting:
             residual -= layer.weights["bias"]
         if _negligible(residual, wanted):
             return
-        change, intercept = linear.fit(features, residual, self.options.ridge)
+        if self.options.ridge is None:
+            change, intercept = linear.fit_held_out(features, residual, places[:, 0])
+        else:
+            change, intercept = linear.fit(features, residual, self.options.ridge)
         kernel = layer.weights[form.matrix]
         weights = dict(layer.weights)
         weights[form.matrix] = (kernel + change.reshape(kernel.shape)).astype(kernel.dtype)
@@ -157,7 +163,8 @@ class _Fitting:
         residual = wanted - linear.depthwise_pre_activation(layer, x, places)
         if _negligible(residual, wanted):
             return
-        change, intercept = linear.fit_depthwise(layer, x, places, residual, self.options.ridge)
+        ridge = _DEPTHWISE_RIDGE if self.options.ridge is None else self.options.ridge
+        change, intercept = linear.fit_depthwise(layer, x, places, residual, ridge)
         kernel = layer.weights["kernel"]
         weights = {**layer.weights, "kernel": (kernel + change).astype(kernel.dtype)}
         self._shift(node, dataclasses.replace(layer, weights=weights), intercept)

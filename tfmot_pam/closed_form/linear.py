@@ -18,6 +18,8 @@ import scipy.linalg
 from tfmot_pam.graph.network import Layer
 
 _CHANNELS = 64  # of a depthwise convolution, whose patches are in memory at once
+_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of a penalty that held-out samples choose
+_FOLDS = 4  # one in so many samples is held out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +180,43 @@ def fit(features: np.ndarray, residual: np.ndarray, ridge: float) -> tuple[np.nd
         system[np.diag_indices(n)] += ridge * scale
         solution = centred.T @ _solve(system, target)
     return solution, offset - mean @ solution
+
+
+def fit_held_out(
+    features: np.ndarray, residual: np.ndarray, samples: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`fit` with the strength of the penalty that does best on samples that it has not seen.
+
+    A dense layer behind a flattened map has as many features as there are samples: a weak penalty
+    fits their noise, and what a layer had learned is lost.
+
+    Args:
+        features: `[n, p]`.
+        residual: `[n, outputs]`.
+        samples: The sample that each row comes from, `[n]`; rows of one sample are not apart.
+
+    Returns:
+        `D [p, outputs]` and `b [outputs]`; D is 0 where nothing that is fitted holds elsewhere.
+    """
+    _, order = np.unique(samples, return_inverse=True)
+    held = order % _FOLDS == _FOLDS - 1
+    constant = np.zeros((features.shape[1], residual.shape[1])), residual.mean(axis=0, dtype=float)
+    if not held.any():
+        return constant
+
+    def error(strength: float) -> float:
+        change, intercept = fit(features[~held], residual[~held], strength)
+        return _mean_square(residual[held] - features[held] @ change - intercept)
+
+    errors = {strength: error(strength) for strength in _STRENGTHS}
+    best = min(errors, key=errors.get)
+    if errors[best] >= _mean_square(residual[held] - residual[~held].mean(axis=0)):
+        return constant
+    return fit(features, residual, best)
+
+
+def _mean_square(values: np.ndarray) -> float:
+    return float(np.mean(np.square(values), dtype=np.float64))
 
 
 def depthwise_pre_activation(layer: Layer, x: np.ndarray, places: np.ndarray) -> np.ndarray:
