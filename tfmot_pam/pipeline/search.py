@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
+import numpy as np
 
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
@@ -27,7 +28,8 @@ from tfmot_pam.pruning.prune import gated_model, strip_pruning
 from tfmot_pam.pruning.schedules import Ramp
 from tfmot_pam.training.step_clock import StepClock
 
-_SAMPLES = 1024  # calibration inputs of a cut
+# Calibration inputs of a cut: more where a network is small, at about as much computation.
+_SAMPLES, _SAMPLED_MACS = (1024, 4096), 2e9
 _ROOM = 1.0  # how much the width of a layer counts that several tasks are to share
 _PATH_END, _TAIL_RATE = 0.3, 1.2  # learning rates, as shares of the first
 
@@ -145,7 +147,7 @@ class Search:
         settings = self.problem.settings
         kind = find_importance(settings.importance)
         if kind.at_once:
-            inputs = self.problem.calibration(_SAMPLES) if kind.inputs else None
+            inputs = self._calibration(model) if kind.inputs else None
             urgent = self._urgency()
             matters = {task: weight * urgent[task] for task, weight in weights.items()}
             room = _ROOM if len(self.problem.tasks) > 1 else 0.0
@@ -155,6 +157,11 @@ class Search:
             )
             return self.problem.train(emit(smaller), action.epochs, **options)
         return self._cut_while_training(model, action, options)
+
+    def _calibration(self, model: keras.Model) -> np.ndarray:
+        fewest, most = _SAMPLES
+        largest = max(1.0, *combination_costs(read(model), "macs").values())
+        return self.problem.calibration(round(min(max(_SAMPLED_MACS / largest, fewest), most)))
 
     def _cut_while_training(self, model, action: Action, options) -> keras.Model:
         settings, training = self.problem.settings, self.problem.training
