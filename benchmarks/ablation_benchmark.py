@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import unittest.mock
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -29,7 +28,6 @@ from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
 from tfmot_pam.merging.donor import donor_method
 from tfmot_pam.merging.merge import merge
-from tfmot_pam.pipeline import search as searching
 from tfmot_pam.pipeline.arguments import check_goal
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.inputs import originals_by_task, split
@@ -162,10 +160,12 @@ class Steps:
         return self._search.model(self._search.rounds[-1].number)
 
 
-def _steps(problem: Problem, build: Callable[[], keras.Model], path: int, folder) -> Steps:
+def _steps(
+    problem: Problem, build: Callable[[], keras.Model], path: int, folder, **options: Any
+) -> Steps:
     allotment = Allotment(warm=0, path=path, level=1, tail=1, total=path)
     known = {"shares": repr([_ALONE.value, *_COSTS.value, _EPOCHS.value])}
-    return Steps(Search(problem, build, allotment, Checkpoints(folder, known), print))
+    return Steps(Search(problem, build, allotment, Checkpoints(folder, known), print, **options))
 
 
 def pruned_alone(problem: Problem, folder: pathlib.Path) -> dict[str, keras.Model]:
@@ -204,19 +204,16 @@ def rows_of(problem: Problem, networks, variant: Variant, folder: pathlib.Path) 
     epochs = round(variant.effort * _EPOCHS.value)
     level, tail = max(1, epochs // 12), max(1, epochs // 4)
     chosen = problem.originals if variant.originals else networks
-    room = searching._ROOM if variant.widths else 0.0
-    steering = searching.loss_weights if variant.steered else _evenly
-    with (
-        unittest.mock.patch.object(searching, "_ROOM", room),
-        unittest.mock.patch.object(searching, "loss_weights", steering),
-    ):
-        steps = _steps(problem, lambda: merged(problem, chosen, variant), 3 * level, folder)
-        steps.take("start", 0)
-        steps.take("warm", tail)
-        steps.cut(3, level, first)
-        yield _row(first, steps.take("tail", tail))
-        steps.take("trim", tail, second)
-        yield _row(second, steps.take("tail", tail))
+    options = {} if variant.widths else {"room": 0.0}
+    if not variant.steered:
+        options["weigh"] = _evenly
+    steps = _steps(problem, lambda: merged(problem, chosen, variant), 3 * level, folder, **options)
+    steps.take("start", 0)
+    steps.take("warm", tail)
+    steps.cut(3, level, first)
+    yield _row(first, steps.take("tail", tail))
+    steps.take("trim", tail, second)
+    yield _row(second, steps.take("tail", tail))
 
 
 def _evenly(rounds, tolerances: Mapping[str, float]) -> dict[str, float]:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import read
 from tfmot_pam.pipeline.accuracy import Judgement
 from tfmot_pam.pipeline.averaging import steadier
@@ -30,7 +31,6 @@ from tfmot_pam.training.step_clock import StepClock
 
 # Calibration inputs of a cut: more where a network is small, at about as much computation.
 _SAMPLES, _SAMPLED_MACS = (1024, 4096), 2e9
-_ROOM = 1.0  # how much the width of a layer counts that several tasks are to share
 _PATH_END, _TAIL_RATE = 0.3, 1.2  # learning rates, as shares of the first
 
 
@@ -44,6 +44,8 @@ class Search:
         checkpoints: Where rounds are kept.
         say: Takes one line a round.
         inherited: The rounds, of other searches, that made what the search starts from.
+        room: How much the width of a layer counts that several tasks are to share.
+        weigh: Gives the factors of the tasks' losses, by the rounds so far and the tolerances.
     """
 
     def __init__(
@@ -54,7 +56,11 @@ class Search:
         checkpoints: Checkpoints,
         say: Callable[[str], None],
         inherited: Sequence[Round] = (),
+        *,
+        room: float = 1.0,
+        weigh: Callable[..., dict[str, float]] = loss_weights,
     ):
+        self._room, self._weigh = room, weigh
         self.problem, self.allotment = problem, allotment
         self._inherited = tuple(inherited)
         self.checkpoints, self._build, self._say = checkpoints, start, say
@@ -97,10 +103,11 @@ class Search:
     def take(self, action: Action) -> None:
         """Takes one action; of a cut that the floors do not allow it is noted how much it was."""
         examination, tolerances = self.problem.examination, self.problem.goal.tolerances
-        weights = loss_weights(self.rounds, tolerances)
+        weights = self._weigh(self.rounds, tolerances)
         began, clock = time.perf_counter(), StepClock()
         try:
-            model = self._trained(action, weights, clock)
+            action, student = self._student(action, weights)
+            model = self._trained(action, student, weights, clock)
         except UnreachableFraction:
             self._unreachable[action.parent] = action.fraction
             return
@@ -128,35 +135,55 @@ class Search:
         """The accepted round of least expected cost, or None."""
         return best_round(self.rounds)
 
+    def _student(self, action: Action, weights: Mapping[str, float]) -> tuple[Action, keras.Model]:
+        """The network that an action trains; a trim to one that was refused goes on from that."""
+        if action.stage == "start":
+            return action, self._build()
+        model = self.model(action.parent)
+        kind = find_importance(self.problem.settings.importance)
+        if action.stage not in ("cut", "trim") or not kind.at_once:
+            return action, model
+        urgent = self._urgency()
+        smaller = cut(
+            read(model),
+            self.problem.settings,
+            action.fraction,
+            self._calibration(model) if kind.inputs else None,
+            task_weights={task: weight * urgent[task] for task, weight in weights.items()},
+            room=self._room if len(self.problem.tasks) > 1 else 0.0,
+        )
+        refused = self._refused_like(smaller, action)
+        if refused is None:
+            return action, emit(smaller)
+        return dataclasses.replace(action, parent=refused.number), self.model(refused.number)
+
+    def _refused_like(self, network: Network, action: Action) -> Round | None:
+        """The last round that was refused, of a trim of the same round to the same widths."""
+        if action.stage != "trim":
+            return None
+        for found in reversed(self.rounds):
+            parents = [row.parent for row in self.line(found.number) if row.stage == "trim"]
+            same = not found.accepted and action.parent in parents
+            if same and _widths(read(self.model(found.number))) == _widths(network):
+                return found
+        return None
+
     def _trained(
-        self, action: Action, weights: Mapping[str, float], clock: StepClock
+        self, action: Action, student: keras.Model, weights: Mapping[str, float], clock: StepClock
     ) -> keras.Model:
         if action.stage == "start":
-            return self._build()
-        model = self.model(action.parent)
-        first = sum(found.epochs for found in self.rounds)
+            return student
         options = {
             "rates": self._rates(action),
             "task_weights": weights,
-            "first_epoch": first,
+            "first_epoch": sum(found.epochs for found in self.rounds),
             "seed": len(self.rounds),
             "callbacks": [clock],
         }
-        if action.stage not in ("cut", "trim"):
-            return self.problem.train(model, action.epochs, **options)
-        settings = self.problem.settings
-        kind = find_importance(settings.importance)
-        if kind.at_once:
-            inputs = self._calibration(model) if kind.inputs else None
-            urgent = self._urgency()
-            matters = {task: weight * urgent[task] for task, weight in weights.items()}
-            room = _ROOM if len(self.problem.tasks) > 1 else 0.0
-            network = read(model)
-            smaller = cut(
-                network, settings, action.fraction, inputs, task_weights=matters, room=room
-            )
-            return self.problem.train(emit(smaller), action.epochs, **options)
-        return self._cut_while_training(model, action, options)
+        at_once = find_importance(self.problem.settings.importance).at_once
+        if action.stage in ("cut", "trim") and not at_once:
+            return self._cut_while_training(student, action, options)
+        return self.problem.train(student, action.epochs, **options)
 
     def _calibration(self, model: keras.Model) -> np.ndarray:
         fewest, most = _SAMPLES
@@ -242,3 +269,11 @@ class Search:
             f"{100 * found.share:.1f} % of the originals' expected cost, accuracy in %: "
             f"{losses}: {'kept' if found.accepted else 'not within tolerance'}"
         )
+
+
+def _widths(network: Network) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shapes of all weights, by layers."""
+    return {
+        name: {weight: value.shape for weight, value in layer.weights.items()}
+        for name, layer in network.layers.items()
+    }

@@ -5,11 +5,12 @@ much. Before the rate has fallen to 0 networks look worse than they are, so a pa
 beyond the tolerances. A tail takes a network of the path and trains it on while the rate falls; if
 it does not hold then, bisection decides which network is next. All effort that is left goes into
 trims, the steps that spend it best: a little more is removed from the best network, which then gets
-a tail of its own, so that one network gets all of the training. A tail or trim that is refused by
-little gets another tail before the refusal counts: rounds are noisy, and of a merged network all
-tasks have to hold in the same one. The mean of such tries counts where it is better (`averaging`).
-Where nothing that was trained holds, what is left becomes one long tail. What comes next follows
-from the rounds so far alone, so that a search can go on from them at any time.
+a tail of its own, so that one network gets all of the training. (A trim to widths that were refused
+goes on from that network.) A tail or trim that is refused by little gets another tail before the
+refusal counts: rounds are noisy, and of a merged network all tasks have to hold in the same one.
+The mean of such tries counts where it is better (`averaging`). Where nothing that was trained
+holds, what is left becomes one long tail. What comes next follows from the rounds so far alone, so
+that a search can go on from them at any time.
 """
 
 from __future__ import annotations
