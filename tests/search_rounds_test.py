@@ -90,3 +90,19 @@ def test_cuts_of_small_networks_look_at_more_samples(problem, monkeypatch, macs,
     monkeypatch.setattr(Problem, "calibration", lambda self, count: seen.append(count))
     search._calibration(search.model(0))
     assert seen == [samples]
+
+
+def test_cuts_beyond_what_is_trained_do_not_steer(problem):
+    search, heard = search_of(problem), []
+
+    def weigh(rounds, tolerances):
+        heard.append([row.number for row in rounds])
+        return dict.fromkeys(tolerances, 1.0)
+
+    search._weigh = weigh
+    for number in range(3):
+        search.take(Action("cut", number, 1, 0.2))
+    search.take(Action("tail", 1, 1))
+    search.take(Action("trim", 4, 1, 0.1))
+    search.take(Action("tail", 2, 1))
+    assert heard == [[], [0], [0, 1], [0, 1, 2], [0, 1], [0, 1, 4], [0, 1, 2, 4, 5]]

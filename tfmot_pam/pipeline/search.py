@@ -103,7 +103,7 @@ class Search:
     def take(self, action: Action) -> None:
         """Takes one action; of a cut that the floors do not allow it is noted how much it was."""
         examination, tolerances = self.problem.examination, self.problem.goal.tolerances
-        weights = self._weigh(self.rounds, tolerances)
+        weights = self._weigh(self._heard(action), tolerances)
         began, clock = time.perf_counter(), StepClock()
         try:
             action, student = self._student(action, weights)
@@ -118,6 +118,11 @@ class Search:
         else:
             judged, tries = examination.judge(model), 1
         self._keep(action, model, judged, tries, weights, began, clock)
+
+    def _heard(self, action: Action) -> list[Round]:
+        """The rounds that steer an action: cuts beyond what it goes on from say nothing of that."""
+        own = set() if action.parent is None else {row.number for row in self.line(action.parent)}
+        return [row for row in self.rounds if row.stage != "cut" or row.number in own]
 
     def model(self, number: int) -> keras.Model:
         """The network of a round."""
@@ -143,7 +148,7 @@ class Search:
         kind = find_importance(self.problem.settings.importance)
         if action.stage not in ("cut", "trim") or not kind.at_once:
             return action, model
-        urgent = self._urgency()
+        urgent = self._urgency(action)
         smaller = cut(
             read(model),
             self.problem.settings,
@@ -197,15 +202,17 @@ class Search:
             action.fraction, end_step=max(1, batches // 2), frequency=max(1, batches // 20)
         )
         # The losses are in units of the best constant prediction, and weighted, already.
-        settings = dataclasses.replace(settings, schedule=schedule, task_weights=self._urgency())
+        settings = dataclasses.replace(
+            settings, schedule=schedule, task_weights=self._urgency(action)
+        )
         prunable = find_prunable(read(model))
         check_reachable(prunable, settings, action.fraction)
         gated = gated_model(prunable, settings)
         options["callbacks"] = [UpdatePruningStep(), *options["callbacks"]]
         return strip_pruning(self.problem.train(gated, action.epochs, **options))
 
-    def _urgency(self) -> dict[str, float]:
-        return urgency(self.rounds, self.problem.goal.tolerances)
+    def _urgency(self, action: Action) -> dict[str, float]:
+        return urgency(self._heard(action), self.problem.goal.tolerances)
 
     def _rates(self, action: Action) -> tuple[float, float]:
         """The learning rate at first and in the end: one fall over the path, one over each tail."""

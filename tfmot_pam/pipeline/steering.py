@@ -4,7 +4,8 @@ All tasks of a merged network have to hold in the same round, so that what one o
 is lost unless it is moved to the others. Two hands move it: the factors of the tasks' losses, which
 add up over the rounds, and how much a channel counts that a task needs, which follows what is left
 of the task's tolerance. The latest round speaks, whether or not the next one goes on from it: a
-refused one says which task could not bear what was removed.
+refused one says which task could not bear what was removed. Cuts of a path that went on beyond what
+is trained do not: where all is lost, who lost more is another question.
 """
 
 from __future__ import annotations
