@@ -105,4 +105,4 @@ def test_cuts_beyond_what_is_trained_do_not_steer(problem):
     search.take(Action("tail", 1, 1))
     search.take(Action("trim", 4, 1, 0.1))
     search.take(Action("tail", 2, 1))
-    assert heard == [[], [0], [0, 1], [0, 1, 2], [0, 1], [0, 1, 4], [0, 1, 2, 4, 5]]
+    assert heard == [[0], [0, 1], [0, 1, 2], [0, 1], [0, 1, 4], [0, 1, 2, 4, 5]]
