@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from tfmot_pam.graph.reader import read
 from tfmot_pam.pipeline.arguments import check_goal
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.inputs import originals_by_task, split
@@ -88,7 +89,7 @@ def test_cuts_of_small_networks_look_at_more_samples(problem, monkeypatch, macs,
     costs = "tfmot_pam.pipeline.search.combination_costs"
     monkeypatch.setattr(costs, lambda network, measure: {("sign",): macs})
     monkeypatch.setattr(Problem, "calibration", lambda self, count: seen.append(count))
-    search._calibration(search.model(0))
+    search._calibration(read(search.model(0)))
     assert seen == [samples]
 
 

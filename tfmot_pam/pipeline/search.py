@@ -148,12 +148,12 @@ class Search:
         kind = find_importance(self.problem.settings.importance)
         if action.stage not in ("cut", "trim") or not kind.at_once:
             return action, model
-        urgent = self._urgency(action)
+        network, urgent = read(model), self._urgency(action)
         smaller = cut(
-            read(model),
+            network,
             self.problem.settings,
             action.fraction,
-            self._calibration(model) if kind.inputs else None,
+            self._calibration(network) if kind.inputs else None,
             task_weights={task: weight * urgent[task] for task, weight in weights.items()},
             room=self._room if len(self.problem.tasks) > 1 else 0.0,
         )
@@ -164,8 +164,6 @@ class Search:
 
     def _refused_like(self, network: Network, action: Action) -> Round | None:
         """The last round that was refused, of a trim of the same round to the same widths."""
-        if action.stage != "trim":
-            return None
         for found in reversed(self.rounds):
             parents = [row.parent for row in self.line(found.number) if row.stage == "trim"]
             same = not found.accepted and action.parent in parents
@@ -190,9 +188,9 @@ class Search:
             return self._cut_while_training(student, action, options)
         return self.problem.train(student, action.epochs, **options)
 
-    def _calibration(self, model: keras.Model) -> np.ndarray:
+    def _calibration(self, network: Network) -> np.ndarray:
         fewest, most = _SAMPLES
-        largest = max(1.0, *combination_costs(read(model), "macs").values())
+        largest = max(1.0, *combination_costs(network, "macs").values())
         return self.problem.calibration(round(min(max(_SAMPLED_MACS / largest, fewest), most)))
 
     def _cut_while_training(self, model, action: Action, options) -> keras.Model:
