@@ -21,12 +21,18 @@ class ArmPart:
         tasks: The tasks.
         method: How their networks are merged; None for a single task.
         pruned: Whether not the originals are merged but networks that the arm `separate` has
-            pruned, to at most three times the cost at which it ends.
+            pruned, to at most three times the cost at which it ends. A single task is then
+            served by the network that this arm ends with.
     """
 
     tasks: tuple[str, ...]
     method: MergeMethod | None = None
     pruned: bool = False
+
+    @property
+    def found(self) -> bool:
+        """Whether the network is one that the arm `separate` ends with."""
+        return self.pruned and self.method is None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Arm:
         name: What it is called in results.
         starts: `starts(tasks) -> [ArmStart, ...]`: where a search may start. Of several, short
             trials choose one.
+        apart: Whether tasks that need far less than the others stay out of its networks and are
+            served by those that the arm `separate` ends with.
 
     Example:
     >>> import tfmot_pam
@@ -62,6 +70,7 @@ class Arm:
 
     name: str
     starts: Callable[[Sequence[str]], Sequence[ArmStart]]
+    apart: bool = False
 
 
 def _separate(tasks: Sequence[str]) -> list[ArmStart]:
@@ -125,7 +134,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             Arm("trunk", _trunk),
             # A half of every layer shared, the rest exclusive.
             Arm("mixed", _donors("mixed", lambda position, count: _MIXED_SHARE)),
-            Arm("late", _late),
+            Arm("late", _late, apart=True),
             Arm("stem", _stem),
             *(Arm(n, _merged(m)) for n, m in METHODS.items() if n != "separate"),
         )

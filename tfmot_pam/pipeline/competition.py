@@ -15,6 +15,7 @@ from tfmot_pam.graph.selection import task_names
 from tfmot_pam.merging.alignment import NoCommonTrunk
 from tfmot_pam.merging.merge import merge
 from tfmot_pam.pipeline.accuracy import used
+from tfmot_pam.pipeline.apart import tasks_apart
 from tfmot_pam.pipeline.arms import ARMS, AUTO, Arm, ArmPart, ArmStart
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.identity import digest
@@ -36,7 +37,7 @@ from tfmot_pam.reporting.report import report
 
 # A trial of a start: its cost in units of separate pruning's, or of the originals' where that has
 # not run, and its share of the effort.
-_TRIAL_COST, _TRIAL_SHARE, _TRIAL_EFFORT = 1.4, 0.3, 0.08
+_TRIAL_COST, _TRIAL_SHARE, _TRIAL_EFFORT = 0.9, 0.3, 0.08
 # The MACs of pruned networks that are merged, in units of what they end at, at most: networks that
 # end near what they were are merged halfway, in factors.
 _PRUNED = 3.0
@@ -87,17 +88,34 @@ class Competition:
         return arm, start
 
     def _starts(self, arm: Arm) -> Sequence[ArmStart]:
-        starts = arm.starts(self.problem.tasks)
+        tasks, apart = self.problem.tasks, self._apart() if arm.apart else ()
+        alone = tuple(ArmPart((task,), pruned=True) for task in apart)
+        starts = [
+            ArmStart(start.name, (*start.parts, *alone))
+            for start in arm.starts([task for task in tasks if task not in apart])
+        ]
         for start in starts:
-            _check_start(arm, start, self.problem.tasks)
+            _check_start(arm, start, tasks)
         return starts
+
+    def _apart(self) -> tuple[str, ...]:
+        """The tasks that stay out of merged networks, by what separate pruning came to."""
+        self._make_separate()
+        found = {task: self._alone(task).best for task in self.problem.tasks}
+        if None in found.values():
+            return ()
+        return tasks_apart({task: row.cost for task, row in found.items()}, self.problem.usage)
+
+    def _make_separate(self) -> None:
+        """Searches the networks alone, if that has not been done."""
+        if not self.separate_ran:
+            self._searched([self._only_start(ARMS["separate"])])
 
     def _best_start(self, arms: Sequence[Arm]) -> tuple[Arm, ArmStart]:
         """Of some arms' starts the best, by short trials where there are several."""
         starts = [(arm, start) for arm in arms for start in self._starts(arm)]
-        pruned = any(part.pruned for _, start in starts for part in start.parts)
-        if pruned and not self.separate_ran:
-            self._searched([self._only_start(ARMS["separate"])])
+        if any(part.pruned for _, start in starts for part in start.parts):
+            self._make_separate()
         if len(starts) == 1:
             return starts[0]
         promising = self._promising(starts)
@@ -118,12 +136,15 @@ class Competition:
     def _untrained_loss(self, start: ArmStart) -> float:
         """The mean loss of the tasks of a start before any training, in units of the tolerances."""
         losses = []
-        for part in start.parts:
-            search = self._search(start, part, "trial")
+        for search in self._trial_searches(start):
             if not search.rounds:
                 search.take(Action("start", None, 0))
             losses += self._used(search.rounds[0])
         return sum(losses) / len(losses)
+
+    def _trial_searches(self, start: ArmStart) -> list[Search]:
+        """The searches of a start's trial: there is nothing to try of networks that are found."""
+        return [self._search(start, part, "trial") for part in start.parts if not part.found]
 
     def _trials(self, starts: Sequence[ArmStart]) -> dict[str, float]:
         """The mean loss of starts that were cut and trained a little, in units of the tolerances.
@@ -133,10 +154,11 @@ class Competition:
         trials = []
         for start in starts:
             self._untrained_loss(start)
-            for part in start.parts:
-                search = self._search(start, part, "trial")
+            for search in self._trial_searches(start):
                 epochs = max(1, round(_TRIAL_EFFORT * search.allotment.total))
-                fraction = max(0.0, 1.0 - self._trial_share() / search.rounds[0].share)
+                fraction = max(
+                    0.0, 1.0 - self._trial_share(search.problem) / search.rounds[0].share
+                )
                 trials.append((search, (epochs, fraction)))
         self._ahead(trials)
         for search, trial in trials:
@@ -144,7 +166,7 @@ class Competition:
             self.trial_epochs += search.rounds[-1].epochs
         found = {}
         for start in starts:
-            last = [self._search(start, part, "trial").rounds[-1] for part in start.parts]
+            last = [search.rounds[-1] for search in self._trial_searches(start)]
             losses = [loss for row in last for loss in self._used(row)]
             found[start.name] = sum(losses) / len(losses)
         return found
@@ -233,6 +255,8 @@ class Competition:
         )
 
     def _search(self, start: ArmStart, part: ArmPart, purpose: str) -> Search:
+        if part.found:
+            return self._alone(*part.tasks)
         problem = self.problem.only(part.tasks)
         label = "-".join([purpose, start.name, *(part.tasks if len(start.parts) > 1 else ())])
         folder = None if self.directory is None else self.directory / _folder_name(label)
@@ -288,9 +312,8 @@ class Competition:
         (part,) = (part for part in start.parts if part.tasks == (task,))
         return self._search(start, part, arm.name)
 
-    def _trial_share(self) -> float:
+    def _trial_share(self, problem: Problem) -> float:
         """The share of the originals' cost at which starts are compared: near where they end."""
-        problem = self.problem
         if not self.separate_ran:
             return _TRIAL_SHARE
         alone = {task: self._alone(task).best for task in problem.tasks}

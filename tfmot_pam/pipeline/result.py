@@ -305,12 +305,12 @@ def verdict(arms: tuple[ArmResult, ...], price: Price, obstacle: str | None = No
         return f"One task: {told(best)}, {100 * best.share:.1f} % of the original's."
     if separate is None:
         return (
-            f"'{best.start}' is the best of {[arm.name for arm in arms]}: {told(best)} expected. "
+            f"{_named(best)} is the best of {[arm.name for arm in arms]}: {told(best)} expected. "
             "Whether merging pays was not measured: add 'separate' to `arms`."
         )
     if best is not separate:
         return (
-            f"Merging pays: '{best.start}' costs {separate.cost / best.cost:.2f}x less than "
+            f"Merging pays: {_named(best)} costs {separate.cost / best.cost:.2f}x less than "
             f"separate pruning at equal effort, in expectation ({told(best)} against "
             f"{told(separate)})."
         )
@@ -319,9 +319,16 @@ def verdict(arms: tuple[ArmResult, ...], price: Price, obstacle: str | None = No
     what = (
         (obstacle or "no merged network was within the tolerances")
         if rival is None
-        else f"the best merged network, '{rival.start}', costs {told(rival)}"
+        else f"the best merged network, {_named(rival)}, costs {told(rival)}"
     )
     return (
         f"Merging does not pay here: separate pruning costs {told(separate)} expected; "
         f"{what.rstrip('.')}. The result is the separate networks side by side."
     )
+
+
+def _named(arm: ArmResult) -> str:
+    """An arm's start, and which tasks have a network of their own beside a merged one."""
+    alone = [tasks[0] for tasks in arm.rounds if len(tasks) == 1]
+    merged = len(alone) < len(arm.rounds)
+    return f"'{arm.start}'" + (f" with {alone} alone" if alone and merged else "")
