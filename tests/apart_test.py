@@ -2,9 +2,14 @@
 
 import itertools
 
+import keras
+import numpy as np
 import pytest
+from keras import layers
 
+import tfmot_pam
 from tfmot_pam.graph.selection import all_combinations
+from tfmot_pam.pipeline import competition
 from tfmot_pam.pipeline.apart import tasks_apart
 
 
@@ -49,3 +54,52 @@ def test_tasks_that_run_alone_stay_alone():
     usage = {("a",): 0.98, ("b", "c"): 0.02}
     assert tasks_apart(alone) == ()
     assert tasks_apart(alone, usage) == ("a",)
+
+
+# --- in a compression ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compressed():
+    """Three tasks, of which the easy one is taken out of what is merged."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 6)).astype("float32")
+    sums = {"easy": x[:, 0], "first": x[:, :3].sum(1), "second": x[:, :4].sum(1)}
+    labels = {task: (values > 0).astype("int64") for task, values in sums.items()}
+    models = {}
+    for place, task in enumerate(labels):
+        keras.utils.set_random_seed(place)
+        inputs = keras.Input((6,), name="vector")
+        h = layers.Dense(16, activation="relu", name="hidden")(inputs)
+        head = layers.Dense(2, activation="softmax", name=task)
+        models[task] = keras.Model(inputs, head(h), name=task)
+        models[task].compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
+        models[task].fit(x, labels[task], epochs=30, verbose=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(competition, "tasks_apart", lambda alone, usage: ("easy",))
+        options = {"target": 0.5, "effort": 6, "verbose": 0, "seed": 0}
+        return x, tfmot_pam.compress(models, (x, labels), 0.3, **options)
+
+
+def test_a_task_that_stays_out_is_served_by_its_own_pruned_network(compressed):
+    x, result = compressed
+    separate, late = result.arms
+    assert set(late.rounds) == {("first", "second"), ("easy",)}
+    assert late.rounds["easy",] == separate.rounds["easy",]
+    assert late.macs["easy",] == separate.macs["easy",]
+    assert late.macs["easy", "first"] == late.macs["easy",] + late.macs["first",]
+    own, beside = separate.model.predict(x, verbose=0), late.model.predict(x, verbose=0)
+    np.testing.assert_allclose(beside["easy"], own["easy"], rtol=1e-4, atol=1e-6)
+
+
+def test_no_start_is_made_of_a_task_that_stays_out(compressed):
+    _, result = compressed
+    assert set(result.probes) == {
+        f"late-{kind}-{task}" for kind in ("trunk", "mixed") for task in ("first", "second")
+    }
+
+
+def test_the_verdict_names_what_stays_alone(compressed):
+    _, result = compressed
+    late = result.arms[1]
+    assert f"'{late.start}' with ['easy'] alone" in result.verdict

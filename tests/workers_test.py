@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
@@ -65,6 +66,22 @@ def test_a_killed_worker_is_told(models, monkeypatch, tmp_path):  # noqa: F811
     with pytest.raises(RuntimeError, match="ended before its search did.*fewer `workers`"):
         tfmot_pam.compress(models, samples(), 0.1, workers=2, **options)
     assert len(list(tmp_path.rglob("state.json"))) == 2
+
+
+def _fail_at_sign(folder, job, threads, verbose):
+    if job.tasks == ("sign",):
+        raise OSError("no space is left")
+    workers_module._go_on(folder, job, threads, verbose)
+
+
+def test_where_a_worker_fails_the_others_do_not_search_to_the_end(models, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.setattr(workers_module, "_go_on", _fail_at_sign)
+    options = {**QUICK, "effort": 2000, "arms": ["separate"], "directory": tmp_path}
+    with pytest.raises(OSError, match="no space is left"):
+        tfmot_pam.compress(models, samples(), 0.1, workers=2, **options)
+    states = [json.loads(path.read_text()) for path in tmp_path.rglob("state.json")]
+    assert len(states) >= 2
+    assert sum(state["state"]["epochs"] for state in states) < 2000
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "two"])

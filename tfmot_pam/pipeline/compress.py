@@ -76,7 +76,8 @@ def compress(
             not trained on. None takes every seventh sample of `data` away from training; where the
             originals know those by heart, compression stops early.
         arms: `"auto"` runs `"separate"` and, from the best of several starts by short trials,
-            `"late"`: trunks and mixed networks of the separately pruned ones. Or names to run:
+            `"late"`: trunks and mixed networks of the separately pruned ones, beside which
+            a task that needs far less than the others keeps its own. Or names to run:
             these, `"trunk"` (one network's width for all tasks), `"mixed"` (a half of each layer
             shared), `"stem"` (shared up to a layer), the merge methods (`"pam"`, `"pam-paper"`,
             `"shared"`, `"random"`), or `Arm` objects.

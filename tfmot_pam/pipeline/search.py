@@ -74,9 +74,9 @@ class Search:
         if self.checkpoints.kept:
             self.rounds = [Round(**state) for state in self.checkpoints.states()]
 
-    def run(self) -> None:
-        """Goes on until the search is over."""
-        while (action := self._next()) is not None:
+    def run(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Goes on until the search is over, or until a round is done and it is to stop."""
+        while not stop() and (action := self._next()) is not None:
             self.take(action)
 
     @property

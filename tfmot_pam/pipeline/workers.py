@@ -25,6 +25,7 @@ from tfmot_pam.pipeline.search import Search
 from tfmot_pam.pipeline.strategy import Allotment
 
 _ALIGNED = 64  # bytes between which arrays start
+_STOP = "stop"  # a file that tells workers to stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Job:
 def run_jobs(problem: Problem, jobs: Sequence[Job], workers: int, verbose: int | str) -> None:
     """Takes searches on, so many at a time, in processes that share the machine's threads.
 
-    All read one copy of the data, a file that is mapped into their memory.
+    All read one copy of the data, a file that is mapped into their memory. Where one fails, the
+    others end with their rounds.
 
     Raises:
         TypeError: something of the problem, such as a loss, cannot be sent to a process.
@@ -73,6 +75,7 @@ def run_jobs(problem: Problem, jobs: Sequence[Job], workers: int, verbose: int |
                     "Rounds kept in `directory` are whole. Call again with fewer `workers`."
                 ) from error
             except BaseException:
+                pathlib.Path(folder, _STOP).touch()
                 for future in futures:
                     future.cancel()
                 raise
@@ -93,9 +96,15 @@ def _go_on(folder: str, job: Job, threads: int, verbose: bool) -> None:
     problem = _read(pathlib.Path(folder)).only(job.tasks)
     search = Search(problem, None, job.allotment, job.checkpoints, say)
     if job.trial is None:
-        search.run()
+        search.run(lambda: _is_to_stop(folder))
     else:
         search.trial(*job.trial)
+
+
+def _is_to_stop(folder: str) -> bool:
+    """Whether another worker has failed, or the process that waits for them is gone."""
+    parent = multiprocessing.parent_process()
+    return pathlib.Path(folder, _STOP).exists() or (parent is not None and not parent.is_alive())
 
 
 def tell(text: str) -> None:
