@@ -36,12 +36,11 @@ from tfmot_pam.pipeline.workers import Job, run_jobs, tell
 from tfmot_pam.reporting.report import report
 
 # A trial of a start: its cost in units of separate pruning's, or of the originals' where that has
-# not run, and its share of the effort.
-_TRIAL_COST, _TRIAL_SHARE, _TRIAL_EFFORT = 0.9, 0.3, 0.08
+# not run, its share of the effort, and that of all trials.
+_TRIAL_COST, _TRIAL_SHARE, _TRIAL_EFFORT, _TRIALS_EFFORT = 0.9, 0.3, 0.08, 0.32
 # The MACs of pruned networks that are merged, in units of what they end at, at most: networks that
 # end near what they were are merged halfway, in factors.
 _PRUNED = 3.0
-_TRIALS = 4  # more starts than these are looked at before any training first
 
 
 class Competition:
@@ -118,29 +117,8 @@ class Competition:
             self._make_separate()
         if len(starts) == 1:
             return starts[0]
-        promising = self._promising(starts)
-        self.probes |= self._trials([start for _, start in promising])
-        return min(promising, key=lambda pair: self.probes[pair[1].name])
-
-    def _promising(self, starts: list[tuple[Arm, ArmStart]]) -> list[tuple[Arm, ArmStart]]:
-        """Of many starts the two of each arm that lose least before any training."""
-        if len(starts) <= _TRIALS:
-            return starts
-        losses = {start.name: self._untrained_loss(start) for _, start in starts}
-        starts = sorted(starts, key=lambda pair: losses[pair[1].name])
-        kept: dict[str, list[tuple[Arm, ArmStart]]] = {}
-        for arm, start in starts:
-            kept.setdefault(arm.name, []).append((arm, start))
-        return [pair for found in kept.values() for pair in found[:2]]
-
-    def _untrained_loss(self, start: ArmStart) -> float:
-        """The mean loss of the tasks of a start before any training, in units of the tolerances."""
-        losses = []
-        for search in self._trial_searches(start):
-            if not search.rounds:
-                search.take(Action("start", None, 0))
-            losses += self._used(search.rounds[0])
-        return sum(losses) / len(losses)
+        self.probes |= self._trials([start for _, start in starts])
+        return min(starts, key=lambda pair: self.probes[pair[1].name])
 
     def _trial_searches(self, start: ArmStart) -> list[Search]:
         """The searches of a start's trial: there is nothing to try of networks that are found."""
@@ -149,13 +127,16 @@ class Competition:
     def _trials(self, starts: Sequence[ArmStart]) -> dict[str, float]:
         """The mean loss of starts that were cut and trained a little, in units of the tolerances.
 
-        The mean and not the largest: weights of the tasks' losses move losses between tasks.
+        The mean and not the largest: weights of the tasks' losses move losses between tasks. Many
+        starts are tried for fewer epochs each: before any training, what they lose tells little.
         """
         trials = []
+        share = min(_TRIAL_EFFORT, _TRIALS_EFFORT / len(starts))
         for start in starts:
-            self._untrained_loss(start)
             for search in self._trial_searches(start):
-                epochs = max(1, round(_TRIAL_EFFORT * search.allotment.total))
+                if not search.rounds:
+                    search.take(Action("start", None, 0))
+                epochs = max(1, round(share * search.allotment.total))
                 fraction = max(
                     0.0, 1.0 - self._trial_share(search.problem) / search.rounds[0].share
                 )
