@@ -78,11 +78,12 @@ def compressed():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(competition, "tasks_apart", lambda alone, usage: ("easy",))
         options = {"target": 0.5, "effort": 6, "verbose": 0, "seed": 0}
-        return x, tfmot_pam.compress(models, (x, labels), 0.3, **options)
+        result = tfmot_pam.compress(models, (x, labels), 0.3, **options)
+    return models, (x, labels), result
 
 
 def test_a_task_that_stays_out_is_served_by_its_own_pruned_network(compressed):
-    x, result = compressed
+    _, (x, _), result = compressed
     separate, late = result.arms
     assert set(late.rounds) == {("first", "second"), ("easy",)}
     assert late.rounds["easy",] == separate.rounds["easy",]
@@ -93,13 +94,25 @@ def test_a_task_that_stays_out_is_served_by_its_own_pruned_network(compressed):
 
 
 def test_no_start_is_made_of_a_task_that_stays_out(compressed):
-    _, result = compressed
+    *_, result = compressed
     assert set(result.probes) == {
         f"late-{kind}-{task}" for kind in ("trunk", "mixed") for task in ("first", "second")
     }
 
 
 def test_the_verdict_names_what_stays_alone(compressed):
-    _, result = compressed
+    *_, result = compressed
     late = result.arms[1]
     assert f"'{late.start}' with ['easy'] alone" in result.verdict
+
+
+def test_starts_of_networks_that_are_found_need_no_trial(compressed):
+    models, data, _ = compressed
+    parts = tuple(tfmot_pam.ArmPart((task,), pruned=True) for task in models)
+    arm = tfmot_pam.Arm("own", lambda tasks: [tfmot_pam.ArmStart(n, parts) for n in ("a", "b")])
+    options = {"arms": ["separate", arm], "target": 0.6, "effort": 2, "verbose": 0, "seed": 0}
+    result = tfmot_pam.compress(models, data, 0.5, **options)
+    assert result.probes == {"a": 0.0, "b": 0.0}
+    assert result.trial_epochs == 0
+    separate, own = result.arms
+    assert own.macs == separate.macs

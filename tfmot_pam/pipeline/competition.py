@@ -99,6 +99,8 @@ class Competition:
 
     def _apart(self) -> tuple[str, ...]:
         """The tasks that stay out of merged networks, by what separate pruning came to."""
+        if len(self.problem.tasks) < 3:
+            return ()
         self._make_separate()
         found = {task: self._alone(task).best for task in self.problem.tasks}
         if None in found.values():
@@ -149,7 +151,7 @@ class Competition:
         for start in starts:
             last = [search.rounds[-1] for search in self._trial_searches(start)]
             losses = [loss for row in last for loss in self._used(row)]
-            found[start.name] = sum(losses) / len(losses)
+            found[start.name] = sum(losses) / max(1, len(losses))
         return found
 
     def _ahead(self, searches: Sequence[tuple[Search, tuple[int, float] | None]]) -> None:
