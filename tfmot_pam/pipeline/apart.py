@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from tfmot_pam.graph.usage import usage_probabilities
+from tfmot_pam.graph.selection import all_combinations
+from tfmot_pam.pipeline.price import TaskSet, expected_cost
 from tfmot_pam.pruning.costs import Usage
 
 
@@ -33,18 +34,15 @@ def tasks_apart(alone: Mapping[str, float], usage: Usage | None = None) -> tuple
         for first in range(len(order) - 1)
         for last in range(first + 2, len(order) + 1)
     ]
-    probability = usage_probabilities(usage, tuple(alone))
+    combinations = all_combinations(tuple(alone))
 
-    def expected(apart: frozenset[str]) -> float:
+    def costs(apart: frozenset[str]) -> dict[TaskSet, float]:
         together = max(alone[task] for task in alone if task not in apart)
-        return math.fsum(
-            share
-            * (
-                math.fsum(alone[task] for task in chosen if task in apart)
-                + (0.0 if apart.issuperset(chosen) else together)
-            )
-            for chosen, share in probability.items()
-        )
+        return {
+            chosen: math.fsum(alone[task] for task in chosen if task in apart)
+            + (0.0 if apart.issuperset(chosen) else together)
+            for chosen in combinations
+        }
 
-    best = min(choices, key=expected)
+    best = min(choices, key=lambda apart: expected_cost(costs(apart), usage))
     return tuple(task for task in alone if task in best)

@@ -102,10 +102,8 @@ class Competition:
         if len(self.problem.tasks) < 3:
             return ()
         self._make_separate()
-        found = {task: self._alone(task).best for task in self.problem.tasks}
-        if None in found.values():
-            return ()
-        return tasks_apart({task: row.cost for task, row in found.items()}, self.problem.usage)
+        alone = self._costs_alone(self.problem.tasks)
+        return tasks_apart(alone, self.problem.usage) if alone else ()
 
     def _make_separate(self) -> None:
         """Searches the networks alone, if that has not been done."""
@@ -295,14 +293,18 @@ class Competition:
         (part,) = (part for part in start.parts if part.tasks == (task,))
         return self._search(start, part, arm.name)
 
+    def _costs_alone(self, tasks: Sequence[str]) -> dict[str, float]:
+        """What separate pruning of some tasks came to; nothing where it did not hold for all."""
+        found = {task: self._alone(task).best for task in tasks} if self.separate_ran else {}
+        held = None not in found.values()
+        return {task: row.cost for task, row in found.items()} if held else {}
+
     def _trial_share(self, problem: Problem) -> float:
         """The share of the originals' cost at which starts are compared: near where they end."""
-        if not self.separate_ran:
+        alone = self._costs_alone(problem.tasks)
+        if not alone:
             return _TRIAL_SHARE
-        alone = {task: self._alone(task).best for task in problem.tasks}
-        if None in alone.values():
-            return _TRIAL_SHARE
-        costs = {c: sum(alone[task].cost for task in c) for c in problem.original_costs}
+        costs = {c: sum(alone[task] for task in c) for c in problem.original_costs}
         share = expected_cost(costs, problem.usage) / expected_cost(
             problem.original_costs, problem.usage
         )
