@@ -131,6 +131,14 @@ def test_no_training_graph_outlives_its_training():
     assert graphs() == graphs()
 
 
+def test_a_training_traces_its_step_once(monkeypatch):
+    model, steps = network(), []
+    teachers, x, step = single(model), np.zeros((8, 5), "float32"), keras.Model.train_step
+    monkeypatch.setattr(keras.Model, "train_step", lambda *args: (steps.append(1), step(*args))[1])
+    fine_tune(model, x, teachers, epochs=2, batch_size=4, verbose=0)
+    assert len(steps) == 1
+
+
 def test_the_first_step_of_a_training_counts_like_the_others(monkeypatch):
     clock, times = StepClock(), iter([10.0, 11.0, 13.0, 50.0, 51.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(times))

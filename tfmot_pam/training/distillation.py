@@ -97,6 +97,8 @@ class Distillation:
             loss={task: objective.loss for task, objective in self.objectives.items()},
             jit_compile=False,
         )
+        # So are those of the losses, which would have the whole step traced twice.
+        trainer.compute_loss(**self.feed.blank_step())
         with self.feed.original_errors(), _dropout(trainer, dropout):
             trainer.fit(
                 training,

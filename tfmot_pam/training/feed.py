@@ -108,6 +108,16 @@ class Feed:
                 raise self._error from None
             raise
 
+    def blank_step(self) -> dict[str, dict[str, np.ndarray]]:
+        """A step of one row of zeros: targets, outputs and weights as `compute_loss` takes them."""
+        step: dict[str, dict[str, np.ndarray]] = {"y": {}, "y_pred": {}, "sample_weight": {}}
+        for task, objective in self._objectives.items():
+            *sizes, width = (size or 1 for size in objective.output_shape)
+            step["y"][task] = np.zeros((1, *sizes, self._widths[task]), "float32")
+            step["y_pred"][task] = np.zeros((1, *sizes, width), "float32")
+            step["sample_weight"][task] = np.zeros(1, "float32")
+        return step
+
     def _epoch(
         self, batches: Batches, ready: bool, steps: StepTasks | None, epoch: int
     ) -> Iterator[tuple]:
