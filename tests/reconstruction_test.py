@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -13,9 +15,13 @@ from tests.small_nets import conv_net, dense_net, images, vectors
 from tests.surgery_test import assert_same_outputs
 from tfmot_pam.closed_form.blocks import BlockSystem, rows_by_channel
 from tfmot_pam.graph.reader import read
+from tfmot_pam.graph.surgery import remove_channels
+from tfmot_pam.pruning import at_once
 from tfmot_pam.pruning.at_once import cut
 from tfmot_pam.pruning.channels import find_prunable
+from tfmot_pam.pruning.outputs import answers, relative_errors
 from tfmot_pam.pruning.reconstruction import rate
+from tfmot_pam.pruning.refit import refitted
 from tfmot_pam.pruning.settings import PruningSettings
 
 
@@ -81,6 +87,30 @@ def test_room_keeps_layers_that_cost_next_to_nothing():
     ]
     assert left[0] < 96
     assert left[1] == 96
+
+
+def test_a_rating_that_misleads_is_found_out(monkeypatch):
+    """Channels are said to be worth nothing that are not: what removing them does is measured."""
+    prunable, x = find_prunable(read(conv_net(0, widths=(8, 8)))), images(256)
+    settings = PruningSettings(importance="reconstruction", measure="macs")
+    full, useful = np.ones(len(prunable), bool), prunable.groups[1]
+    misled = np.ones(len(prunable))
+    misled[useful.slice] = 0.0
+    budget, wanted = settings.budget(prunable), answers(prunable.network, x)
+
+    def change(fitted, keep):
+        network = remove_channels(fitted.graph, fitted.in_graph(keep)).network
+        return sum(relative_errors(answers(network, x), wanted))
+
+    plain = budget.choose(full, misled, 0.6)
+    assert not plain[useful.slice].all()
+    monkeypatch.setattr(at_once, "score", lambda *args: misled)
+    fitted, keep = at_once.choose(prunable, settings, 0.4, x)
+    assert keep[useful.slice].all()
+    assert budget.share(keep) <= 0.6 + 1e-6
+    network = refitted(prunable.graph, prunable.in_graph(plain), x)
+    gutted = dataclasses.replace(prunable, graph=prunable.graph.of(network))
+    assert change(fitted, keep) < 0.5 * change(gutted, plain)
 
 
 def test_ratings_add_up_to_all_that_is_explained():

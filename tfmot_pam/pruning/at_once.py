@@ -9,11 +9,15 @@ import numpy as np
 
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.surgery import remove_channels
-from tfmot_pam.pruning.channels import PrunableChannels, find_prunable
+from tfmot_pam.pruning.budget import Budget
+from tfmot_pam.pruning.channels import Group, PrunableChannels, find_prunable
 from tfmot_pam.pruning.importance import Evidence, find_importance, score
 from tfmot_pam.pruning.outputs import answers, relative_errors
 from tfmot_pam.pruning.refit import refitted
 from tfmot_pam.pruning.settings import PruningSettings
+
+# How many groups may be kept whole, one after the other, to see whether that changes answers less.
+_KEPT_WHOLE = 3
 
 
 class UnreachableFraction(ValueError):
@@ -44,8 +48,11 @@ def choose(
 ) -> tuple[PrunableChannels, np.ndarray]:
     """Chooses the channels that stay, and refits the weights where the importance says so.
 
-    With a refit there are two choices, with and without channels that save more than is wanted;
-    that which changes the answers to the inputs less is taken.
+    Ratings look at one layer at a time, with errors that have nothing to do with one another: what
+    several layers lose together, or a whole map in the same way, they tell badly. So with a refit
+    there are several choices, and that which changes the answers to the inputs least is taken:
+    with and without channels that save more than is wanted, and, as long as it helps, one more
+    group of channels stays whole, that which has saved the most.
 
     Args:
         prunable: The network and its prunable channels.
@@ -64,20 +71,38 @@ def choose(
     rated, budget = score(settings.importance, seen), settings.budget(prunable)
     if not find_importance(settings.importance).refits:
         return prunable, budget.choose(full, rated, 1.0 - fraction)
-    choices = [budget.choose(full, rated, 1.0 - fraction, leap) for leap in (True, False)]
-    if np.array_equal(*choices):
-        choices = choices[:1]
-    fitted = [_refitted(prunable, keep, inputs, settings.seed) for keep in choices]
-    pairs = list(zip(fitted, choices, strict=True))
-    if len(pairs) == 1:
-        return pairs[0]
     wanted = answers(prunable.network, inputs)
     weights = [(seen.task_weights or {}).get(task, 1.0) for task in prunable.tasks]
 
-    def change(pair) -> float:
-        return float(np.dot(weights, relative_errors(answers(_without(*pair), inputs), wanted)))
+    def tried(keep: np.ndarray) -> tuple[float, PrunableChannels, np.ndarray]:
+        fitted = _refitted(prunable, keep, inputs, settings.seed)
+        errors = relative_errors(answers(_without(fitted, keep), inputs), wanted)
+        return float(np.dot(weights, errors)), fitted, keep
 
-    return min(pairs, key=change)
+    choices = [budget.choose(full, rated, 1.0 - fraction, leap) for leap in (True, False)]
+    best = min((tried(keep) for keep in np.unique(choices, axis=0)), key=lambda found: found[0])
+    for _ in range(_KEPT_WHOLE):
+        largest = _largest_saving(prunable, budget, best[2])
+        if largest is None:
+            break
+        rated = rated.copy()
+        rated[largest.slice] = np.inf
+        other = tried(budget.choose(full, rated, 1.0 - fraction))
+        if other[0] >= best[0]:
+            break
+        best = other
+    return best[1:]
+
+
+def _largest_saving(prunable: PrunableChannels, budget: Budget, keep: np.ndarray) -> Group | None:
+    """The group of channels whose part of a choice saves the most by itself; None of no choice."""
+    shares = {}
+    for group in prunable.groups:
+        alone = np.ones(len(keep), bool)
+        alone[group.slice] = keep[group.slice]
+        if not alone.all():
+            shares[group] = budget.share(alone)
+    return min(shares, key=shares.get, default=None)
 
 
 def _refitted(prunable: PrunableChannels, keep, inputs, seed: int) -> PrunableChannels:
