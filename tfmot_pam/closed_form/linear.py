@@ -148,11 +148,41 @@ def pre_activation(form: LinearForm, layer: Layer, x: np.ndarray, places: np.nda
     return result + layer.weights["bias"] if "bias" in layer.weights else result
 
 
+class _Regression:
+    """Least squares of `residual` on `features` with an intercept, for penalties to come.
+
+    The system is made once: in the primal or the dual form, whichever is smaller.
+    """
+
+    def __init__(self, features: np.ndarray, residual: np.ndarray):
+        n, p = features.shape
+        # Single precision is enough for large systems, whose ridge is far above its rounding.
+        precision = np.float64 if min(n, p) <= 1536 else np.float32
+        self._mean = features.mean(axis=0, dtype=np.float64)
+        self._offset = residual.mean(axis=0, dtype=np.float64)
+        centred = (features - self._mean).astype(precision)
+        target = (residual - self._offset).astype(precision)
+        self._scale = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64)) / p
+        self._dual = None if p <= n else centred
+        self._system = centred.T @ centred if p <= n else centred @ centred.T
+        self._right = centred.T @ target if p <= n else target
+
+    def solve(self, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+        """`D [p, outputs]` and `b [outputs]` at a relative strength of the penalty."""
+        if self._scale == 0.0:
+            return np.zeros((len(self._mean), len(self._offset))), self._offset
+        system = self._system.copy()
+        system[np.diag_indices(len(system))] += ridge * self._scale
+        solution = _solve(system, self._right)
+        if self._dual is not None:
+            solution = self._dual.T @ solution
+        return solution, self._offset - self._mean @ solution
+
+
 def fit(features: np.ndarray, residual: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
     """Ridge least squares of `residual` on `features` with an intercept.
 
-    Minimises |F D + b - R|^2 + lambda |D|^2, lambda = ridge x the mean squared feature x samples,
-    in the primal or the dual form, whichever is smaller.
+    Minimises |F D + b - R|^2 + lambda |D|^2, lambda = ridge x the mean squared feature x samples.
 
     Args:
         features: `[n, p]`.
@@ -162,24 +192,7 @@ def fit(features: np.ndarray, residual: np.ndarray, ridge: float) -> tuple[np.nd
     Returns:
         `D [p, outputs]` and `b [outputs]`.
     """
-    n, p = features.shape
-    # Single precision is enough for the large systems, whose ridge is far above its rounding.
-    precision = np.float64 if min(n, p) <= 1536 else np.float32
-    mean, offset = features.mean(axis=0, dtype=np.float64), residual.mean(axis=0, dtype=np.float64)
-    centred = (features - mean).astype(precision)
-    target = (residual - offset).astype(precision)
-    scale = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64)) / p
-    if scale == 0.0:
-        return np.zeros((p, residual.shape[1])), offset
-    if p <= n:
-        system = centred.T @ centred
-        system[np.diag_indices(p)] += ridge * scale
-        solution = _solve(system, centred.T @ target)
-    else:
-        system = centred @ centred.T
-        system[np.diag_indices(n)] += ridge * scale
-        solution = centred.T @ _solve(system, target)
-    return solution, offset - mean @ solution
+    return _Regression(features, residual).solve(ridge)
 
 
 def fit_held_out(
@@ -204,8 +217,10 @@ def fit_held_out(
     if not held.any():
         return constant
 
+    regression = _Regression(features[~held], residual[~held])
+
     def error(strength: float) -> float:
-        change, intercept = fit(features[~held], residual[~held], strength)
+        change, intercept = regression.solve(strength)
         return _mean_square(residual[held] - features[held] @ change - intercept)
 
     errors = {strength: error(strength) for strength in _STRENGTHS}
