@@ -21,6 +21,7 @@ from tfmot_pam.pipeline.accuracy import (
     constant_accuracy,
     sample_scores,
 )
+from tfmot_pam.pipeline.competition import Competition
 from tfmot_pam.pipeline.price import find_price
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -91,7 +92,7 @@ def test_all_arms_have_the_same_effort(result):
     assert set(result.probes) == {
         f"late-{kind}-{task}" for kind in ("trunk", "mixed") for task in ("sign", "sum")
     }
-    assert merged.start == min(result.probes, key=result.probes.get)
+    assert result.probes[merged.start] <= 1.05 * min(result.probes.values())
 
 
 def test_rounds_tell_what_of_their_time_were_training_steps(result):
@@ -281,9 +282,32 @@ def test_many_starts_are_tried_for_fewer_epochs_each(models):
     )
     # Six starts: two heights for each of three donors.
     assert len(found.probes) == 6
-    assert found.best.start == min(found.probes, key=found.probes.get)
+    assert found.probes[found.best.start] <= 1.05 * min(found.probes.values())
     assert found.trial_epochs == 6 * 1  # of 24 each, not 2 as where starts are few
     assert len(found.best.macs) == 7
+
+
+@pytest.mark.parametrize(
+    ("losses", "together", "chosen"),
+    [
+        ({"trunk": 1.04, "mixed": 1.0}, {"trunk": 2.0, "mixed": 3.0}, "trunk"),
+        ({"trunk": 1.06, "mixed": 1.0}, {"trunk": 2.0, "mixed": 3.0}, "mixed"),
+        (
+            {"trunk": 1.04, "other": 1.02, "mixed": 1.0},
+            {"trunk": 2.0, "other": 2.05, "mixed": 3.0},
+            "other",
+        ),
+        ({"trunk": 0.0, "mixed": 0.0}, {"trunk": 0.0, "mixed": 0.0}, "trunk"),
+    ],
+)
+def test_of_starts_as_good_as_equal_one_that_shares_most_is_taken(
+    monkeypatch, losses, together, chosen
+):
+    contest = Competition(None, {}, None, {}, workers=1, verbose=0)
+    contest.probes = losses
+    monkeypatch.setattr(Competition, "_cost_together", lambda self, start: together[start.name])
+    starts = [(HALF, tfmot_pam.ArmStart(name, ())) for name in losses]
+    assert contest._choice(starts)[1].name == chosen
 
 
 def test_late_merges_the_networks_that_separate_pruning_found(models, tmp_path):
