@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pathlib
 import warnings
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -308,6 +309,21 @@ def test_of_starts_as_good_as_equal_one_that_shares_most_is_taken(
     monkeypatch.setattr(Competition, "_cost_together", lambda self, start: together[start.name])
     starts = [(HALF, tfmot_pam.ArmStart(name, ())) for name in losses]
     assert contest._choice(starts)[1].name == chosen
+
+
+def test_what_a_start_costs_together_is_what_all_tasks_cost_in_its_trials_networks(
+    models, monkeypatch
+):
+    merged = tfmot_pam.merge(models, samples(), verbose=0)
+    searches = [
+        SimpleNamespace(rounds=[SimpleNamespace(number=3)], model={3: network}.get)
+        for network in (merged, models["sum"])
+    ]
+    contest = Competition(SimpleNamespace(measure="macs"), {}, None, {}, workers=1, verbose=0)
+    monkeypatch.setattr(Competition, "_trial_searches", lambda self, start: searches)
+    whole = sum(tfmot_pam.cost(network).macs for network in (merged, models["sum"]))
+    assert contest._cost_together(None) == whole
+    assert tfmot_pam.cost(tfmot_pam.select_tasks(merged, "sum")).macs < tfmot_pam.cost(merged).macs
 
 
 def test_late_merges_the_networks_that_separate_pruning_found(models, tmp_path):
