@@ -239,8 +239,8 @@ def depthwise_pre_activation(layer: Layer, x: np.ndarray, places: np.ndarray) ->
     kernel = _by_channel(layer)
     result = np.empty((len(places), kernel.shape[0] * kernel.shape[2]), np.float32)
     for own, outputs in _depthwise_blocks(*kernel.shape[::2]):
-        found = patches(layer, x[..., own], places).transpose(2, 0, 1) @ kernel[own]
-        result[:, outputs] = found.transpose(1, 0, 2).reshape(len(places), -1)
+        found = np.einsum("pkc,ckm->pcm", patches(layer, x[..., own], places), kernel[own])
+        result[:, outputs] = found.reshape(len(places), -1)
     return result + layer.weights["bias"] if "bias" in layer.weights else result
 
 
@@ -263,19 +263,20 @@ def fit_depthwise(
     change = np.empty((positions, channels, multiplier))
     intercept = np.empty(channels * multiplier)
     for own, outputs in _depthwise_blocks(channels, multiplier):
-        features = patches(layer, x[..., own], places).transpose(2, 0, 1).astype(np.float64)
+        features = patches(layer, x[..., own], places).transpose(2, 1, 0)
+        # Products of what is not contiguous take twice as long.
+        features = np.ascontiguousarray(features, np.float64)
         target = residual[:, outputs].reshape(len(places), -1, multiplier).transpose(1, 0, 2)
-        mean, offset = (a.mean(axis=1, keepdims=True) for a in (features, target))
-        features = features - mean
-        turned = features.transpose(0, 2, 1)
-        system = turned @ features
+        mean, offset = features.mean(axis=2), target.mean(axis=1)
+        features -= mean[:, :, None]
+        system = features @ features.transpose(0, 2, 1)
         scale = np.trace(system, axis1=1, axis2=2) / positions
         # A channel without any variation is left alone.
         diagonal = np.where(scale > 0.0, ridge * scale, 1.0)
         system[:, np.arange(positions), np.arange(positions)] += diagonal[:, None]
-        solution = np.linalg.solve(system, turned @ (target - offset))
+        solution = np.linalg.solve(system, features @ (target - offset[:, None]))
         change[:, own] = solution.transpose(1, 0, 2)
-        intercept[outputs] = (offset - mean @ solution).ravel()
+        intercept[outputs] = (offset - np.einsum("cp,cpm->cm", mean, solution)).ravel()
     return change.reshape(layer.weights["kernel"].shape), intercept
 
 

@@ -9,8 +9,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmot_pam.graph.emitter import emit, instantiate, load_weights
-from tfmot_pam.graph.network import Layer, Network, Tensor, iterate_tensors, map_tensors, prune_to
+from tfmot_pam.graph.emitter import instantiate, load_weights
+from tfmot_pam.graph.network import (
+    Layer,
+    Network,
+    Node,
+    Tensor,
+    iterate_tensors,
+    map_tensors,
+    prune_to,
+)
 
 # Samples that are run at once: large batches save time, until they take more memory than this.
 _LARGEST_BATCH, _SMALLEST_BATCH, _BATCH_VALUES = 256, 8, 1 << 24
@@ -36,16 +44,63 @@ def evaluate(
     Returns:
         For each tensor, the reduced values of all samples.
     """
-    tensors = list(dict.fromkeys(tensors))
-    # A model keeps all of its tensors to the end of a call.
-    batch_size = batch_size or _batch_size(sum(_value_counts(network).values()))
-    model = emit(prune_to(network, tensors), wrap=False)
     kept: dict[Tensor, list[np.ndarray]] = {tensor: [] for tensor in tensors}
+    network = prune_to(network, list(kept))
+    # A node by a node and not a model: that would keep all tensors to the end of its call, and
+    # have to take batches so small that calling its layers takes longer than their work.
+    operations = _Operations(network.layers.__getitem__)
+    batch_size = batch_size or _batch_size(peak_floats(network))
     for start in range(0, len(x), batch_size):
-        values = keras.tree.flatten(model(x[start : start + batch_size], training=False))
-        for tensor, value in zip(tensors, values, strict=True):
-            kept[tensor].append(reduce(tensor, keras.ops.convert_to_numpy(value)))
+        values = _Unread(network, keras.ops.convert_to_tensor(x[start : start + batch_size]))
+        for node in network.nodes:
+            results = operations(node, values.__getitem__) if node.inputs else [values.first]
+            for tensor, result in zip(node.outputs, results, strict=False):
+                if tensor in kept:
+                    kept[tensor].append(reduce(tensor, keras.ops.convert_to_numpy(result)))
+            values.update(node, results)
     return {tensor: np.concatenate(parts) for tensor, parts in kept.items()}
+
+
+class _Unread:
+    """The tensors of a network that runs, each until its last reader has run."""
+
+    def __init__(self, network: Network, first: Any):
+        self.first = first
+        self._left = Counter(tensor for node in network.nodes for tensor in node.inputs)
+        self._values = {network.inputs[0]: first}
+
+    def __getitem__(self, tensor: Tensor) -> Any:
+        return self._values[tensor]
+
+    def update(self, node: Node, results: Iterable[Any]) -> None:
+        """Takes what a node has written and forgets what nobody reads after it."""
+        for tensor, result in zip(node.outputs, results, strict=False):
+            if self._left[tensor]:
+                self._values[tensor] = result
+        for tensor in node.inputs:
+            self._left[tensor] -= 1
+            if not self._left[tensor]:
+                self._values.pop(tensor, None)
+
+
+class _Operations:
+    """The layers of a network, each made when it is first called."""
+
+    def __init__(self, layer: Callable[[str], Layer]):
+        self._layer = layer
+        self._made: dict[str, Any] = {}
+
+    def __call__(self, node: Node, value: Callable[[Tensor], Any]) -> list[Any]:
+        """What a node's layer makes of the values that it reads."""
+        args, kwargs = map_tensors((node.args, dict(node.kwargs)), value)
+        if node.layer not in self._made:
+            layer = self._layer(node.layer)
+            operation = self._made[node.layer] = instantiate(layer, wrap=False)
+            if isinstance(operation, keras.layers.Layer) and not operation.built:
+                # The first call builds the layer; its weights can be loaded only then.
+                operation(*args, **kwargs)
+                load_weights(operation, layer)
+        return keras.tree.flatten(self._made[node.layer](*args, **kwargs))
 
 
 class Stepper:
@@ -59,9 +114,8 @@ class Stepper:
 
     def __init__(self, network: Network, x: np.ndarray, batch_size: int | None = None):
         self._network = network
-        self._layers: dict[str, Any] = {}
-        self._values: dict[Tensor, np.ndarray] = {network.inputs[0]: x}
-        self._readers = Counter(tensor for node in network.nodes for tensor in node.inputs)
+        self._operations = _Operations(self.layer)
+        self._values = _Unread(network, x)
         self._position = 0
         self._batch_size = batch_size or _batch_size(peak_floats(network))
         self._changed: dict[str, Layer] = {}
@@ -85,22 +139,10 @@ class Stepper:
         """Runs the next node."""
         node = self._network.nodes[self._position]
         self._position += 1
-        if not node.inputs:
-            return
-        results = self._run(node)
-        for tensor, result in zip(node.outputs, results, strict=False):
-            if self._readers[tensor]:
-                self._values[tensor] = result
-        for tensor in node.inputs:
-            self._readers[tensor] -= 1
-            if not self._readers[tensor]:
-                self._values.pop(tensor, None)
+        if node.inputs:
+            self._values.update(node, self._run(node))
 
-    def _run(self, node) -> list[np.ndarray]:
-        if node.layer not in self._layers:
-            self._layers[node.layer] = instantiate(self.layer(node.layer), wrap=False)
-        operation = self._layers[node.layer]
-        fresh = isinstance(operation, keras.layers.Layer) and not operation.built
+    def _run(self, node: Node) -> list[np.ndarray]:
         samples = len(self._values[node.inputs[0]])
         results: list[np.ndarray] = []
         for start in range(0, samples, self._batch_size):
@@ -109,13 +151,7 @@ class Stepper:
             def cut(tensor, start=start, stop=stop):
                 return keras.ops.convert_to_tensor(self._values[tensor][start:stop])
 
-            if fresh:
-                # The first call builds the layer; its weights can be loaded only then.
-                operation(*map_tensors(node.args, cut), **map_tensors(node.kwargs, cut))
-                load_weights(operation, self.layer(node.layer))
-                fresh = False
-            outputs = operation(*map_tensors(node.args, cut), **map_tensors(node.kwargs, cut))
-            parts = [keras.ops.convert_to_numpy(value) for value in keras.tree.flatten(outputs)]
+            parts = [keras.ops.convert_to_numpy(value) for value in self._operations(node, cut)]
             if not results:
                 results = [np.empty((samples, *part.shape[1:]), part.dtype) for part in parts]
             for whole, part in zip(results, parts, strict=True):
