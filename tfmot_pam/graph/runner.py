@@ -49,7 +49,7 @@ def evaluate(
     # A node by a node and not a model: that would keep all tensors to the end of its call, and
     # have to take batches so small that calling its layers takes longer than their work.
     operations = _Operations(network.layers.__getitem__)
-    batch_size = batch_size or _batch_size(peak_floats(network))
+    batch_size = batch_size or batch_size_of(peak_floats(network))
     for start in range(0, len(x), batch_size):
         values = _Unread(network, keras.ops.convert_to_tensor(x[start : start + batch_size]))
         for node in network.nodes:
@@ -117,7 +117,7 @@ class Stepper:
         self._operations = _Operations(self.layer)
         self._values = _Unread(network, x)
         self._position = 0
-        self._batch_size = batch_size or _batch_size(peak_floats(network))
+        self._batch_size = batch_size or batch_size_of(peak_floats(network))
         self._changed: dict[str, Layer] = {}
 
     def value(self, tensor: Tensor) -> np.ndarray:
@@ -174,6 +174,11 @@ def peak_floats(network: Network) -> int:
     return peak
 
 
+def all_floats(network: Network) -> int:
+    """The values per sample of all tensors of a network, which a backward pass keeps."""
+    return sum(_value_counts(network).values())
+
+
 def _value_counts(network: Network) -> dict[Tensor, int]:
     """The number of values per sample of every tensor."""
     return {
@@ -183,6 +188,6 @@ def _value_counts(network: Network) -> dict[Tensor, int]:
     }
 
 
-def _batch_size(values: int) -> int:
-    """How many samples are run at once where each takes so many values."""
-    return min(max(_BATCH_VALUES // max(values, 1), _SMALLEST_BATCH), _LARGEST_BATCH)
+def batch_size_of(values: int, most: int = _BATCH_VALUES) -> int:
+    """How many samples are run at once where each takes so many values, and all at most so many."""
+    return min(max(most // max(values, 1), _SMALLEST_BATCH), _LARGEST_BATCH)

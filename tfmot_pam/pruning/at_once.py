@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.surgery import remove_channels
 from tfmot_pam.pruning.budget import Budget
@@ -18,6 +19,8 @@ from tfmot_pam.pruning.settings import PruningSettings
 
 # How many groups may be kept whole, one after the other, to see whether that changes answers less.
 _KEPT_WHOLE = 3
+# Samples by which choices are compared: of large networks fewer than their fits look at.
+_FEWEST_COMPARED, _COMPARED_MACS = 256, 1e10
 
 
 class UnreachableFraction(ValueError):
@@ -52,7 +55,8 @@ def choose(
     several layers lose together, or a whole map in the same way, they tell badly. So with a refit
     there are several choices, and that which changes the answers to the inputs least is taken:
     with and without channels that save more than is wanted, and, as long as it helps, one more
-    group of channels stays whole, that which has saved the most.
+    group of channels stays whole, that which has saved the most. Of large networks choices are
+    compared on a part of the samples.
 
     Args:
         prunable: The network and its prunable channels.
@@ -71,12 +75,13 @@ def choose(
     rated, budget = score(settings.importance, seen), settings.budget(prunable)
     if not find_importance(settings.importance).refits:
         return prunable, budget.choose(full, rated, 1.0 - fraction)
-    wanted = answers(prunable.network, inputs)
+    part = _compared(prunable.network, inputs)
+    wanted = answers(prunable.network, part)
     weights = [(seen.task_weights or {}).get(task, 1.0) for task in prunable.tasks]
 
     def tried(keep: np.ndarray) -> tuple[float, PrunableChannels, np.ndarray]:
-        fitted = _refitted(prunable, keep, inputs, settings.seed)
-        errors = relative_errors(answers(_without(fitted, keep), inputs), wanted)
+        fitted = _refitted(prunable, keep, part, settings.seed)
+        errors = relative_errors(answers(_without(fitted, keep), part), wanted)
         return float(np.dot(weights, errors)), fitted, keep
 
     choices = [budget.choose(full, rated, 1.0 - fraction, leap) for leap in (True, False)]
@@ -91,7 +96,16 @@ def choose(
         if other[0] >= best[0]:
             break
         best = other
-    return best[1:]
+    _, fitted, keep = best
+    if len(part) < len(inputs):
+        fitted = _refitted(prunable, keep, inputs, settings.seed)
+    return fitted, keep
+
+
+def _compared(network: Network, inputs: np.ndarray) -> np.ndarray:
+    """The inputs by which choices of a network's channels are compared."""
+    count = max(_FEWEST_COMPARED, round(_COMPARED_MACS / max(network_cost(network).macs, 1)))
+    return inputs[:: -(-len(inputs) // count)]
 
 
 def _largest_saving(prunable: PrunableChannels, budget: Budget, keep: np.ndarray) -> Group | None:

@@ -28,9 +28,10 @@ from tfmot_pam.graph.network import (
     prune_to,
     unique_name,
 )
+from tfmot_pam.graph.runner import all_floats, batch_size_of
 from tfmot_pam.pruning.outputs import before_activation, output_values, tempered, with_activation
 
-_BATCH = 256
+_BATCH_VALUES = 1 << 27  # of all tensors of a batch, which a backward pass keeps
 
 
 def output_sensitivity(
@@ -60,21 +61,23 @@ def output_sensitivity(
     outputs = list(iterate_tensors(split.outputs))
     weights = [1.0] * len(outputs) if task_weights is None else task_weights
     observed = [Tensor(name) for name in nodes]
-    model = emit(prune_to(split, [*observed, *outputs]), wrap=False)
+    split = prune_to(split, [*observed, *outputs])
+    model = emit(split, wrap=False)
+    batch_size = batch_size_of(all_floats(split), _BATCH_VALUES)
     logits = output_values(linear, x)
     directions = [
         np.sqrt(weight) * _directions(value, kind, rng)
         for value, kind, weight in zip(logits, kinds, weights, strict=True)
     ]
     result: list[Any] = [0.0] * len(observed)
-    for start in range(0, len(x), _BATCH):
-        batch = tf.convert_to_tensor(x[start : start + _BATCH])
+    for start in range(0, len(x), batch_size):
+        batch = tf.convert_to_tensor(x[start : start + batch_size])
         with tf.GradientTape() as tape:
             if batch.dtype.is_floating:  # a network's weights need not be trainable
                 tape.watch(batch)
             values = keras.tree.flatten(model(batch, training=False))
             found, answers = values[: len(observed)], values[len(observed) :]
-            chosen = [d[start : start + _BATCH] for d in directions]
+            chosen = [d[start : start + batch_size] for d in directions]
             drawn = sum(tf.reduce_sum(v * d) for v, d in zip(answers, chosen, strict=True))
         gradients = tape.gradient(drawn, found, unconnected_gradients="zero")
         for place, gradient in enumerate(gradients):
