@@ -113,6 +113,48 @@ def test_a_rating_that_misleads_is_found_out(monkeypatch):
     assert change(fitted, keep) < 0.5 * change(gutted, plain)
 
 
+def test_fits_that_know_what_the_network_computes_are_the_same():
+    models = {"p": conv_net(0), "q": conv_net(1)}
+    merged = tfmot_pam.merge(models, images(128), share=0.4, verbose=0)
+    prunable, x, known = find_prunable(read(merged)), images(96), {}
+    rng = np.random.default_rng(0)
+    choices = [rng.random(len(prunable)) < 0.8 for _ in range(3)]
+    # One without a group: later layers then see other places than those that are known.
+    exclusive = next(group for group in prunable.groups if len(group.tasks) == 1)
+    choices.insert(1, np.ones(len(prunable), bool))
+    choices[1][exclusive.slice] = False
+    for keep in choices:
+        chosen = (prunable.graph, prunable.in_graph(keep), x)
+        wanted, found = refitted(*chosen), refitted(*chosen, known=known)
+        for name, layer in wanted.layers.items():
+            for weight, value in layer.weights.items():
+                np.testing.assert_array_equal(found.layers[name].weights[weight], value)
+    assert known
+
+
+def test_choices_of_large_networks_are_compared_on_a_part_of_the_samples(monkeypatch):
+    """The fit of what is chosen looks at all samples, whatever the choice was made by."""
+    network, x = read(conv_net(0, widths=(8, 8))), images(256)
+    settings = PruningSettings(importance="reconstruction", measure="macs")
+    looked = []
+
+    def fit(graph, keep, inputs, *args):
+        looked.append((len(inputs), keep))
+        return refitted(graph, keep, inputs, *args)
+
+    monkeypatch.setattr(at_once, "refitted", fit)
+    monkeypatch.setattr(at_once, "_FEWEST_COMPARED", 64)
+    monkeypatch.setattr(at_once, "_COMPARED_MACS", 1.0)
+    fitted, keep = at_once.choose(find_prunable(network), settings, 0.4, x)
+    *compared, (samples, chosen) = looked
+    assert {count for count, _ in compared} == {64}
+    assert samples == 256
+    whole = refitted(fitted.graph.of(network), chosen, x)
+    for name, layer in whole.layers.items():
+        for weight, value in layer.weights.items():
+            np.testing.assert_array_equal(fitted.network.layers[name].weights[weight], value)
+
+
 def test_ratings_add_up_to_all_that_is_explained():
     """The system's gains, summed over the picks, are the explained share of the targets."""
     rng = np.random.default_rng(0)

@@ -10,7 +10,8 @@ samples that the fit has not seen, for every layer by itself.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 import keras
 import numpy as np
@@ -30,6 +31,9 @@ _DEPTHWISE_RIDGE = 1e-3  # a kernel has few features, and many places
 _BIAS_ONLY = frozenset(
     f"Conv{rank}{kind}" for rank in ("1D", "2D", "3D") for kind in ("", "Transpose")
 )
+
+# Places and the pre-activations there, by the number of an original and its node.
+Known = MutableMapping[tuple[int, str], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,8 @@ def compensate(
     x: np.ndarray,
     options: Compensation,
     progress: Callable[[float], None] = lambda fraction: None,
+    *,
+    known: Known | None = None,
 ) -> Network:
     """Refits the weights of a cut network to the original networks' pre-activations.
 
@@ -67,12 +73,14 @@ def compensate(
         x: Calibration inputs `[samples, ...]`, from the training split.
         options: See `Compensation`.
         progress: Called with the share of the work done, 0 to 1.
+        known: Keeps what the originals compute on these inputs, for further networks that are cut
+            out of them.
 
     Returns:
         The same network with other weights; layers without a bias get one, or their batch
         normalisation takes the intercept.
     """
-    fitting = _Fitting(network, originals, x, options)
+    fitting = _Fitting(network, originals, x, options, known)
     for done, node in enumerate(network.nodes):
         if node.name in origins:
             fitting.refit(node, origins[node.name])
@@ -95,11 +103,12 @@ def choose_samples(networks: list[Network], x: np.ndarray, options: Compensation
 class _Fitting:
     """The cut network and the originals, run side by side."""
 
-    def __init__(self, network, networks, x, options):
+    def __init__(self, network, networks, x, options, known):
         x = choose_samples([network, *networks], x, options)
         self.network = network
         self.networks = networks
         self.options = options
+        self.known = known
         self.rng = np.random.default_rng(options.seed)
         self.cut = Stepper(network, x)
         self.originals = [Stepper(original, x) for original in networks]
@@ -110,8 +119,6 @@ class _Fitting:
         owners = [k for k in np.unique(origin.columns.nets).tolist() if k >= 0]
         if not owners or not layer.weights or any(origin.nodes[k] is None for k in owners):
             return
-        for k in owners:
-            self.originals[k].run_until(origin.nodes[k])
         if layer.kind in linear.LINEAR_FORMS and origin.role == "mixing":
             self._refit_mixing(node, layer, origin, owners)
         elif layer.kind.startswith("DepthwiseConv"):
@@ -119,9 +126,32 @@ class _Fitting:
         elif "bias" in layer.weights and layer.kind in _BIAS_ONLY:
             self._refit_bias(node, layer, origin, owners)
 
+    def _wanted(self, origin: Origin, owners, places: np.ndarray, compute) -> np.ndarray:
+        """What the originals compute at some places, for the channels that are left."""
+        wanted = np.empty((len(places), len(origin.columns)), np.float32)
+        for k in owners:
+            own = origin.columns.nets == k
+            found = self._computed(origin, k, places, compute)
+            wanted[:, own] = found[:, origin.columns.positions[own]]
+        return wanted
+
+    def _computed(self, origin: Origin, k: int, places: np.ndarray, compute) -> np.ndarray:
+        key = (k, origin.nodes[k])
+        if self.known is not None and key in self.known:
+            # Networks that lack a layer, or leave less memory for samples, see other places.
+            before, found = self.known[key]
+            if np.array_equal(before, places):
+                return found
+        found = compute(*self._inputs(origin, k), places)
+        if self.known is not None:
+            self.known[key] = places, found
+        return found
+
     def _inputs(self, origin: Origin, k: int) -> tuple[Layer, np.ndarray]:
+        """An original's layer and what it reads."""
         network = self.networks[k]
         original = network.node(origin.nodes[k])
+        self.originals[k].run_until(original.name)
         return network.layer_of(original), self.originals[k].value(original.inputs[0])
 
     def _refit_mixing(self, node, layer, origin, owners):
@@ -129,12 +159,8 @@ class _Fitting:
         x = self.cut.value(node.inputs[0])
         grid = form.grid(layer, x.shape)
         places = linear.sample_places(len(x), grid, self.options.places, self.rng)
-        wanted = np.empty((len(places), len(origin.columns)), np.float32)
-        for k in owners:
-            own = origin.columns.nets == k
-            original, inputs = self._inputs(origin, k)
-            found = linear.pre_activation(form, original, inputs, places)
-            wanted[:, own] = found[:, origin.columns.positions[own]]
+        compute = functools.partial(linear.pre_activation, form)
+        wanted = self._wanted(origin, owners, places, compute)
         features = form.features(layer, x, places)
         residual = wanted - features @ linear.matrix(form, layer)
         if "bias" in layer.weights:
@@ -155,11 +181,7 @@ class _Fitting:
         x = self.cut.value(node.inputs[0])
         grid = linear.LINEAR_FORMS["Conv2D"].grid(layer, x.shape)
         places = linear.sample_places(len(x), grid, self.options.places, self.rng)
-        wanted = np.empty((len(places), len(origin.columns)), np.float32)
-        for k in owners:
-            own = origin.columns.nets == k
-            found = linear.depthwise_pre_activation(*self._inputs(origin, k), places)
-            wanted[:, own] = found[:, origin.columns.positions[own]]
+        wanted = self._wanted(origin, owners, places, linear.depthwise_pre_activation)
         residual = wanted - linear.depthwise_pre_activation(layer, x, places)
         if _negligible(residual, wanted):
             return

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfmot_pam.closed_form.compensate import Known
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.surgery import remove_channels
@@ -76,11 +77,11 @@ def choose(
     if not find_importance(settings.importance).refits:
         return prunable, budget.choose(full, rated, 1.0 - fraction)
     part = _compared(prunable.network, inputs)
-    wanted = answers(prunable.network, part)
+    wanted, known = answers(prunable.network, part), {}
     weights = [(seen.task_weights or {}).get(task, 1.0) for task in prunable.tasks]
 
     def tried(keep: np.ndarray) -> tuple[float, PrunableChannels, np.ndarray]:
-        fitted = _refitted(prunable, keep, part, settings.seed)
+        fitted = _refitted(prunable, keep, part, settings.seed, known)
         errors = relative_errors(answers(_without(fitted, keep), part), wanted)
         return float(np.dot(weights, errors)), fitted, keep
 
@@ -119,8 +120,10 @@ def _largest_saving(prunable: PrunableChannels, budget: Budget, keep: np.ndarray
     return min(shares, key=shares.get, default=None)
 
 
-def _refitted(prunable: PrunableChannels, keep, inputs, seed: int) -> PrunableChannels:
-    network = refitted(prunable.graph, prunable.in_graph(keep), inputs, seed)
+def _refitted(
+    prunable: PrunableChannels, keep, inputs, seed: int, known: Known | None = None
+) -> PrunableChannels:
+    network = refitted(prunable.graph, prunable.in_graph(keep), inputs, seed, known)
     return dataclasses.replace(prunable, graph=prunable.graph.of(network))
 
 

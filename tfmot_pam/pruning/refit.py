@@ -6,14 +6,20 @@ import dataclasses
 
 import numpy as np
 
-from tfmot_pam.closed_form.compensate import Compensation, compensate
+from tfmot_pam.closed_form.compensate import Compensation, Known, compensate
 from tfmot_pam.graph.channels import ChannelGraph, rule_of
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.slicing import scatter_weights
 from tfmot_pam.graph.surgery import remove_channels
 
 
-def refitted(graph: ChannelGraph, keep: np.ndarray, x: np.ndarray, seed: int = 0) -> Network:
+def refitted(
+    graph: ChannelGraph,
+    keep: np.ndarray,
+    x: np.ndarray,
+    seed: int = 0,
+    known: Known | None = None,
+) -> Network:
     """The network with weights that make up for the channels that go.
 
     Args:
@@ -21,6 +27,7 @@ def refitted(graph: ChannelGraph, keep: np.ndarray, x: np.ndarray, seed: int = 0
         keep: Which of the graph's channels stay, bool `[channels]`.
         x: Calibration inputs `[samples, ...]`, from the training split.
         seed: Seed of the choice of samples and places.
+        known: Keeps what the network computes on these inputs, for other choices.
 
     Returns:
         The whole network; only the weights between channels that stay are changed, so that it
@@ -28,7 +35,8 @@ def refitted(graph: ChannelGraph, keep: np.ndarray, x: np.ndarray, seed: int = 0
     """
     network, calls = graph.network, graph.network.calls()
     cut = remove_channels(graph, keep)
-    fitted = compensate(cut.network, cut.origins, [network], x, Compensation(seed=seed))
+    how = Compensation(seed=seed)
+    fitted = compensate(cut.network, cut.origins, [network], x, how, known=known)
     layers = dict(network.layers)
     for name, origin in cut.origins.items():
         found = fitted.layer_of(fitted.node(name))
