@@ -105,10 +105,32 @@ def test_shares_removed_fall_with_the_loss():
         fractions.append(next_action(rounds, allotment, None).fraction)
     assert fractions == sorted(fractions, reverse=True)
     assert len(set(fractions)) == 3
-    once = [round_of(0, "start", None), round_of(1, "cut", 0, epochs=1, ratio=9.0)]
-    twice = [*once, round_of(2, "cut", 1, epochs=1, ratio=9.0)]
-    assert next_action(once, allotment, None).stage == "cut"
-    assert next_action(twice, allotment, None).stage == "tail"
+
+
+@pytest.mark.parametrize(
+    ("ratios", "stage"),
+    [
+        ((2.5,), "cut"),
+        ((0.5, 2.5), "cut"),
+        ((0.5, 2.5, 2.0), "tail"),
+        ((0.5, 2.5, 1.9), "cut"),
+        # Training itself disturbs this one, and not what is removed.
+        ((9.0, 9.5), "cut"),
+        ((9.0, 12.0), "cut"),
+        ((9.0, 5.0, 6.9), "cut"),
+        ((9.0, 5.0, 7.0, 7.5), "tail"),
+        ((9.0, 1.0, 2.0, 2.1), "tail"),
+    ],
+)
+def test_a_path_ends_where_two_in_a_row_have_lost_too_much(ratios, stage):
+    path = [round_of(0, "start", None)]
+    for number, ratio in enumerate(ratios, 1):
+        path.append(round_of(number, "cut", number - 1, epochs=1, ratio=ratio, accepted=ratio <= 1))
+    assert next_action(path, allot(100, False), None).stage == stage
+    # What did not hold before it was trained is not disturbed by that.
+    path[0] = dataclasses.replace(path[0], ratio=20.0, accepted=False)
+    lost = min((20.0, *ratios)[-2:]) >= 2.0
+    assert next_action(path, allot(100, False), None).stage == ("tail" if lost else "cut")
 
 
 def test_a_path_ends_at_its_target_and_where_nothing_can_go():

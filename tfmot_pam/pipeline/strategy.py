@@ -105,8 +105,7 @@ def next_action(
     last, spent = path[-1], sum(found.epochs for found in path) - allotment.inherited
     if last.stage == "start" and allotment.warm:
         return Action("warm", last.number, allotment.warm)
-    hopeful = min(found.ratio for found in path[-2:]) < _HOPELESS
-    on_path = len(path) == len(rounds) and hopeful and last.number not in unreachable
+    on_path = len(path) == len(rounds) and _is_hopeful(path) and last.number not in unreachable
     going_on = spent + allotment.level <= allotment.warm + allotment.path
     if on_path and going_on and not _reached(last, target):
         fraction = next(share for ratio, share in _STEPS if last.ratio <= ratio)
@@ -126,6 +125,18 @@ def next_action(
     if futile and (latest.stage == "trim" or not path[0].accepted or _is_long(latest, allotment)):
         return _patient_tail(path, latest, left, allotment)
     return _next_trim(rounds, epochs, target, unreachable)
+
+
+def _is_hopeful(path: Sequence[Round]) -> bool:
+    """Whether one of the last two networks of a path has not lost too much.
+
+    Training disturbs some networks that hold without it, at first and whatever is removed: then
+    the least loss so far counts as none.
+    """
+    disturbance = min((found.ratio for found in path if found.stage != "start"), default=0.0)
+    if not path[0].accepted or disturbance < _HOPELESS:
+        disturbance = 0.0
+    return min(found.ratio for found in path[-2:]) < disturbance + _HOPELESS
 
 
 def _patient_tail(
