@@ -25,6 +25,7 @@ from tfmot_pam.pipeline.result import Round
 # The largest loss in units of its tolerance, and the share that a path removes below it.
 _STEPS = ((0.25, 0.35), (0.5, 0.25), (1.0, 0.15), (math.inf, 0.1))
 _HOPELESS = 2.0  # a path ends at a loss of so many tolerances, twice in a row
+_RECOVERS = 0.75  # but not where the second loss is so much smaller, as a share of the first
 _HOPEFUL = 1.5  # a network with a smaller loss is worth a tail, or another one
 _CLOSE = 1.2  # so close to its tolerance, a network that gets better is not given up
 # Shares that trims remove: larger where much of the tolerances is left and from trim to trim, and
@@ -128,15 +129,14 @@ def next_action(
 
 
 def _is_hopeful(path: Sequence[Round]) -> bool:
-    """Whether one of the last two networks of a path has not lost too much.
+    """Whether one of the last two networks of a path has not lost too much, or the last recovers.
 
-    Training disturbs some networks that hold without it, at first and whatever is removed: then
-    the least loss so far counts as none.
+    Training disturbs some networks that hold without it, at first and whatever is removed.
     """
-    disturbance = min((found.ratio for found in path if found.stage != "start"), default=0.0)
-    if not path[0].accepted or disturbance < _HOPELESS:
-        disturbance = 0.0
-    return min(found.ratio for found in path[-2:]) < disturbance + _HOPELESS
+    last = path[-1]
+    if path[0].accepted and len(path) > 2 and last.ratio <= _RECOVERS * path[-2].ratio:
+        return True
+    return min(found.ratio for found in path[-2:]) < _HOPELESS
 
 
 def _patient_tail(
