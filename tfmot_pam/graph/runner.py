@@ -46,7 +46,7 @@ def evaluate(
     """
     kept: dict[Tensor, list[np.ndarray]] = {tensor: [] for tensor in tensors}
     network = prune_to(network, list(kept))
-    # A node by a node and not a model: that would keep all tensors to the end of its call, and
+    # Node by node and not as a model: that would keep all tensors to the end of its call, and
     # have to take batches so small that calling its layers takes longer than their work.
     operations = _Operations(network.layers.__getitem__)
     batch_size = batch_size or batch_size_of(peak_floats(network))
