@@ -14,7 +14,9 @@ from tests import random_models
 from tests.small_nets import conv_net, dense_net, images, vectors
 from tests.surgery_test import assert_same_outputs
 from tfmot_pam.closed_form.blocks import BlockSystem, rows_by_channel
+from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import read
+from tfmot_pam.graph.runner import Stepper
 from tfmot_pam.graph.surgery import remove_channels
 from tfmot_pam.pruning import at_once
 from tfmot_pam.pruning.at_once import cut
@@ -33,6 +35,12 @@ def duplicated(model: keras.Model) -> keras.Model:
     first.kernel.assign(kernel)
     first.bias.assign(bias)
     return model
+
+
+def assert_same_weights(found: Network, wanted: Network) -> None:
+    for name, layer in wanted.layers.items():
+        for weight, value in layer.weights.items():
+            np.testing.assert_array_equal(found.layers[name].weights[weight], value)
 
 
 class OnlyFirst:
@@ -113,7 +121,7 @@ def test_a_rating_that_misleads_is_found_out(monkeypatch):
     assert change(fitted, keep) < 0.5 * change(gutted, plain)
 
 
-def test_fits_that_know_what_the_network_computes_are_the_same():
+def test_fits_that_know_what_the_network_computes_are_the_same(monkeypatch):
     models = {"p": conv_net(0), "q": conv_net(1)}
     merged = tfmot_pam.merge(models, images(128), share=0.4, verbose=0)
     prunable, x, known = find_prunable(read(merged)), images(96), {}
@@ -126,10 +134,10 @@ def test_fits_that_know_what_the_network_computes_are_the_same():
     for keep in choices:
         chosen = (prunable.graph, prunable.in_graph(keep), x)
         wanted, found = refitted(*chosen), refitted(*chosen, known=known)
-        for name, layer in wanted.layers.items():
-            for weight, value in layer.weights.items():
-                np.testing.assert_array_equal(found.layers[name].weights[weight], value)
-    assert known
+        assert_same_weights(found, wanted)
+    # What is known is not computed again.
+    monkeypatch.delattr(Stepper, "run_until")
+    assert_same_weights(refitted(*chosen, known=known), wanted)
 
 
 def test_choices_of_large_networks_are_compared_on_a_part_of_the_samples(monkeypatch):
@@ -149,10 +157,7 @@ def test_choices_of_large_networks_are_compared_on_a_part_of_the_samples(monkeyp
     *compared, (samples, chosen) = looked
     assert {count for count, _ in compared} == {64}
     assert samples == 256
-    whole = refitted(fitted.graph.of(network), chosen, x)
-    for name, layer in whole.layers.items():
-        for weight, value in layer.weights.items():
-            np.testing.assert_array_equal(fitted.network.layers[name].weights[weight], value)
+    assert_same_weights(fitted.network, refitted(fitted.graph.of(network), chosen, x))
 
 
 def test_ratings_add_up_to_all_that_is_explained():

@@ -133,10 +133,8 @@ def _is_hopeful(path: Sequence[Round]) -> bool:
 
     Training disturbs some networks that hold without it, at first and whatever is removed.
     """
-    last = path[-1]
-    if path[0].accepted and len(path) > 2 and last.ratio <= _RECOVERS * path[-2].ratio:
-        return True
-    return min(found.ratio for found in path[-2:]) < _HOPELESS
+    before, last = path[-2:][0].ratio, path[-1].ratio
+    return min(before, last) < _HOPELESS or (path[0].accepted and last <= _RECOVERS * before)
 
 
 def _patient_tail(
