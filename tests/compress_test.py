@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import shutil
 import warnings
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from keras import layers
 import tfmot_pam
 from tfmot_pam.data import Samples, TaskSamples
 from tfmot_pam.graph.generation import is_tf_keras
+from tfmot_pam.pipeline import competition
 from tfmot_pam.pipeline.accuracy import (
     Examination,
     Judgement,
@@ -342,6 +344,32 @@ def test_late_merges_the_networks_that_separate_pruning_found(models, tmp_path):
     assert 0 < start.epochs < sum(row.epochs for row in alone)
     assert 0.0 < start.training_macs < separate.training_macs
     assert late.epochs <= 2 * options["effort"] + 2
+
+
+def test_late_begins_again_where_its_networks_have_no_room(models, tmp_path, monkeypatch):
+    def late_in(folder, cramped):
+        monkeypatch.setattr(competition, "_CRAMPED", cramped)
+        options = {**QUICK, "target": 0.1, "arms": ["late"], "directory": tmp_path / folder}
+        return tfmot_pam.compress(models, samples(), 0.1, **options).arms[0]
+
+    near = late_in("near", np.inf)
+    first = f"late-{near.start}"
+    # The networks alone and the trials are the same.
+    kept = shutil.ignore_patterns("late-*")
+    shutil.copytree(tmp_path / "near", tmp_path / "early", ignore=kept)
+    early = late_in("early", -np.inf)
+    assert late_in("early", -np.inf).rounds == early.rounds
+    assert early.start == near.start
+    assert not (tmp_path / "near" / f"late-earlier-{near.start}").exists()
+    given_up = [
+        json.loads(path.read_text()) for path in (tmp_path / "early" / first).glob("*/*.json")
+    ]
+    (taken,) = (row["state"]["epochs"] for row in given_up if row["state"]["stage"] == "warm")
+    (beside, *_), (start, *_) = (arm.rounds["sign", "sum"] for arm in (near, early))
+    assert start.share > beside.share
+    # What was given up counts, beside what the networks had that were merged.
+    assert 0 < taken < start.epochs < beside.epochs + taken
+    assert early.epochs <= 2 * QUICK["effort"] + 2
 
 
 def test_starts_that_cannot_be_cut_so_far_are_compared_after_training(models):

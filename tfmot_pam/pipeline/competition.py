@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -40,9 +41,27 @@ from tfmot_pam.reporting.report import report
 _TRIAL_COST, _TRIAL_SHARE, _TRIAL_EFFORT, _TRIALS_EFFORT = 0.9, 0.3, 0.08, 0.32
 # Losses of trials, or costs, that are as good as equal.
 _ALIKE = 1.05
-# The MACs of pruned networks that are merged, in units of what they end at, at most: networks that
-# end near what they were are merged halfway, in factors.
-_PRUNED = 3.0
+_TRIAL = "trial"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Beginning:
+    """How early networks that separate pruning has pruned are merged, and what follows.
+
+    Args:
+        times: At so many times what they end at, in multiply-accumulates,
+        back: and at most at so large a part of the way back to what they were, in factors.
+        cuts: In how many cuts the merged network's path removes channels.
+    """
+
+    times: float
+    back: float
+    cuts: int
+
+
+# Merged networks begin near the end, where all training goes to small ones. What has lost so much
+# of its tolerances after its first training has no room for its tasks, and begins again.
+_BEGINNINGS, _CRAMPED = (_Beginning(3.0, 1 / 2, 7), _Beginning(6.0, 2 / 3, 10)), 0.75
 
 
 class Competition:
@@ -65,6 +84,7 @@ class Competition:
         self.probes: dict[str, float] = {}
         self.trial_epochs = 0
         self.searches: dict[str, Search] = {}
+        self.given_up: dict[str, list[Round]] = {}
         self.separate_ran = False
 
     def run(self, arms: Sequence[Arm] | None) -> CompressionResult:
@@ -145,7 +165,7 @@ class Competition:
 
     def _trial_searches(self, start: ArmStart) -> list[Search]:
         """The searches of a start's trial: there is nothing to try of networks that are found."""
-        return [self._search(start, part, "trial") for part in start.parts if not part.found]
+        return [self._search(start, part, _TRIAL) for part in start.parts if not part.found]
 
     def _trials(self, starts: Sequence[ArmStart]) -> dict[str, float]:
         """The mean loss of starts that were cut and trained a little, in units of the tolerances.
@@ -206,12 +226,10 @@ class Competition:
     def _searched(self, starts: Sequence[tuple[Arm, ArmStart]]) -> list[ArmResult]:
         """Searches from starts to the end."""
         found = [
-            {part.tasks: self._search(start, part, arm.name) for part in start.parts}
+            {part.tasks: self._begun(start, part, arm.name) for part in start.parts}
             for arm, start in starts
         ]
         every = [search for searches in found for search in searches.values()]
-        for search in every:
-            search.start()
         self._ahead([(search, None) for search in every])
         for search in every:
             search.run()
@@ -240,6 +258,7 @@ class Competition:
         cost = expected_cost(costs, self.problem.usage)
         rounds = {tasks: tuple(search.rounds) for tasks, search in searches.items()}
         every = [row for rows in rounds.values() for row in rows]
+        given_up = self.given_up.get(arm.name, ())
         return ArmResult(
             name=arm.name,
             start=start.name,
@@ -254,30 +273,54 @@ class Competition:
             rounds=rounds,
             epochs=sum(row.epochs for row in every),
             training_macs=sum(row.training_macs for row in every),
-            seconds=sum(row.seconds for row in every),
-            step_seconds=sum(row.step_seconds for row in every),
+            seconds=sum(row.seconds for row in (*every, *given_up)),
+            step_seconds=sum(row.step_seconds for row in (*every, *given_up)),
         )
 
-    def _search(self, start: ArmStart, part: ArmPart, purpose: str) -> Search:
+    def _begun(self, start: ArmStart, part: ArmPart, purpose: str) -> Search:
+        """A started search; of pruned networks again, earlier, where they have no room."""
+        given_up: list[Round] = []
+        for beginning in _BEGINNINGS:
+            search = self._search(start, part, purpose, beginning, given_up)
+            search.start()
+            if not part.pruned or part.found or beginning is _BEGINNINGS[-1]:
+                break
+            search.warm()
+            if search.rounds[1].ratio < _CRAMPED:
+                break
+            given_up = [*given_up, search.rounds[1]]
+        self.given_up.setdefault(purpose, []).extend(given_up)
+        return search
+
+    def _search(
+        self,
+        start: ArmStart,
+        part: ArmPart,
+        purpose: str,
+        beginning: _Beginning = _BEGINNINGS[0],
+        given_up: Sequence[Round] = (),
+    ) -> Search:
         if part.found:
             return self._alone(*part.tasks)
         problem = self.problem.only(part.tasks)
-        label = "-".join([purpose, start.name, *(part.tasks if len(start.parts) > 1 else ())])
+        again = ("earlier",) if beginning is not _BEGINNINGS[0] else ()
+        own = part.tasks if len(start.parts) > 1 else ()
+        label = "-".join([purpose, *again, start.name, *own])
         folder = None if self.directory is None else self.directory / _folder_name(label)
         if label not in self.searches:
-            made = self._made(part)
+            made = [*self._made(part, beginning), *given_up]
             total, inherited = problem.goal.effort * len(part.tasks), sum(r.epochs for r in made)
             self.searches[label] = Search(
                 problem,
-                lambda: self._merged(problem, part),
-                allot(total, part.method is not None, inherited),
+                lambda: self._merged(problem, part, beginning),
+                allot(total, part.method is not None, inherited, beginning.cuts),
                 Checkpoints(folder, {**self.known, "start": digest(part)}),
                 lambda text: self._say(f"{label}: {text}"),
                 made,
             )
         return self.searches[label]
 
-    def _merged(self, problem: Problem, part: ArmPart) -> keras.Model:
+    def _merged(self, problem: Problem, part: ArmPart, beginning: _Beginning) -> keras.Model:
         if part.method is None:
             ((task, model),) = problem.originals.items()
             # A lone output is named like its layer, which need not be the task's name.
@@ -285,27 +328,31 @@ class Competition:
         options = {"seed": problem.training.seed, "verbose": 0, **self.merge_options}
         if not part.pruned:
             return merge(problem.originals, problem.data, method=part.method, **options)
-        merged = read(merge(self._pruned(part.tasks), problem.data, method=part.method, **options))
+        pruned = {
+            task: self._alone(task).model(self._roomy(task, beginning)) for task in part.tasks
+        }
+        merged = read(merge(pruned, problem.data, method=part.method, **options))
         return emit(with_room(merged, problem.measure, problem.usage, problem.training.seed))
 
-    def _made(self, part: ArmPart) -> list[Round]:
+    def _made(self, part: ArmPart, beginning: _Beginning) -> list[Round]:
         """The rounds of separate pruning that made the networks of a part; their effort counts."""
         if not part.pruned:
             return []
-        return [row for task in part.tasks for row in self._alone(task).line(self._roomy(task))]
+        return [
+            row
+            for task in part.tasks
+            for row in self._alone(task).line(self._roomy(task, beginning))
+        ]
 
-    def _pruned(self, tasks: Sequence[str]) -> dict[str, keras.Model]:
-        """The separately pruned networks that a part merges."""
-        return {task: self._alone(task).model(self._roomy(task)) for task in tasks}
-
-    def _roomy(self, task: str) -> int:
+    def _roomy(self, task: str, beginning: _Beginning) -> int:
         """The round of a task's own search whose network is the least with room for others.
 
         Room is counted in multiply-accumulates: a part of the time is there whatever the widths.
         """
-        search = self._alone(task)
-        whole, best = search.rounds[0].macs, search.best
-        least = min(_PRUNED * best.macs, math.sqrt(whole * best.macs)) if best else math.inf
+        search, least = self._alone(task), math.inf
+        if search.best:
+            whole, best = search.rounds[0].macs, search.best.macs
+            least = best * min(beginning.times, (whole / best) ** beginning.back)
         large = [row for row in search.rounds if row.accepted and row.macs >= least]
         return min(large, key=lambda row: row.macs, default=search.rounds[0]).number
 

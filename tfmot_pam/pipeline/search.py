@@ -93,11 +93,16 @@ class Search:
         if not self.rounds:
             self.take(self._next())
 
+    def warm(self) -> None:
+        """The first training of what was started, before anything is removed."""
+        if len(self.rounds) == 1:
+            self.take(Action("warm", 0, max(1, self.allotment.warm)))
+
     def trial(self, epochs: int, fraction: float) -> None:
         """One cut and some training of what was started; where so much cannot go, training."""
         if len(self.rounds) == 1:
             self.take(Action("cut", 0, epochs, fraction))
-        if len(self.rounds) == 1:
+        if len(self.rounds) == 1:  # so much could not go
             self.take(Action("warm", 0, epochs))
 
     def take(self, action: Action) -> None:
