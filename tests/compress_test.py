@@ -17,7 +17,7 @@ from keras import layers
 import tfmot_pam
 from tfmot_pam.data import Samples, TaskSamples
 from tfmot_pam.graph.generation import is_tf_keras
-from tfmot_pam.pipeline import competition
+from tfmot_pam.pipeline import searches
 from tfmot_pam.pipeline.accuracy import (
     Examination,
     Judgement,
@@ -348,7 +348,7 @@ def test_late_merges_the_networks_that_separate_pruning_found(models, tmp_path):
 
 def test_late_begins_again_where_its_networks_have_no_room(models, tmp_path, monkeypatch):
     def late_in(folder, cramped):
-        monkeypatch.setattr(competition, "_CRAMPED", cramped)
+        monkeypatch.setattr(searches, "_CRAMPED", cramped)
         options = {**QUICK, "target": 0.1, "arms": ["late"], "directory": tmp_path / folder}
         return tfmot_pam.compress(models, samples(), 0.1, **options).arms[0]
 

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import re
 from collections.abc import Mapping, Sequence
-
-import keras
 
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.juxtapose import juxtapose
 from tfmot_pam.graph.reader import read
-from tfmot_pam.graph.selection import task_names
 from tfmot_pam.merging.alignment import NoCommonTrunk
-from tfmot_pam.merging.merge import merge
 from tfmot_pam.pipeline.accuracy import used
 from tfmot_pam.pipeline.apart import tasks_apart
 from tfmot_pam.pipeline.arms import ARMS, AUTO, Arm, ArmPart, ArmStart
-from tfmot_pam.pipeline.checkpoints import Checkpoints
-from tfmot_pam.pipeline.identity import digest
-from tfmot_pam.pipeline.inputs import with_task
 from tfmot_pam.pipeline.price import (
     TaskSet,
     combination_costs,
@@ -30,9 +20,9 @@ from tfmot_pam.pipeline.price import (
 )
 from tfmot_pam.pipeline.problem import Problem
 from tfmot_pam.pipeline.result import ArmResult, CompressionResult, Round, cheapest, verdict
-from tfmot_pam.pipeline.room import with_room
 from tfmot_pam.pipeline.search import Search
-from tfmot_pam.pipeline.strategy import Action, allot
+from tfmot_pam.pipeline.searches import Searches
+from tfmot_pam.pipeline.strategy import Action
 from tfmot_pam.pipeline.workers import Job, run_jobs, tell
 from tfmot_pam.reporting.report import report
 
@@ -41,27 +31,6 @@ from tfmot_pam.reporting.report import report
 _TRIAL_COST, _TRIAL_SHARE, _TRIAL_EFFORT, _TRIALS_EFFORT = 0.9, 0.3, 0.08, 0.32
 # Losses of trials, or costs, that are as good as equal.
 _ALIKE = 1.05
-_TRIAL = "trial"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Beginning:
-    """How early networks that separate pruning has pruned are merged, and what follows.
-
-    Args:
-        times: At so many times what they end at, in multiply-accumulates,
-        back: and at most at so large a part of the way back to what they were, in factors.
-        cuts: In how many cuts the merged network's path removes channels.
-    """
-
-    times: float
-    back: float
-    cuts: int
-
-
-# Merged networks begin near the end, where all training goes to small ones. What has lost so much
-# of its tolerances after its first training has no room for its tasks, and begins again.
-_BEGINNINGS, _CRAMPED = (_Beginning(3.0, 1 / 2, 7), _Beginning(6.0, 2 / 3, 10)), 0.75
 
 
 class Competition:
@@ -78,13 +47,10 @@ class Competition:
     """
 
     def __init__(self, problem: Problem, merge_options, directory, known, workers, verbose):
-        self.problem, self.merge_options = problem, merge_options
-        self.directory, self.known = directory, known
-        self.workers, self.verbose = workers, verbose
+        self.problem, self.workers, self.verbose = problem, workers, verbose
+        self.searches = Searches(problem, merge_options, directory, known, self._say)
         self.probes: dict[str, float] = {}
         self.trial_epochs = 0
-        self.searches: dict[str, Search] = {}
-        self.given_up: dict[str, list[Round]] = {}
         self.separate_ran = False
 
     def run(self, arms: Sequence[Arm] | None) -> CompressionResult:
@@ -165,7 +131,7 @@ class Competition:
 
     def _trial_searches(self, start: ArmStart) -> list[Search]:
         """The searches of a start's trial: there is nothing to try of networks that are found."""
-        return [self._search(start, part, _TRIAL) for part in start.parts if not part.found]
+        return [self.searches.of(start, part, "trial") for part in start.parts if not part.found]
 
     def _trials(self, starts: Sequence[ArmStart]) -> dict[str, float]:
         """The mean loss of starts that were cut and trained a little, in units of the tolerances.
@@ -203,10 +169,9 @@ class Competition:
         left = [(s, t) for s, t in searches if (len(s.rounds) == 1 if t else not s.over)]
         if self.workers == 1 or len(left) < 2:
             return
-        labels = {id(search): label for label, search in self.searches.items()}
         jobs = [
             Job(
-                labels[id(search)],
+                self.searches.label(search),
                 search.problem.tasks,
                 search.checkpoints,
                 search.allotment,
@@ -226,7 +191,7 @@ class Competition:
     def _searched(self, starts: Sequence[tuple[Arm, ArmStart]]) -> list[ArmResult]:
         """Searches from starts to the end."""
         found = [
-            {part.tasks: self._begun(start, part, arm.name) for part in start.parts}
+            {part.tasks: self.searches.begun(start, part, arm.name) for part in start.parts}
             for arm, start in starts
         ]
         every = [search for searches in found for search in searches.values()]
@@ -258,7 +223,8 @@ class Competition:
         cost = expected_cost(costs, self.problem.usage)
         rounds = {tasks: tuple(search.rounds) for tasks, search in searches.items()}
         every = [row for rows in rounds.values() for row in rows]
-        given_up = self.given_up.get(arm.name, ())
+        # The epochs of what was given up are among those of the start; its time is not.
+        timed = [row for search in searches.values() for row in self.searches.rounds(search)]
         return ArmResult(
             name=arm.name,
             start=start.name,
@@ -273,99 +239,15 @@ class Competition:
             rounds=rounds,
             epochs=sum(row.epochs for row in every),
             training_macs=sum(row.training_macs for row in every),
-            seconds=sum(row.seconds for row in (*every, *given_up)),
-            step_seconds=sum(row.step_seconds for row in (*every, *given_up)),
+            seconds=sum(row.seconds for row in timed),
+            step_seconds=sum(row.step_seconds for row in timed),
         )
-
-    def _begun(self, start: ArmStart, part: ArmPart, purpose: str) -> Search:
-        """A started search; of pruned networks again, earlier, where they have no room."""
-        given_up: list[Round] = []
-        for beginning in _BEGINNINGS:
-            search = self._search(start, part, purpose, beginning, given_up)
-            search.start()
-            if not part.pruned or part.found or beginning is _BEGINNINGS[-1]:
-                break
-            search.warm()
-            if search.rounds[1].ratio < _CRAMPED:
-                break
-            given_up = [*given_up, search.rounds[1]]
-        self.given_up.setdefault(purpose, []).extend(given_up)
-        return search
-
-    def _search(
-        self,
-        start: ArmStart,
-        part: ArmPart,
-        purpose: str,
-        beginning: _Beginning = _BEGINNINGS[0],
-        given_up: Sequence[Round] = (),
-    ) -> Search:
-        if part.found:
-            return self._alone(*part.tasks)
-        problem = self.problem.only(part.tasks)
-        again = ("earlier",) if beginning is not _BEGINNINGS[0] else ()
-        own = part.tasks if len(start.parts) > 1 else ()
-        label = "-".join([purpose, *again, start.name, *own])
-        folder = None if self.directory is None else self.directory / _folder_name(label)
-        if label not in self.searches:
-            made = [*self._made(part, beginning), *given_up]
-            total, inherited = problem.goal.effort * len(part.tasks), sum(r.epochs for r in made)
-            self.searches[label] = Search(
-                problem,
-                lambda: self._merged(problem, part, beginning),
-                allot(total, part.method is not None, inherited, beginning.cuts),
-                Checkpoints(folder, {**self.known, "start": digest(part)}),
-                lambda text: self._say(f"{label}: {text}"),
-                made,
-            )
-        return self.searches[label]
-
-    def _merged(self, problem: Problem, part: ArmPart, beginning: _Beginning) -> keras.Model:
-        if part.method is None:
-            ((task, model),) = problem.originals.items()
-            # A lone output is named like its layer, which need not be the task's name.
-            return model if task_names(read(model)) == (task,) else with_task(model, task)
-        options = {"seed": problem.training.seed, "verbose": 0, **self.merge_options}
-        if not part.pruned:
-            return merge(problem.originals, problem.data, method=part.method, **options)
-        pruned = {
-            task: self._alone(task).model(self._roomy(task, beginning)) for task in part.tasks
-        }
-        merged = read(merge(pruned, problem.data, method=part.method, **options))
-        return emit(with_room(merged, problem.measure, problem.usage, problem.training.seed))
-
-    def _made(self, part: ArmPart, beginning: _Beginning) -> list[Round]:
-        """The rounds of separate pruning that made the networks of a part; their effort counts."""
-        if not part.pruned:
-            return []
-        return [
-            row
-            for task in part.tasks
-            for row in self._alone(task).line(self._roomy(task, beginning))
-        ]
-
-    def _roomy(self, task: str, beginning: _Beginning) -> int:
-        """The round of a task's own search whose network is the least with room for others.
-
-        Room is counted in multiply-accumulates: a part of the time is there whatever the widths.
-        """
-        search, least = self._alone(task), math.inf
-        if search.best:
-            whole, best = search.rounds[0].macs, search.best.macs
-            least = best * min(beginning.times, (whole / best) ** beginning.back)
-        large = [row for row in search.rounds if row.accepted and row.macs >= least]
-        return min(large, key=lambda row: row.macs, default=search.rounds[0]).number
-
-    def _alone(self, task: str) -> Search:
-        """The search of the arm `separate` for a task."""
-        arm = ARMS["separate"]
-        (start,) = arm.starts(self.problem.tasks)
-        (part,) = (part for part in start.parts if part.tasks == (task,))
-        return self._search(start, part, arm.name)
 
     def _costs_alone(self, tasks: Sequence[str]) -> dict[str, float]:
         """What separate pruning of some tasks came to; nothing where it did not hold for all."""
-        found = {task: self._alone(task).best for task in tasks} if self.separate_ran else {}
+        if not self.separate_ran:
+            return {}
+        found = {task: self.searches.alone(task).best for task in tasks}
         held = None not in found.values()
         return {task: row.cost for task, row in found.items()} if held else {}
 
@@ -427,12 +309,6 @@ def _check_start(arm: Arm, start: ArmStart, tasks: Sequence[str]) -> None:
             f"{[(part.tasks, part.method and part.method.name) for part in start.parts]}. Expected "
             f"each of the tasks {list(tasks)} in one part, with a method where a part has several."
         )
-
-
-def _folder_name(label: str) -> str:
-    """A name for a folder; labels that differ in other characters alone stay apart."""
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", label)
-    return plain if plain == label else f"{plain}-{digest(label)[:8]}"
 
 
 def _shown(marks: Mapping[str, float]) -> dict[str, float]:

@@ -1,0 +1,180 @@
+"""The searches of one compression, each made when it is first asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.reader import read
+from tfmot_pam.graph.selection import task_names
+from tfmot_pam.merging.merge import merge
+from tfmot_pam.pipeline.arms import ARMS, ArmPart, ArmStart
+from tfmot_pam.pipeline.checkpoints import Checkpoints
+from tfmot_pam.pipeline.identity import digest
+from tfmot_pam.pipeline.inputs import with_task
+from tfmot_pam.pipeline.problem import Problem
+from tfmot_pam.pipeline.result import Round
+from tfmot_pam.pipeline.room import with_room
+from tfmot_pam.pipeline.search import Search
+from tfmot_pam.pipeline.strategy import allot
+
+
+@dataclasses.dataclass(frozen=True)
+class _Beginning:
+    """How early networks that separate pruning has pruned are merged, and what follows.
+
+    Args:
+        times: At so many times what they end at, in multiply-accumulates,
+        back: and at most at so large a part of the way back to what they were, in factors.
+        cuts: In how many cuts the merged network's path removes channels.
+    """
+
+    times: float
+    back: float
+    cuts: int
+
+
+# Merged networks begin near the end, where all training goes to small ones. Those that lose so much
+# of a tolerance after their first training have no room for all tasks: they begin again, earlier.
+_NEAR, _EARLIER = _Beginning(3.0, 1 / 2, 7), _Beginning(6.0, 2 / 3, 10)
+_CRAMPED = 0.75
+
+
+class Searches:
+    """The searches of one compression.
+
+    Args:
+        problem: What is compressed.
+        merge_options: Further arguments of `merge`.
+        directory: Where checkpoints are kept, or None.
+        known: What a run is told apart by.
+        say: Takes one line a round.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        merge_options: Mapping[str, Any],
+        directory,
+        known: Mapping[str, str],
+        say: Callable[[str], None],
+    ):
+        self._problem, self._merge_options = problem, merge_options
+        self._directory, self._known, self._say = directory, known, say
+        self._made: dict[str, Search] = {}
+        self._given_up: dict[str, Round] = {}
+
+    def of(self, start: ArmStart, part: ArmPart, purpose: str) -> Search:
+        """The search from a part of a start, for an arm or for a trial."""
+        if part.found:
+            return self.alone(*part.tasks)
+        return self._search(_label(purpose, start, part), part, _NEAR)
+
+    def begun(self, start: ArmStart, part: ArmPart, purpose: str) -> Search:
+        """The search of an arm, started; of pruned networks earlier where they have no room."""
+        search = self.of(start, part, purpose)
+        search.start()
+        merged_late = part.pruned and not part.found
+        if not merged_late or self._merged_rounds(part, _NEAR) == self._merged_rounds(
+            part, _EARLIER
+        ):
+            return search
+        first = search.warm()
+        if first.ratio < _CRAMPED:
+            return search
+        label = _label(f"{purpose}-earlier", start, part)
+        self._given_up[label] = first
+        search = self._search(label, part, _EARLIER)
+        search.start()
+        return search
+
+    def alone(self, task: str) -> Search:
+        """The search of the arm `separate` for a task."""
+        arm = ARMS["separate"]
+        (start,) = arm.starts(self._problem.tasks)
+        (part,) = (part for part in start.parts if part.tasks == (task,))
+        return self.of(start, part, arm.name)
+
+    def label(self, search: Search) -> str:
+        """What a search is called."""
+        return next(label for label, made in self._made.items() if made is search)
+
+    def rounds(self, search: Search) -> list[Round]:
+        """All rounds that a search took, with the first training of networks without room."""
+        given_up = self._given_up.get(self.label(search))
+        return [*([given_up] if given_up else []), *search.rounds]
+
+    def _search(self, label: str, part: ArmPart, beginning: _Beginning) -> Search:
+        if label not in self._made:
+            problem = self._problem.only(part.tasks)
+            folder = None if self._directory is None else self._directory / _folder_name(label)
+            inherited = self._inherited(label, part, beginning)
+            epochs = sum(row.epochs for row in inherited)
+            total = problem.goal.effort * len(part.tasks)
+            self._made[label] = Search(
+                problem,
+                lambda: self._network(problem, part, beginning),
+                allot(total, part.method is not None, epochs, beginning.cuts),
+                Checkpoints(folder, {**self._known, "start": digest(part)}),
+                lambda text: self._say(f"{label}: {text}"),
+                inherited,
+            )
+        return self._made[label]
+
+    def _inherited(self, label: str, part: ArmPart, beginning: _Beginning) -> list[Round]:
+        """The rounds whose effort counts as the search's own.
+
+        Those of separate pruning that made what it merges, and what was given up for it.
+        """
+        given_up = [self._given_up[label]] if label in self._given_up else []
+        if not part.pruned:
+            return given_up
+        merged = self._merged_rounds(part, beginning).items()
+        return [row for task, number in merged for row in self.alone(task).line(number)] + given_up
+
+    def _network(self, problem: Problem, part: ArmPart, beginning: _Beginning) -> keras.Model:
+        """The network that a search starts from."""
+        if part.method is None:
+            ((task, model),) = problem.originals.items()
+            # A lone output is named like its layer, which need not be the task's name.
+            return model if task_names(read(model)) == (task,) else with_task(model, task)
+        options = {"seed": problem.training.seed, "verbose": 0, **self._merge_options}
+        if not part.pruned:
+            return merge(problem.originals, problem.data, method=part.method, **options)
+        rounds = self._merged_rounds(part, beginning)
+        pruned = {task: self.alone(task).model(number) for task, number in rounds.items()}
+        merged = read(merge(pruned, problem.data, method=part.method, **options))
+        return emit(with_room(merged, problem.measure, problem.usage, problem.training.seed))
+
+    def _merged_rounds(self, part: ArmPart, beginning: _Beginning) -> dict[str, int]:
+        """By task, the round of separate pruning whose network a part merges."""
+        return {task: _roomy(self.alone(task), beginning) for task in part.tasks}
+
+
+def _roomy(search: Search, beginning: _Beginning) -> int:
+    """The round of a task's own search whose network is the least with room for others.
+
+    Room is counted in multiply-accumulates: a part of the time is there whatever the widths.
+    """
+    whole = search.rounds[0]
+    if search.best is None:
+        return whole.number
+    best = search.best.macs
+    least = best * min(beginning.times, (whole.macs / best) ** beginning.back)
+    large = [row for row in search.rounds if row.accepted and row.macs >= least]
+    return min(large, key=lambda row: row.macs, default=whole).number
+
+
+def _label(purpose: str, start: ArmStart, part: ArmPart) -> str:
+    return "-".join([purpose, start.name, *(part.tasks if len(start.parts) > 1 else ())])
+
+
+def _folder_name(label: str) -> str:
+    """A name for a folder; labels that differ in other characters alone stay apart."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", label)
+    return plain if plain == label else f"{plain}-{digest(label)[:8]}"
