@@ -83,8 +83,13 @@ def test_a_trim_begins_anew_where_the_same_widths_held_or_came_from_elsewhere(pr
     assert search.rounds[4].parent == 0
 
 
-@pytest.mark.parametrize(("macs", "samples"), [(1e9, 1024), (1e6, 2000), (1.0, 4096), (0.0, 4096)])
-def test_cuts_of_small_networks_look_at_more_samples(problem, monkeypatch, macs, samples):
+@pytest.mark.parametrize(
+    ("macs", "samples"),
+    [(1e9, 512), (1.25e7, 800), (5e6, 1024), (1e6, 2000), (1.0, 4096), (0.0, 4096)],
+)
+def test_cuts_of_small_networks_look_at_more_samples_than_those_of_large_ones(
+    problem, monkeypatch, macs, samples
+):
     search, seen = search_of(problem), []
     costs = "tfmot_pam.pipeline.search.combination_costs"
     monkeypatch.setattr(costs, lambda network, measure: {("sign",): macs})

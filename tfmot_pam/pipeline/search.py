@@ -29,8 +29,9 @@ from tfmot_pam.pruning.prune import gated_model, strip_pruning
 from tfmot_pam.pruning.schedules import Ramp
 from tfmot_pam.training.step_clock import StepClock
 
-# Calibration inputs of a cut: more where a network is small, at about as much computation.
-_SAMPLES, _SAMPLED_MACS = (1024, 4096), 2e9
+# Calibration inputs of a cut, at least, as a rule and at most, and the multiply-accumulates with
+# which there are more, where a network is small, or fewer, where it is large.
+_SAMPLES, _SAMPLED_MACS = (512, 1024, 4096), (2e9, 1e10)
 _PATH_END, _TAIL_RATE = 0.3, 1.2  # learning rates, as shares of the first
 
 
@@ -195,9 +196,11 @@ class Search:
         return self.problem.train(student, action.epochs, **options)
 
     def _calibration(self, network: Network) -> np.ndarray:
-        fewest, most = _SAMPLES
+        fewest, usual, most = _SAMPLES
         largest = max(1.0, *combination_costs(network, "macs").values())
-        return self.problem.calibration(round(min(max(_SAMPLED_MACS / largest, fewest), most)))
+        more, fewer = (macs / largest for macs in _SAMPLED_MACS)
+        count = min(max(more, min(fewer, usual), fewest), most)
+        return self.problem.calibration(round(count))
 
     def _cut_while_training(self, model, action: Action, options) -> keras.Model:
         settings, training = self.problem.settings, self.problem.training

@@ -70,7 +70,8 @@ def allot(total: int, merged: bool, inherited: int = 0, cuts: int = 7) -> Allotm
     warm = round(0.2 * own) if merged else 0
     path = max(1, round(0.3 * own))
     own = max(own, warm + path + 1)
-    tail = max(1, (own - warm - path) // 6)
+    rest = own - warm - path
+    tail = max(min(2, rest), rest // 6)
     level = max(1, round(path / (cuts if inherited else 12)))
     return Allotment(warm, path, level, tail, own + inherited, inherited)
 
