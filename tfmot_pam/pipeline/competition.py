@@ -29,8 +29,8 @@ from tfmot_pam.reporting.report import report
 # A trial of a start: its cost in units of separate pruning's, or of the originals' where that has
 # not run, its share of the effort, and that of all trials.
 _TRIAL_COST, _TRIAL_SHARE, _TRIAL_EFFORT, _TRIALS_EFFORT = 0.9, 0.3, 0.08, 0.32
-# Losses of trials, or costs, that are as good as equal.
-_ALIKE = 1.05
+# Losses of trials, or costs, that are as good as equal, and the loss of a trial without room.
+_ALIKE, _CRAMPED = 1.05, 2.25
 
 
 class Competition:
@@ -191,10 +191,12 @@ class Competition:
     def _searched(self, starts: Sequence[tuple[Arm, ArmStart]]) -> list[ArmResult]:
         """Searches from starts to the end."""
         found = [
-            {part.tasks: self.searches.begun(start, part, arm.name) for part in start.parts}
+            {part.tasks: self._of_arm(arm, start, part) for part in start.parts}
             for arm, start in starts
         ]
         every = [search for searches in found for search in searches.values()]
+        for search in every:
+            search.start()
         self._ahead([(search, None) for search in every])
         for search in every:
             search.run()
@@ -203,6 +205,10 @@ class Competition:
             self._arm_result(arm, start, searches)
             for (arm, start), searches in zip(starts, found, strict=True)
         ]
+
+    def _of_arm(self, arm: Arm, start: ArmStart, part: ArmPart) -> Search:
+        """An arm's search: of networks that were merged earlier where the trial had no room."""
+        return self.searches.of(start, part, arm.name, self.probes.get(start.name, 0) >= _CRAMPED)
 
     def _arm_result(
         self, arm: Arm, start: ArmStart, searches: Mapping[TaskSet, Search]
@@ -223,8 +229,6 @@ class Competition:
         cost = expected_cost(costs, self.problem.usage)
         rounds = {tasks: tuple(search.rounds) for tasks, search in searches.items()}
         every = [row for rows in rounds.values() for row in rows]
-        # The epochs of what was given up are among those of the start; its time is not.
-        timed = [row for search in searches.values() for row in self.searches.rounds(search)]
         return ArmResult(
             name=arm.name,
             start=start.name,
@@ -239,8 +243,8 @@ class Competition:
             rounds=rounds,
             epochs=sum(row.epochs for row in every),
             training_macs=sum(row.training_macs for row in every),
-            seconds=sum(row.seconds for row in timed),
-            step_seconds=sum(row.step_seconds for row in timed),
+            seconds=sum(row.seconds for row in every),
+            step_seconds=sum(row.step_seconds for row in every),
         )
 
     def _costs_alone(self, tasks: Sequence[str]) -> dict[str, float]:

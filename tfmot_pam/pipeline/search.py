@@ -94,12 +94,6 @@ class Search:
         if not self.rounds:
             self.take(self._next())
 
-    def warm(self) -> Round:
-        """The first training of what was started, before anything is removed."""
-        if len(self.rounds) == 1:
-            self.take(Action("warm", 0, max(1, self.allotment.warm)))
-        return self.rounds[1]
-
     def trial(self, epochs: int, fraction: float) -> None:
         """One cut and some training of what was started; where so much cannot go, training."""
         if len(self.rounds) == 1:

@@ -39,10 +39,9 @@ class _Beginning:
     cuts: int
 
 
-# Merged networks begin near the end, where all training goes to small ones. Those that lose so much
-# of a tolerance after their first training have no room for all tasks: they begin again, earlier.
-_NEAR, _EARLIER = _Beginning(3.0, 1 / 2, 7), _Beginning(6.0, 2 / 3, 10)
-_CRAMPED = 0.75
+# Merged networks begin near the end, where all training goes to small ones, or earlier, where those
+# have no room for all tasks.
+_NEAR, _EARLY = _Beginning(3.0, 1 / 2, 7), _Beginning(6.0, 2 / 3, 10)
 
 
 class Searches:
@@ -67,31 +66,22 @@ class Searches:
         self._problem, self._merge_options = problem, merge_options
         self._directory, self._known, self._say = directory, known, say
         self._made: dict[str, Search] = {}
-        self._given_up: dict[str, Round] = {}
 
-    def of(self, start: ArmStart, part: ArmPart, purpose: str) -> Search:
-        """The search from a part of a start, for an arm or for a trial."""
+    def of(self, start: ArmStart, part: ArmPart, purpose: str, early: bool = False) -> Search:
+        """The search from a part of a start, for an arm or for a trial.
+
+        Args:
+            start: The start.
+            part: The part of it.
+            purpose: The name of the arm, or `trial`.
+            early: Whether pruned networks are merged at an earlier round of theirs.
+        """
         if part.found:
             return self.alone(*part.tasks)
-        return self._search(_label(purpose, start, part), part, _NEAR)
-
-    def begun(self, start: ArmStart, part: ArmPart, purpose: str) -> Search:
-        """The search of an arm, started; of pruned networks earlier where they have no room."""
-        search = self.of(start, part, purpose)
-        search.start()
-        merged_late = part.pruned and not part.found
-        if not merged_late or self._merged_rounds(part, _NEAR) == self._merged_rounds(
-            part, _EARLIER
-        ):
-            return search
-        first = search.warm()
-        if first.ratio < _CRAMPED:
-            return search
-        label = _label(f"{purpose}-earlier", start, part)
-        self._given_up[label] = first
-        search = self._search(label, part, _EARLIER)
-        search.start()
-        return search
+        label = "-".join([purpose, start.name, *(part.tasks if len(start.parts) > 1 else ())])
+        if label not in self._made:
+            self._made[label] = self._search(label, part, _EARLY if early else _NEAR)
+        return self._made[label]
 
     def alone(self, task: str) -> Search:
         """The search of the arm `separate` for a task."""
@@ -104,38 +94,27 @@ class Searches:
         """What a search is called."""
         return next(label for label, made in self._made.items() if made is search)
 
-    def rounds(self, search: Search) -> list[Round]:
-        """All rounds that a search took, with the first training of networks without room."""
-        given_up = self._given_up.get(self.label(search))
-        return [*([given_up] if given_up else []), *search.rounds]
-
     def _search(self, label: str, part: ArmPart, beginning: _Beginning) -> Search:
-        if label not in self._made:
-            problem = self._problem.only(part.tasks)
-            folder = None if self._directory is None else self._directory / _folder_name(label)
-            inherited = self._inherited(label, part, beginning)
-            epochs = sum(row.epochs for row in inherited)
-            total = problem.goal.effort * len(part.tasks)
-            self._made[label] = Search(
-                problem,
-                lambda: self._network(problem, part, beginning),
-                allot(total, part.method is not None, epochs, beginning.cuts),
-                Checkpoints(folder, {**self._known, "start": digest(part)}),
-                lambda text: self._say(f"{label}: {text}"),
-                inherited,
-            )
-        return self._made[label]
+        problem = self._problem.only(part.tasks)
+        folder = None if self._directory is None else self._directory / _folder_name(label)
+        inherited = self._inherited(part, beginning)
+        epochs = sum(row.epochs for row in inherited)
+        total = problem.goal.effort * len(part.tasks)
+        return Search(
+            problem,
+            lambda: self._network(problem, part, beginning),
+            allot(total, part.method is not None, epochs, beginning.cuts),
+            Checkpoints(folder, {**self._known, "start": digest(part)}),
+            lambda text: self._say(f"{label}: {text}"),
+            inherited,
+        )
 
-    def _inherited(self, label: str, part: ArmPart, beginning: _Beginning) -> list[Round]:
-        """The rounds whose effort counts as the search's own.
-
-        Those of separate pruning that made what it merges, and what was given up for it.
-        """
-        given_up = [self._given_up[label]] if label in self._given_up else []
+    def _inherited(self, part: ArmPart, beginning: _Beginning) -> list[Round]:
+        """The rounds of separate pruning that made what a part merges; their effort counts."""
         if not part.pruned:
-            return given_up
+            return []
         merged = self._merged_rounds(part, beginning).items()
-        return [row for task, number in merged for row in self.alone(task).line(number)] + given_up
+        return [row for task, number in merged for row in self.alone(task).line(number)]
 
     def _network(self, problem: Problem, part: ArmPart, beginning: _Beginning) -> keras.Model:
         """The network that a search starts from."""
@@ -168,10 +147,6 @@ def _roomy(search: Search, beginning: _Beginning) -> int:
     least = best * min(beginning.times, (whole.macs / best) ** beginning.back)
     large = [row for row in search.rounds if row.accepted and row.macs >= least]
     return min(large, key=lambda row: row.macs, default=whole).number
-
-
-def _label(purpose: str, start: ArmStart, part: ArmPart) -> str:
-    return "-".join([purpose, start.name, *(part.tasks if len(start.parts) > 1 else ())])
 
 
 def _folder_name(label: str) -> str:
