@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import shutil
 import warnings
 from types import SimpleNamespace
 
@@ -17,7 +16,6 @@ from keras import layers
 import tfmot_pam
 from tfmot_pam.data import Samples, TaskSamples
 from tfmot_pam.graph.generation import is_tf_keras
-from tfmot_pam.pipeline import competition
 from tfmot_pam.pipeline.accuracy import (
     Examination,
     Judgement,
@@ -328,9 +326,7 @@ def test_what_a_start_costs_together_is_what_all_tasks_cost_in_its_trials_networ
     assert tfmot_pam.cost(tfmot_pam.select_tasks(merged, "sum")).macs < tfmot_pam.cost(merged).macs
 
 
-def test_late_merges_the_networks_that_separate_pruning_found(models, tmp_path, monkeypatch):
-    # However much so small networks lose in trials.
-    monkeypatch.setattr(competition, "_CRAMPED", np.inf)
+def test_late_merges_the_networks_that_separate_pruning_found(models, tmp_path):
     options = {**QUICK, "effort": 6, "target": 0.3, "directory": tmp_path / "rounds"}
     (late,) = tfmot_pam.compress(models, samples(), 0.1, arms=["late"], **options).arms
     assert late.start in {f"late-{kind}-{t}" for kind in ("trunk", "mixed") for t in models}
@@ -346,24 +342,6 @@ def test_late_merges_the_networks_that_separate_pruning_found(models, tmp_path, 
     assert 0 < start.epochs < sum(row.epochs for row in alone)
     assert 0.0 < start.training_macs < separate.training_macs
     assert late.epochs <= 2 * options["effort"] + 2
-
-
-def test_late_merges_earlier_where_trials_have_no_room(models, tmp_path, monkeypatch):
-    def late(cramped):
-        monkeypatch.setattr(competition, "_CRAMPED", cramped)
-        # The networks alone and the trials are those of the first call.
-        for folder in (tmp_path / "rounds").glob("late-*"):
-            shutil.rmtree(folder)
-        options = {**QUICK, "target": 0.1, "arms": ["late"], "directory": tmp_path / "rounds"}
-        return tfmot_pam.compress(models, samples(), 0.1, **options).arms[0]
-
-    near, early = late(np.inf), late(-np.inf)
-    assert near.start == early.start
-    (beside, *_), (start, *_) = (arm.rounds["sign", "sum"] for arm in (near, early))
-    assert start.share > beside.share
-    # What the networks have had that are merged counts, and the earlier ones have had less.
-    assert start.epochs < beside.epochs
-    assert early.epochs <= 2 * QUICK["effort"] + 2
 
 
 def test_starts_that_cannot_be_cut_so_far_are_compared_after_training(models):

@@ -92,12 +92,6 @@ def test_tails_of_small_efforts_are_no_shorter_than_two_epochs():
     assert tails == {1: 1, 2: 1, 4: 2, 14: 2, 16: 2, 24: 2, 36: 4}
 
 
-def test_a_start_that_is_further_away_gets_more_cuts_of_fewer_epochs():
-    near, far = (allot(72, True, 18, cuts) for cuts in (4, 8))
-    assert (near.level, far.level) == (4, 2)
-    assert dataclasses.replace(near, level=far.level) == far
-
-
 def test_a_search_goes_on_from_any_of_its_rounds():
     allotment = allot(48, True)
     rounds = play(allotment, cliff(0.2))

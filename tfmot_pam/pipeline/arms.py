@@ -21,9 +21,8 @@ class ArmPart:
         tasks: The tasks.
         method: How their networks are merged; None for a single task.
         pruned: Whether not the originals are merged but networks that the arm `separate` has
-            pruned, to at most three times the cost at which it ends, or six where trials have no
-            room for all tasks. A single task is then served by the network that this arm ends
-            with.
+            pruned, to at most three times the cost at which it ends. A single task is then
+            served by the network that this arm ends with.
     """
 
     tasks: tuple[str, ...]

@@ -29,8 +29,8 @@ from tfmot_pam.reporting.report import report
 # A trial of a start: its cost in units of separate pruning's, or of the originals' where that has
 # not run, its share of the effort, and that of all trials.
 _TRIAL_COST, _TRIAL_SHARE, _TRIAL_EFFORT, _TRIALS_EFFORT = 0.9, 0.3, 0.08, 0.32
-# Losses of trials, or costs, that are as good as equal, and the loss of a trial without room.
-_ALIKE, _CRAMPED = 1.05, 2.25
+# Losses of trials, or costs, that are as good as equal.
+_ALIKE = 1.05
 
 
 class Competition:
@@ -191,7 +191,7 @@ class Competition:
     def _searched(self, starts: Sequence[tuple[Arm, ArmStart]]) -> list[ArmResult]:
         """Searches from starts to the end."""
         found = [
-            {part.tasks: self._of_arm(arm, start, part) for part in start.parts}
+            {part.tasks: self.searches.of(start, part, arm.name) for part in start.parts}
             for arm, start in starts
         ]
         every = [search for searches in found for search in searches.values()]
@@ -205,10 +205,6 @@ class Competition:
             self._arm_result(arm, start, searches)
             for (arm, start), searches in zip(starts, found, strict=True)
         ]
-
-    def _of_arm(self, arm: Arm, start: ArmStart, part: ArmPart) -> Search:
-        """An arm's search: of networks that were merged earlier where the trial had no room."""
-        return self.searches.of(start, part, arm.name, self.probes.get(start.name, 0) >= _CRAMPED)
 
     def _arm_result(
         self, arm: Arm, start: ArmStart, searches: Mapping[TaskSet, Search]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,25 +23,9 @@ from tfmot_pam.pipeline.room import with_room
 from tfmot_pam.pipeline.search import Search
 from tfmot_pam.pipeline.strategy import allot
 
-
-@dataclasses.dataclass(frozen=True)
-class _Beginning:
-    """How early networks that separate pruning has pruned are merged, and what follows.
-
-    Args:
-        times: At so many times what they end at, in multiply-accumulates,
-        back: and at most at so large a part of the way back to what they were, in factors.
-        cuts: In how many cuts the merged network's path removes channels.
-    """
-
-    times: float
-    back: float
-    cuts: int
-
-
-# Merged networks begin near the end, where all training goes to small ones, or earlier, where those
-# have no room for all tasks.
-_NEAR, _EARLY = _Beginning(3.0, 1 / 2, 7), _Beginning(6.0, 2 / 3, 10)
+# Pruned networks are merged at so many times the multiply-accumulates at which they end, at most:
+# those that end near what they were, halfway, in factors.
+_PRUNED = 3.0
 
 
 class Searches:
@@ -67,20 +51,13 @@ class Searches:
         self._directory, self._known, self._say = directory, known, say
         self._made: dict[str, Search] = {}
 
-    def of(self, start: ArmStart, part: ArmPart, purpose: str, early: bool = False) -> Search:
-        """The search from a part of a start, for an arm or for a trial.
-
-        Args:
-            start: The start.
-            part: The part of it.
-            purpose: The name of the arm, or `trial`.
-            early: Whether pruned networks are merged at an earlier round of theirs.
-        """
+    def of(self, start: ArmStart, part: ArmPart, purpose: str) -> Search:
+        """The search from a part of a start, for an arm or for a trial, by its name."""
         if part.found:
             return self.alone(*part.tasks)
         label = "-".join([purpose, start.name, *(part.tasks if len(start.parts) > 1 else ())])
         if label not in self._made:
-            self._made[label] = self._search(label, part, _EARLY if early else _NEAR)
+            self._made[label] = self._make(label, part)
         return self._made[label]
 
     def alone(self, task: str) -> Search:
@@ -94,29 +71,29 @@ class Searches:
         """What a search is called."""
         return next(label for label, made in self._made.items() if made is search)
 
-    def _search(self, label: str, part: ArmPart, beginning: _Beginning) -> Search:
+    def _make(self, label: str, part: ArmPart) -> Search:
         problem = self._problem.only(part.tasks)
         folder = None if self._directory is None else self._directory / _folder_name(label)
-        inherited = self._inherited(part, beginning)
+        inherited = self._inherited(part)
         epochs = sum(row.epochs for row in inherited)
         total = problem.goal.effort * len(part.tasks)
         return Search(
             problem,
-            lambda: self._network(problem, part, beginning),
-            allot(total, part.method is not None, epochs, beginning.cuts),
+            lambda: self._network(problem, part),
+            allot(total, part.method is not None, epochs),
             Checkpoints(folder, {**self._known, "start": digest(part)}),
             lambda text: self._say(f"{label}: {text}"),
             inherited,
         )
 
-    def _inherited(self, part: ArmPart, beginning: _Beginning) -> list[Round]:
+    def _inherited(self, part: ArmPart) -> list[Round]:
         """The rounds of separate pruning that made what a part merges; their effort counts."""
         if not part.pruned:
             return []
-        merged = self._merged_rounds(part, beginning).items()
+        merged = self._merged_rounds(part).items()
         return [row for task, number in merged for row in self.alone(task).line(number)]
 
-    def _network(self, problem: Problem, part: ArmPart, beginning: _Beginning) -> keras.Model:
+    def _network(self, problem: Problem, part: ArmPart) -> keras.Model:
         """The network that a search starts from."""
         if part.method is None:
             ((task, model),) = problem.originals.items()
@@ -125,17 +102,17 @@ class Searches:
         options = {"seed": problem.training.seed, "verbose": 0, **self._merge_options}
         if not part.pruned:
             return merge(problem.originals, problem.data, method=part.method, **options)
-        rounds = self._merged_rounds(part, beginning)
+        rounds = self._merged_rounds(part)
         pruned = {task: self.alone(task).model(number) for task, number in rounds.items()}
         merged = read(merge(pruned, problem.data, method=part.method, **options))
         return emit(with_room(merged, problem.measure, problem.usage, problem.training.seed))
 
-    def _merged_rounds(self, part: ArmPart, beginning: _Beginning) -> dict[str, int]:
+    def _merged_rounds(self, part: ArmPart) -> dict[str, int]:
         """By task, the round of separate pruning whose network a part merges."""
-        return {task: _roomy(self.alone(task), beginning) for task in part.tasks}
+        return {task: _roomy(self.alone(task)) for task in part.tasks}
 
 
-def _roomy(search: Search, beginning: _Beginning) -> int:
+def _roomy(search: Search) -> int:
     """The round of a task's own search whose network is the least with room for others.
 
     Room is counted in multiply-accumulates: a part of the time is there whatever the widths.
@@ -144,7 +121,7 @@ def _roomy(search: Search, beginning: _Beginning) -> int:
     if search.best is None:
         return whole.number
     best = search.best.macs
-    least = best * min(beginning.times, (whole.macs / best) ** beginning.back)
+    least = min(_PRUNED * best, math.sqrt(whole.macs * best))
     large = [row for row in search.rounds if row.accepted and row.macs >= least]
     return min(large, key=lambda row: row.macs, default=whole).number
 

@@ -55,16 +55,10 @@ class Allotment:
     inherited: int = 0
 
 
-def allot(total: int, merged: bool, inherited: int = 0, cuts: int = 7) -> Allotment:
+def allot(total: int, merged: bool, inherited: int = 0) -> Allotment:
     """Divides epochs: a merged network first learns to serve all tasks, a single one does.
 
     A start that was pruned before needs fewer cuts, and each gets more training.
-
-    Args:
-        total: All epochs.
-        merged: Whether several tasks share the network.
-        inherited: Epochs that the start has had already.
-        cuts: How many cuts a path has of a start that was pruned before.
     """
     own = total - inherited
     warm = round(0.2 * own) if merged else 0
@@ -72,7 +66,7 @@ def allot(total: int, merged: bool, inherited: int = 0, cuts: int = 7) -> Allotm
     own = max(own, warm + path + 1)
     rest = own - warm - path
     tail = max(min(2, rest), rest // 6)
-    level = max(1, round(path / (cuts if inherited else 12)))
+    level = max(1, round(path / (7 if inherited else 12)))
     return Allotment(warm, path, level, tail, own + inherited, inherited)
 
 
