@@ -39,7 +39,9 @@ _EFFORT = flags.DEFINE_integer("effort", None, "Epochs per network; None takes t
 _DROP = flags.DEFINE_float("max_accuracy_drop", 0.01, "Tolerance per task.")
 _WORK = flags.DEFINE_string("work_dir", "build/suites", "Networks, checkpoints and cells.")
 _OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Where the pages go.")
-_WORKERS = flags.DEFINE_integer("workers", 2, "Processes, one thread each.", lower_bound=1)
+_WORKERS = flags.DEFINE_integer(
+    "workers", 2, "Processes, one thread each: of cells, or of their searches.", lower_bound=1
+)
 _WHOLE = flags.DEFINE_bool("whole", False, "Also separate pruning with the whole effort.")
 _FILES = flags.DEFINE_bool("files", False, "Also export, run and time every arm's networks.")
 _QUICK = flags.DEFINE_bool("quick", False, "One seed at a third of the effort.")
@@ -65,6 +67,7 @@ def run_cell(settings: Mapping[str, Any]) -> None:
             directory=folder / "rounds" / name,
             augment=suite.augment,
             seed=seed,
+            workers=settings["workers"],
             verbose=1,
             **options,
         )
@@ -183,6 +186,7 @@ def main(argv):
             "files": _FILES.value,
             "data_dir": _DATA.value,
             "work_dir": _WORK.value,
+            "workers": max(1, _WORKERS.value // seeds),
         }
         for seed in range(_FIRST.value, _FIRST.value + seeds)
     ]

@@ -18,8 +18,9 @@ from tfmot_pam.pruning.outputs import answers, relative_errors
 from tfmot_pam.pruning.refit import refitted
 from tfmot_pam.pruning.settings import PruningSettings
 
-# How many groups may be kept whole, one after the other, to see whether that changes answers less.
-_KEPT_WHOLE = 3
+# How many groups may be kept whole, one after the other, to see whether that changes answers less:
+# of large networks, where every try takes as long as an epoch, one.
+_KEPT_WHOLE, _KEPT_WHOLE_LARGE = 3, 1
 # Samples by which choices are compared: of large networks fewer than their fits look at.
 _FEWEST_COMPARED, _COMPARED_MACS = 256, 1e10
 
@@ -56,8 +57,8 @@ def choose(
     several layers lose together, or a whole map in the same way, they tell badly. So with a refit
     there are several choices, and that which changes the answers to the inputs least is taken:
     with and without channels that save more than is wanted, and, as long as it helps, one more
-    group of channels stays whole, that which has saved the most. Of large networks choices are
-    compared on a part of the samples.
+    group of channels stays whole, that which has saved the most. Of large networks fewer choices
+    are compared, on a part of the samples.
 
     Args:
         prunable: The network and its prunable channels.
@@ -87,7 +88,7 @@ def choose(
 
     choices = [budget.choose(full, rated, 1.0 - fraction, leap) for leap in (True, False)]
     best = min((tried(keep) for keep in np.unique(choices, axis=0)), key=lambda found: found[0])
-    for _ in range(_KEPT_WHOLE):
+    for _ in range(_KEPT_WHOLE if len(part) == len(inputs) else _KEPT_WHOLE_LARGE):
         largest = _largest_saving(prunable, budget, best[2])
         if largest is None:
             break
