@@ -204,6 +204,8 @@ def test_the_separate_arm_is_pruning_each_network_alone(models):
         np.testing.assert_allclose(found, expected, atol=1e-6)
         total += alone.best.cost
     assert together.best.macs["sign", "sum"] == total
+    assert together.verdict.startswith("Separate pruning: ")
+    assert "add 'late'" in together.verdict
 
 
 @pytest.mark.parametrize("importance", ["taylor", "magnitude"])

@@ -308,6 +308,11 @@ def verdict(arms: tuple[ArmResult, ...], price: Price, obstacle: str | None = No
             f"{_named(best)} is the best of {[arm.name for arm in arms]}: {told(best)} expected. "
             "Whether merging pays was not measured: add 'separate' to `arms`."
         )
+    if len(arms) == 1 and obstacle is None:
+        return (
+            f"Separate pruning: {told(best)} expected, {100 * best.share:.1f} % of the originals'. "
+            "Whether merging pays was not measured: add 'late' to `arms`."
+        )
     if best is not separate:
         return (
             f"Merging pays: {_named(best)} costs {separate.cost / best.cost:.2f}x less than "
