@@ -40,7 +40,7 @@ _DROP = flags.DEFINE_float("max_accuracy_drop", 0.01, "Tolerance per task.")
 _WORK = flags.DEFINE_string("work_dir", "build/suites", "Networks, checkpoints and cells.")
 _OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Where the pages go.")
 _WORKERS = flags.DEFINE_integer(
-    "workers", 2, "Processes, one thread each: of cells, or of their searches.", lower_bound=1
+    "workers", 2, "Processes: of cells, one thread each, or of their searches.", lower_bound=1
 )
 _WHOLE = flags.DEFINE_bool("whole", False, "Also separate pruning with the whole effort.")
 _FILES = flags.DEFINE_bool("files", False, "Also export, run and time every arm's networks.")

@@ -160,6 +160,30 @@ def test_choices_of_large_networks_are_compared_on_a_part_of_the_samples(monkeyp
     assert_same_weights(fitted.network, refitted(fitted.graph.of(network), chosen, x))
 
 
+@pytest.mark.parametrize(("macs", "kept_whole"), [(1.0, 1), (1e30, 2)])
+def test_fewer_choices_are_compared_of_large_networks(monkeypatch, macs, kept_whole):
+    """One group stays whole and then another one as long as that helps; here it always does."""
+    network, x = read(conv_net(0, widths=(8, 8, 8))), images(64)
+    settings = PruningSettings(importance="reconstruction", measure="macs")
+    errors = []
+
+    def better(found, wanted):
+        errors.append(1.0 / (2 + len(errors)))
+        return [errors[-1]]
+
+    monkeypatch.setattr(at_once, "relative_errors", better)
+    monkeypatch.setattr(at_once, "_KEPT_WHOLE", 2)
+    monkeypatch.setattr(at_once, "_FEWEST_COMPARED", 32)
+    monkeypatch.setattr(at_once, "_COMPARED_MACS", macs)
+    prunable, fraction = find_prunable(network), 0.2
+    rated = np.arange(len(prunable), dtype=float)
+    monkeypatch.setattr(at_once, "score", lambda *args: rated)
+    budget, every = settings.budget(prunable), np.ones(len(prunable), bool)
+    first = [budget.choose(every, rated, 1.0 - fraction, leap) for leap in (True, False)]
+    at_once.choose(prunable, settings, fraction, x)
+    assert len(errors) == len(np.unique(first, axis=0)) + kept_whole
+
+
 def test_ratings_add_up_to_all_that_is_explained():
     """The system's gains, summed over the picks, are the explained share of the targets."""
     rng = np.random.default_rng(0)

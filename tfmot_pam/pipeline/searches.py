@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pathlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -43,7 +44,7 @@ class Searches:
         self,
         problem: Problem,
         merge_options: Mapping[str, Any],
-        directory,
+        directory: pathlib.Path | None,
         known: Mapping[str, str],
         say: Callable[[str], None],
     ):

@@ -58,7 +58,8 @@ class Allotment:
 def allot(total: int, merged: bool, inherited: int = 0) -> Allotment:
     """Divides epochs: a merged network first learns to serve all tasks, a single one does.
 
-    A start that was pruned before needs fewer cuts, and each gets more training.
+    A start that was pruned before needs fewer cuts, and each gets more training. Where epochs are
+    few there are fewer tails, of two: each comes with a cut, which takes longer in large networks.
     """
     own = total - inherited
     warm = round(0.2 * own) if merged else 0

@@ -19,7 +19,7 @@ from tfmot_pam.pruning.refit import refitted
 from tfmot_pam.pruning.settings import PruningSettings
 
 # How many groups may be kept whole, one after the other, to see whether that changes answers less:
-# of large networks, where every try takes as long as an epoch, one.
+# of large networks, where all tries would take longer than an epoch, one.
 _KEPT_WHOLE, _KEPT_WHOLE_LARGE = 3, 1
 # Samples by which choices are compared: of large networks fewer than their fits look at.
 _FEWEST_COMPARED, _COMPARED_MACS = 256, 1e10
