@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from benchmarks import published_loop
+from benchmarks import published_loop, results_io
 from tfmot_pam.merging.relevance import Observations, relevance_path
 from tfmot_pam.merging.targets import Targets
 
@@ -151,7 +151,7 @@ def scaling(labels: int, limit: float, products_per_second: float) -> Iterator[d
             yield row | {"seconds": None, "peak_mib": None, "expected_seconds": expected}
             continue
         # A process of its own, so that the peak is this size's.
-        with futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        with futures.ProcessPoolExecutor(1, context, results_io.end_with_parent) as pool:
             seconds, peak = pool.submit(_run_size, estimator, channels, samples, labels).result()
         row |= {"seconds": seconds, "peak_mib": peak}
         print(row, flush=True)

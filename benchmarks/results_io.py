@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +33,16 @@ def one_thread() -> None:
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ[name] = "1"
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
+def end_with_parent() -> None:
+    """Has this worker end with the process that started it, should that be killed."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:

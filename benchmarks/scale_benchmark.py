@@ -92,7 +92,9 @@ def main(argv):
     rows = []
     for count in map(int, _TASKS.value):
         # A process of its own: the peak of one must not be that of another.
-        with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+        with concurrent.futures.ProcessPoolExecutor(
+            1, context, initializer=results_io.end_with_parent
+        ) as pool:
             found = pool.submit(measure, _DATA.value, count, _EFFORT.value, _SAMPLES.value)
             rows.append(found.result())
         print(rows[-1], flush=True)

@@ -76,7 +76,7 @@ def run_cell(settings: Mapping[str, Any]) -> None:
     result = compressed(label, arms=arms, **way)
     found = {arm.name: arm for arm in result.arms}
     if settings["whole"]:
-        effort = round(_epochs(result) / len(models))
+        effort = round(result.epochs / len(models))
         patient = compressed(f"{label}-whole", arms=["separate"], **{**way, "effort": effort})
         found["separate, whole effort"] = patient.best
     measured = [
@@ -105,11 +105,6 @@ def run_cell(settings: Mapping[str, Any]) -> None:
         ]
     (folder / "cells").mkdir(parents=True, exist_ok=True)
     (folder / "cells" / f"{label}.json").write_text(json.dumps(cell, indent=1), encoding="utf-8")
-
-
-def _epochs(result: tfmot_pam.CompressionResult) -> int:
-    """All epochs of a compression."""
-    return sum(arm.epochs for arm in result.arms) + result.trial_epochs
 
 
 def _of_arm(name: str, arm: tfmot_pam.ArmResult, lost) -> list[dict[str, Any]]:
@@ -144,7 +139,7 @@ def _of_portfolio(result: tfmot_pam.CompressionResult, losses) -> list[dict[str,
         arm="portfolio",
         start="+".join(sorted(set(envelope.arms.values()))),
         accepted=True,
-        epochs=_epochs(result),
+        epochs=result.epochs,
         training_macs="",
         seconds="",
     )
@@ -192,7 +187,9 @@ def main(argv):
     ]
     results_io.one_thread()
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(_WORKERS.value, context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        _WORKERS.value, context, initializer=results_io.end_with_parent
+    ) as pool:
         for done in concurrent.futures.as_completed([pool.submit(run_cell, c) for c in cells]):
             done.result()
             write_pages(pathlib.Path(_WORK.value), pathlib.Path(_OUTPUT.value))

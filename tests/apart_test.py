@@ -93,6 +93,14 @@ def test_a_task_that_stays_out_is_served_by_its_own_pruned_network(compressed):
     np.testing.assert_allclose(beside["easy"], own["easy"], rtol=1e-4, atol=1e-6)
 
 
+def test_epochs_of_a_network_that_two_arms_have_count_once(compressed):
+    *_, result = compressed
+    separate, late = result.arms
+    own = sum(row.epochs for row in late.rounds["first", "second"])
+    assert result.epochs == separate.epochs + own + result.trial_epochs
+    assert late.epochs > own
+
+
 def test_no_start_is_made_of_a_task_that_stays_out(compressed):
     *_, result = compressed
     assert set(result.probes) == {

@@ -334,7 +334,8 @@ def test_late_merges_the_networks_that_separate_pruning_found(models, tmp_path):
     assert late.start in {f"late-{kind}-{t}" for kind in ("trunk", "mixed") for t in models}
     # Separate pruning has run for it.
     arms = ["separate", "late"]
-    separate, again = tfmot_pam.compress(models, samples(), 0.1, arms=arms, **options).arms
+    both = tfmot_pam.compress(models, samples(), 0.1, arms=arms, **options)
+    separate, again = both.arms
     assert again.rounds == late.rounds
     start = late.rounds["sign", "sum"][0]
     assert start.stage == "start"
@@ -344,6 +345,7 @@ def test_late_merges_the_networks_that_separate_pruning_found(models, tmp_path):
     assert 0 < start.epochs < sum(row.epochs for row in alone)
     assert 0.0 < start.training_macs < separate.training_macs
     assert late.epochs <= 2 * options["effort"] + 2
+    assert both.epochs == separate.epochs + late.epochs - start.epochs + both.trial_epochs
 
 
 def test_starts_that_cannot_be_cut_so_far_are_compared_after_training(models):

@@ -143,6 +143,20 @@ class CompressionResult:
         return cheapest(self.arms)
 
     @property
+    def epochs(self) -> int:
+        """Epochs of all training, times networks trained: every round once, trials included.
+
+        What arms have in common counts in each of them: rounds of networks that another arm
+        goes on from, or takes as they are.
+        """
+        found: list[tuple[TaskSet, Round]] = []
+        for arm in self.arms:
+            for tasks, rounds in arm.rounds.items():
+                own = [(tasks, row) for row in rounds if row.stage != "start"]
+                found += [row for row in own if row not in found]
+        return sum(row.epochs for _, row in found) + self.trial_epochs
+
+    @property
     def models(self) -> dict[TaskSet, keras.Model]:
         """The network of every combination: the cheapest where one was asked for, or `model`'s."""
         own = self.portfolio(self.apart).models if self.apart else {}
