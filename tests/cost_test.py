@@ -11,7 +11,7 @@ import pytest
 import tfmot_pam
 from tests import hand_built
 from tests.small_nets import conv_net
-from tfmot_pam.graph.cost import network_cost
+from tfmot_pam.graph.cost import Totals, combination_totals, network_cost
 from tfmot_pam.graph.network import Layer, Network, Node, Tensor
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import all_combinations, select, task_names
@@ -275,19 +275,6 @@ def test_cost_of_combinations_never_falls_with_more_tasks():
     assert macs["a", "b", "c"] == tfmot_pam.cost(model).macs
 
 
-# --- what cannot be counted ---------------------------------------------------------------------
-
-
-class Doubled(keras.layers.Layer):
-    """A layer without a rule."""
-
-    def build(self, input_shape):
-        self.scale = self.add_weight(shape=(input_shape[-1],), name="scale")
-
-    def call(self, inputs):
-        return inputs * 2 * self.scale
-
-
 @pytest.mark.parametrize("method", ["random", "separate"])
 def test_costs_of_all_combinations_are_those_of_the_smallest_networks(method):
     models = {f"t{seed}": conv_net(seed, (6, 8)) for seed in range(3)}
@@ -299,6 +286,30 @@ def test_costs_of_all_combinations_are_those_of_the_smallest_networks(method):
         cost_of = estimated_time if measure is call_time else lambda one: network_cost(one).macs
         for chosen, cost in costs.items():
             assert cost == pytest.approx(cost_of(select(network, chosen)), rel=1e-12), chosen
+
+
+def test_weights_of_a_layer_that_two_tasks_call_count_once():
+    x = keras.Input((4,))
+    first, shared = layers.Dense(4, name="first"), layers.Dense(4, name="shared")
+    model = keras.Model(x, {"a": shared(x), "b": shared(first(x))})
+    assert combination_totals(read(model)) == {
+        ("a",): Totals(macs=16, flops=28, parameters=20),
+        ("b",): Totals(macs=32, flops=56, parameters=40),
+        ("a", "b"): Totals(macs=48, flops=84, parameters=40),
+    }
+
+
+# --- what cannot be counted ---------------------------------------------------------------------
+
+
+class Doubled(keras.layers.Layer):
+    """A layer without a rule."""
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(shape=(input_shape[-1],), name="scale")
+
+    def call(self, inputs):
+        return inputs * 2 * self.scale
 
 
 def test_layers_without_a_rule_are_listed_and_their_weights_counted():

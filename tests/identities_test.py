@@ -18,7 +18,7 @@ from keras import layers
 import tfmot_pam
 from tests import random_models
 from tfmot_pam.closed_form.compensate import Compensation, compensate
-from tfmot_pam.graph.cost import network_cost
+from tfmot_pam.graph.cost import Totals, combination_totals, network_cost
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import read
@@ -137,8 +137,9 @@ def assert_superset_rule(network: Network):
 
 
 def assert_combinations(network: Network, x):
-    """Sub-networks compute what the whole computes, and hold nothing that only others need."""
-    full = outputs_of(emit(network), x)
+    """Sub-networks compute what the whole computes, hold nothing that only others need, and cost
+    what the whole network says that they do."""
+    full, totals = outputs_of(emit(network), x), combination_totals(network)
     chosen = all_combinations(list(full))
     if len(chosen) > 7:
         # Of many tasks: each alone, and two of the larger combinations.
@@ -147,6 +148,8 @@ def assert_combinations(network: Network, x):
         part = select(network, tasks)
         for layer in part.layers.values():
             assert layer.tasks is None or set(layer.tasks) & set(tasks), (tasks, layer.name)
+        cost = network_cost(part)
+        assert totals[tasks] == Totals(cost.macs, cost.flops, cost.parameters), tasks
         found = outputs_of(emit(part), x)
         assert list(found) == list(tasks)
         for task in tasks:

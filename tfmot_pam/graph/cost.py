@@ -13,7 +13,13 @@ from tfmot_pam.graph.channels import rule_of
 from tfmot_pam.graph.generation import read_model
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.rules import Call, call_of
-from tfmot_pam.graph.selection import select
+from tfmot_pam.graph.selection import (
+    select,
+    sums_by_combination,
+    task_names,
+    tasks_of_layers,
+    tasks_of_nodes,
+)
 
 # Weights that the paper's parameter counts include: kernels, not biases or statistics.
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel")
@@ -94,6 +100,30 @@ def network_cost(network: Network) -> NetworkCost:
         if cost.macs or cost.parameters:
             layers.append(cost)
     return NetworkCost(tuple(layers), unsupported)
+
+
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """What one combination of tasks costs per sample, as `LayerCost` counts it."""
+
+    macs: int
+    flops: int
+    parameters: int
+
+
+def combination_totals(network: Network) -> dict[tuple[str, ...], Totals]:
+    """What the smallest network of every combination costs, without making it."""
+    tasks, needed = task_names(network), tasks_of_nodes(network)
+    costs = network_cost(network).per_layer
+    macs = sums_by_combination(tasks, needed, {cost.name: cost.macs for cost in costs})
+    flops = sums_by_combination(tasks, needed, {cost.name: cost.flops for cost in costs})
+    # The first call of a layer counts its weights, which any of its calls needs.
+    weights = {network.node(cost.name).layer: cost.parameters for cost in reversed(costs)}
+    parameters = sums_by_combination(tasks, tasks_of_layers(network), weights)
+    return {
+        chosen: Totals(int(macs[chosen]), int(flops[chosen]), int(parameters[chosen]))
+        for chosen in macs
+    }
 
 
 def _is_kernel(name: str) -> bool:

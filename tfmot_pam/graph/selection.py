@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 
@@ -90,6 +93,36 @@ def tasks_of_nodes(network: Network) -> dict[str, int]:
         for tensor in node.inputs:
             found[tensor.node] |= found[node.name]
     return found
+
+
+def tasks_of_layers(network: Network) -> dict[str, int]:
+    """For each layer, the tasks that need any of its calls, as `tasks_of_nodes` has it."""
+    found = dict.fromkeys(network.layers, 0)
+    for node, mask in tasks_of_nodes(network).items():
+        found[network.node(node).layer] |= mask
+    return found
+
+
+def sums_by_combination(
+    tasks: Sequence[str], needed: Mapping[Any, int], values: Mapping[Any, float]
+) -> dict[tuple[str, ...], float]:
+    """What each combination of tasks needs, in sum.
+
+    Combinations are many, sets of tasks that need the same things few: those are summed first.
+
+    Args:
+        tasks: The tasks.
+        needed: For each thing, the tasks that need it, as `tasks_of_nodes` has it.
+        values: What a thing counts.
+    """
+    totals: dict[int, list[float]] = collections.defaultdict(list)
+    for name, value in values.items():
+        totals[needed[name]].append(value)
+    by_mask = {mask: math.fsum(found) for mask, found in totals.items()}
+    return {
+        chosen: math.fsum(value for mask, value in by_mask.items() if mask & own)
+        for chosen, own in combination_masks(tasks).items()
+    }
 
 
 def combinations(model: keras.Model) -> list[tuple[str, ...]]:

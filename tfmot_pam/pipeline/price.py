@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from tfmot_pam.graph.levels import combination_times
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.selection import (
     all_combinations,
-    combination_masks,
+    sums_by_combination,
     task_names,
     tasks_of_nodes,
 )
@@ -86,20 +85,12 @@ def measure_name(measure: str | CallCost) -> str:
 
 
 def combination_costs(network: Network, measure: str | CallCost) -> dict[TaskSet, float]:
-    """The cost of the smallest network of every combination.
-
-    It runs what any of its tasks needs. Combinations are many, sets of tasks that need a node few.
-    """
+    """The cost of the smallest network of every combination, which runs what its tasks need."""
     price = find_price(measure)
     if price.combinations is not None:
         return price.combinations(network)
-    needed, totals = tasks_of_nodes(network), collections.Counter()
-    for node, cost in price.node_costs(network).items():
-        totals[needed[node]] += cost
-    return {
-        chosen: math.fsum(cost for mask, cost in totals.items() if mask & own)
-        for chosen, own in combination_masks(task_names(network)).items()
-    }
+    costs = price.node_costs(network)
+    return sums_by_combination(task_names(network), tasks_of_nodes(network), costs)
 
 
 def expected_cost(costs: Mapping[TaskSet, float], usage: Mapping[TaskSet, float] | None) -> float:

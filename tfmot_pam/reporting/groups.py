@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping
 
 from tfmot_pam.graph.channels import rule_of
 from tfmot_pam.graph.network import Layer, Network, Node, iterate_tensors
 from tfmot_pam.graph.rules import call_of
-from tfmot_pam.graph.selection import task_names
+from tfmot_pam.graph.selection import sums_by_combination, task_names, tasks_of_layers
 
 
 def trunk_groups(network: Network) -> dict[str, dict[tuple[str, ...], int]]:
@@ -45,10 +46,17 @@ def trunk_groups(network: Network) -> dict[str, dict[tuple[str, ...], int]]:
     }
 
 
-def count_groups(network: Network, layers: Mapping[str, Mapping[tuple[str, ...], int]]) -> int:
-    """How many of the groups in `layers` a sub-network runs."""
-    present = {(_layer_name(layer), layer.tasks) for layer, _ in _mixing_layers(network)}
-    return sum((name, tasks) in present for name, found in layers.items() for tasks in found)
+def count_groups(
+    network: Network, layers: Mapping[str, Mapping[tuple[str, ...], int]]
+) -> dict[tuple[str, ...], int]:
+    """How many of the groups in `layers` every combination of tasks runs."""
+    masks, groups = tasks_of_layers(network), collections.Counter()
+    for layer, _ in _mixing_layers(network):
+        group = _layer_name(layer), layer.tasks
+        if layer.tasks in layers.get(group[0], {}):
+            groups[group] |= masks[layer.name]
+    counted = sums_by_combination(task_names(network), groups, dict.fromkeys(groups, 1))
+    return {chosen: int(count) for chosen, count in counted.items()}
 
 
 def _mixing_layers(network: Network) -> list[tuple[Layer, int]]:

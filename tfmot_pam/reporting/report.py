@@ -9,10 +9,10 @@ from typing import Any
 
 import keras
 
-from tfmot_pam.graph.cost import NetworkCost, network_cost
+from tfmot_pam.graph.cost import NetworkCost, combination_totals, network_cost
 from tfmot_pam.graph.generation import read_model
 from tfmot_pam.graph.network import Network
-from tfmot_pam.graph.selection import all_combinations, check_tasks, select, task_names
+from tfmot_pam.graph.selection import all_combinations, check_tasks, task_names
 from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.reporting.groups import count_groups, trunk_groups
 from tfmot_pam.reporting.result import Report, ReportRow
@@ -77,9 +77,8 @@ def report(
     everything = all_combinations(tasks)
     listed = everything if combinations is None else _listed(combinations, tasks)
     probability = usage_probabilities(usage, tasks)
-    networks = {chosen: select(network, chosen) for chosen in {*everything, *listed}}
-    costs = {chosen: network_cost(found) for chosen, found in networks.items()}
-    groups = trunk_groups(network)
+    costs, groups = combination_totals(network), trunk_groups(network)
+    counted = count_groups(network, groups)
     original_costs = _original_costs(originals, tasks)
     accuracies = _accuracies(accuracy, tasks)
     original_accuracies = _by_task(original_accuracy, tasks, "original_accuracy")
@@ -91,7 +90,7 @@ def report(
             macs=costs[chosen].macs,
             flops=costs[chosen].flops,
             parameters=costs[chosen].parameters,
-            groups=count_groups(networks[chosen], groups),
+            groups=counted[chosen],
             probability=probability.get(chosen, 0.0),
             accuracy=accuracies.get(chosen, {}),
             original_accuracy=_only(original_accuracies, chosen),
