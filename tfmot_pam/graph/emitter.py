@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from typing import Any
 
@@ -59,7 +58,7 @@ def emit(
 
 def instantiate(layer: net.Layer, wrap: bool) -> Any:
     """The Keras layer or operation of a `Layer`, not built yet."""
-    config = {**copy.deepcopy(dict(layer.config)), "name": layer.name}
+    config = {**_copied(dict(layer.config)), "name": layer.name}
     arguments = inspect.signature(layer.cls.__init__).parameters
     if not issubclass(layer.cls, keras.layers.Layer) and "name" not in arguments:
         del config["name"]  # Many operations of older Keras name themselves.
@@ -71,6 +70,13 @@ def instantiate(layer: net.Layer, wrap: bool) -> Any:
     if wrap and layer.tasks is not None and isinstance(operation, keras.layers.Layer):
         return TaskGroup(operation, layer.tasks)
     return operation
+
+
+def _copied(value: Any) -> Any:
+    """A configuration that `from_config` may change; objects in it stay the user's own."""
+    if type(value) is dict:
+        return {key: _copied(entry) for key, entry in value.items()}
+    return [_copied(entry) for entry in value] if type(value) is list else value
 
 
 def load_weights(operation: Any, layer: net.Layer) -> None:

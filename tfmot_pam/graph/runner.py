@@ -93,8 +93,12 @@ class _Operations:
     def __call__(self, node: Node, value: Callable[[Tensor], Any]) -> list[Any]:
         """What a node's layer makes of the values that it reads."""
         args, kwargs = map_tensors((node.args, dict(node.kwargs)), value)
+        layer = self._layer(node.layer)
+        if issubclass(layer.cls, keras.layers.Layer):
+            # As a model does in inference, whatever was said when the layer was called: calls of
+            # augmentation layers are recorded with `training=True` where nothing was said.
+            kwargs["training"] = False
         if node.layer not in self._made:
-            layer = self._layer(node.layer)
             operation = self._made[node.layer] = instantiate(layer, wrap=False)
             if isinstance(operation, keras.layers.Layer) and not operation.built:
                 # The first call builds the layer; its weights can be loaded only then.

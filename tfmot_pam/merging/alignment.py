@@ -146,12 +146,22 @@ def _digest(text: str) -> str:
 
 
 def structure(config: Mapping[str, Any], ignored: Collection[str | None] = ()) -> dict[str, Any]:
-    """The entries of a layer's configuration that say what it computes, `ignored` ones aside."""
+    """The entries of a layer's configuration that say what it computes, `ignored` ones aside.
+
+    Of layers that are written out in it, such as what a wrapper is put around, likewise.
+    """
     return {
-        key: value
+        key: _inner_structure(value)
         for key, value in config.items()
         if key not in _TRAINING_ONLY and key not in ignored and not key.endswith(_TRAINING_SUFFIXES)
     }
+
+
+def _inner_structure(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_inner_structure(entry) for entry in value]
+    written_out = isinstance(value, Mapping) and isinstance(value.get("config"), Mapping)
+    return {**value, "config": structure(value["config"])} if written_out else value
 
 
 def _arguments(node: Node) -> list[Any]:
@@ -167,13 +177,21 @@ def function_text(call: Call) -> str:
 
 
 def freeze(value: Any, function: Callable[[Any], str] | None = None) -> str:
-    """A text that is equal for equal structures, arrays and users' functions included."""
+    """A text that is equal for equal structures, arrays and users' functions included.
+
+    Args:
+        value: A structure.
+        function: Tells functions apart, and objects by themselves; None takes those for equal
+            that are written alike.
+    """
 
     def describe(found):
         if isinstance(found, np.ndarray):
             return [str(found.dtype), found.shape, _digest(found.tobytes().hex())]
         if hasattr(found, "__code__"):
             return (function or _code_text)(found)
+        if function is None and hasattr(found, "get_config"):
+            return [type(found).__qualname__, structure(found.get_config())]
         return repr(found)
 
     return json.dumps(value, sort_keys=True, default=describe)

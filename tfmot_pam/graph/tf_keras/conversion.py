@@ -68,6 +68,7 @@ _RECURRENT = LayerConversion(
 )
 _NOISE = LayerConversion(drop=("noise_shape", "seed"))
 _RANDOM = LayerConversion(drop=("seed",))
+_AUGMENTATION = LayerConversion(drop=("rng_type",))
 
 # Layers that are the same but for their module need no entry.
 CONVERSIONS: Mapping[str, LayerConversion] = MappingProxyType(
@@ -86,6 +87,13 @@ CONVERSIONS: Mapping[str, LayerConversion] = MappingProxyType(
         "Attention": _RANDOM,
         "GaussianNoise": _RANDOM,
         "GaussianDropout": _RANDOM,
+        "RandomBrightness": _AUGMENTATION,
+        "RandomContrast": _AUGMENTATION,
+        "RandomCrop": _AUGMENTATION,
+        "RandomFlip": _AUGMENTATION,
+        "RandomRotation": _AUGMENTATION,
+        "RandomTranslation": _AUGMENTATION,
+        "RandomZoom": _AUGMENTATION,
         "RNN": _RECURRENT,
         **{name: _RECURRENT for name in ("SimpleRNN", "GRU", "LSTM")},
         **{f"{name}Cell": _RECURRENT for name in ("SimpleRNN", "GRU", "LSTM")},

@@ -23,8 +23,10 @@ def to_tf_keras(model: keras.Model) -> Any:
     Use it to hand a model to tools that know tf_keras only, TFMOT above all. Merged models become
     ordinary layers, one a channel group; their task sets follow from their outputs, so that
     `combinations`, `select_tasks`, `cost` and `report` go on working. An activation that tf_keras
-    computes otherwise becomes an equivalent of built-in layers. The optimizer is left behind, and
-    models used as layers are taken apart into their layers.
+    computes otherwise becomes an equivalent of built-in layers; a layer that tf_keras lacks and
+    that acts in training only, such as most augmentation, becomes a linear activation, with a
+    warning. The optimizer is left behind, and models used as layers are taken apart into their
+    layers.
 
     Args:
         model: A functional or sequential Keras 3 model. It is not changed.
@@ -67,7 +69,8 @@ def from_tf_keras(model: Any) -> keras.Model:
     Raises:
         TypeError: `model` is not a functional or sequential tf_keras model.
         ValueError: it is wrapped by TFMOT, Keras 3 lacks a layer (see
-            `register_layer_conversion`), or the outputs disagree.
+            `register_layer_conversion`), a layer is called with `training=True`, or the outputs
+            disagree.
 
     Example:
     >>> import tf_keras, tfmot_pam
@@ -81,7 +84,7 @@ def from_tf_keras(model: Any) -> keras.Model:
 
 def convert_to_keras(model: Any, what: str) -> keras.Model:
     """`from_tf_keras` with the name that errors give to the model."""
-    converted = emit_keras(reader.read(model, what))
+    converted = emit_keras(reader.read_for_inference(model, what))
     check_crossing(model, converted)
     return with_plan(converted, model)
 

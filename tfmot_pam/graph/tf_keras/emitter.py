@@ -8,7 +8,9 @@ from typing import Any
 import keras
 
 from tfmot_pam.graph import network as net
+from tfmot_pam.graph.emitter import instantiate
 from tfmot_pam.graph.tf_keras import layers, operations
+from tfmot_pam.graph.tf_keras.conversion import counterpart
 
 
 def emit(network: net.Network) -> Any:
@@ -36,9 +38,12 @@ def emit(network: net.Network) -> Any:
             results = [_input(layer)]
         else:
             if node.layer not in calls:
-                calls[node.layer] = _caller(layer, taken)
+                calls[node.layer] = _caller(layer, network.shape(node.inputs[0]), taken)
             args = net.map_tensors(node.args, tensors.__getitem__)
             kwargs = net.map_tensors(dict(node.kwargs), tensors.__getitem__)
+            # Models of Keras 3 overrule what was said when a layer was called; tf_keras would
+            # hold to it in inference.
+            kwargs.pop("training", None)
             # Keras 3 and tf_keras count the entries of dicts in the order of their keys.
             results = keras.tree.flatten(calls[node.layer](*args, **kwargs))
         tensors.update((net.Tensor(node.name, i), result) for i, result in enumerate(results))
@@ -76,11 +81,16 @@ def _input(layer: net.Layer) -> Any:
     )
 
 
-def _caller(layer: net.Layer, taken: set[str]) -> Callable[..., Any]:
+def _caller(layer: net.Layer, shape: net.Shape, taken: set[str]) -> Callable[..., Any]:
+    """What computes a layer that reads tensors of a shape."""
     import tf_keras
 
     if not issubclass(layer.cls, keras.layers.Layer):
         return _operation(layer, taken)
+    if counterpart(layer.cls, tf_keras) is None:
+        nothing = layers.training_only(instantiate(layer, wrap=False), shape, layer.name, tf_keras)
+        if nothing is not None:
+            return nothing
     config = dict(layer.config)
     if issubclass(layer.cls, keras.layers.Lambda):
         config.pop("output_shape", None)

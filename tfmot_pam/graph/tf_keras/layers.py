@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,6 +75,36 @@ def convert_layer(
     prefix = name if layer is None else f"{name}_activation"
     build = _builder(prefix, None if layer is None else prefix, entries, name, target, taken)
     return Converted(layer, pieces, build)
+
+
+def training_only(layer: Any, shape: net.Shape, name: str, target: Any) -> Any | None:
+    """What stands for a layer that the other Keras lacks and that changes nothing in inference.
+
+    Augmentation and stochastic depth are such layers. Warns that training goes without it.
+
+    Args:
+        layer: The layer, of the Keras that is left.
+        shape: What it reads; open sizes are tried at 32.
+        name: The name to give.
+        target: The Keras that is entered: the module `keras` or `tf_keras`.
+
+    Returns:
+        A layer that hands on what it reads, or None where it does something in inference.
+    """
+    if "training" not in inspect.signature(layer.call).parameters:
+        return None
+    sizes = (2, *(size or 32 for size in shape[1:]))
+    x = np.random.default_rng(0).uniform(0.0, 255.0, sizes).astype("float32")
+    value = layer(keras.ops.convert_to_tensor(x), training=False)
+    if not np.array_equal(keras.ops.convert_to_numpy(value), x):
+        return None
+    warnings.warn(
+        f"{target.__name__} has no {type(layer).__name__}: '{name}', which changes nothing in "
+        "inference, becomes a linear activation, and training there goes without it. Put it into "
+        "the data, or name its counterpart with tfmot_pam.register_layer_conversion.",
+        stacklevel=2,
+    )
+    return target.layers.Activation("linear", name=name)
 
 
 def _builder(prefix, last, entries, name, target, taken) -> activations.Build:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from tfmot_pam.graph.reader import own_functions, weight_names
 from tfmot_pam.graph.reader import read as read_keras
 from tfmot_pam.graph.task_sets import restore_task_sets
 from tfmot_pam.graph.tf_keras import layers, operations, wrappers
+from tfmot_pam.graph.tf_keras.conversion import counterpart
 
 
 def read(model: Any, what: str = "The model", *, quantized: bool = False) -> net.Network:
@@ -35,10 +37,31 @@ def read(model: Any, what: str = "The model", *, quantized: bool = False) -> net
         TypeError: `model` is not a tf_keras model, or is a subclassed one.
         ValueError: it is not built, it is wrapped by TFMOT, or it has a layer that Keras 3 lacks.
     """
+    network, _ = _replayed(model, what, quantized)
+    return network
+
+
+def read_for_inference(model: Any, what: str = "The model") -> net.Network:
+    """Reads a model that Keras 3 is to run as tf_keras runs it.
+
+    Raises:
+        TypeError, ValueError: as `read` does, and where a layer is called with `training=True`.
+    """
+    network, fixed = _replayed(model, what, False)
+    if fixed:
+        raise ValueError(
+            f"{what} calls the layers {fixed} with training=True, so that they act in inference as "
+            "they do in training. Models of Keras 3 overrule that. Call them without `training`."
+        )
+    return network
+
+
+def _replayed(model: Any, what: str, quantized: bool) -> tuple[net.Network, list[str]]:
+    """The network of a model, and the layers that are told to train whatever the model does."""
     check_model(model, what, quantized=quantized)
     replay = _Replay()
     network = read_keras(replay.model(model))
-    return restore_task_sets(net.rename_layers(network, replay.operation_names))
+    return restore_task_sets(net.rename_layers(network, replay.operation_names)), replay.fixed
 
 
 def check_model(model: Any, what: str, *, quantized: bool = False) -> None:
@@ -95,6 +118,8 @@ class _Replay:
         self._reserved: set[str] = set()
         # Keras 3 names its free operations itself; these are the names that they had.
         self.operation_names: dict[str, str] = {}
+        # Layers that are called with `training=True`, alone or with a model that they are in.
+        self.fixed: list[str] = []
 
     def model(self, model: Any) -> keras.Model:
         self._reserved = set(_layer_names(model))
@@ -107,7 +132,7 @@ class _Replay:
         inputs = inputs[0] if len(inputs) == 1 else inputs
         return keras.Model(inputs, outputs, name=model.name)
 
-    def _add(self, model: Any, prefix: str, arguments: list[Any] | None):
+    def _add(self, model: Any, prefix: str, arguments: list[Any] | None, training: bool = False):
         """One call of `model`; `arguments` are the outer tensors, None for the top level."""
         import tf_keras
 
@@ -134,7 +159,7 @@ class _Replay:
             for name, index, call in pending:
                 if all(key in known for key in _references(call, by_name)):
                     layer = by_name[name]
-                    found = self._call(layer, _arguments(call, known, by_name), prefix)
+                    found = self._call(layer, _arguments(call, known, by_name), prefix, training)
                     start = index + _starts_at_one(layer)
                     for position, tensor in enumerate(keras.tree.flatten(found)):
                         known[(name, start, position)] = tensor
@@ -157,14 +182,20 @@ class _Replay:
             name=self._name(layer.name, ""),
         )
 
-    def _call(self, layer: Any, arguments: tuple[Any, dict[str, Any]], prefix: str) -> Any:
+    def _call(
+        self, layer: Any, arguments: tuple[Any, dict[str, Any]], prefix: str, training: bool
+    ) -> Any:
         first, kwargs = arguments
+        training = kwargs.pop("training", training)
         source, layer = layer, wrappers.unwrapped(layer)
         if layer is None:
             return first
         if _is_functional(layer):
-            _, outputs = self._add(layer, f"{prefix}{layer.name}_", keras.tree.flatten(first))
+            tensors = keras.tree.flatten(first)
+            _, outputs = self._add(layer, f"{prefix}{layer.name}_", tensors, training)
             return outputs
+        if training and "training" in inspect.signature(layer.call).parameters:
+            self.fixed.append(layer.name)
         kind = type(layer).__name__
         if kind in ("TFOpLambda", "SlicingOpLambda"):
             return self._operate(layer, first, kwargs, prefix)
@@ -172,7 +203,7 @@ class _Replay:
             # tf_keras lists an initial state with the input.
             first, *state = first
             kwargs = {**kwargs, "initial_state": state}
-        return self._layer(layer, source, prefix)(first, **kwargs)
+        return self._layer(layer, source, prefix, first)(first, **kwargs)
 
     def _operate(self, layer: Any, first: Any, kwargs: dict[str, Any], prefix: str) -> Any:
         symbol = layer.get_config()["function"]
@@ -207,10 +238,15 @@ class _Replay:
         self._taken.add(name)
         return name
 
-    def _layer(self, layer: Any, source: Any, prefix: str) -> layers.Converted:
+    def _layer(self, layer: Any, source: Any, prefix: str, first: Any) -> Callable[..., Any]:
         """The counterpart of a layer whose weights are those of `source`: itself or a wrapper."""
         if id(layer) not in self._converted:
             name = self._name(layer.name, prefix)
+            if counterpart(type(layer), keras) is None:
+                nothing = layers.training_only(layer, first.shape, name, keras)
+                if nothing is not None:
+                    self._converted[id(layer)] = nothing
+                    return nothing
             converted = layers.convert_layer(type(layer), _config(layer), name, keras, self._taken)
             self._converted[id(layer)] = converted
             if converted.layer is not None and source.weights:
