@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -152,24 +153,25 @@ class _Reading:
     def _layer(self, operation, prefix) -> str:
         if id(operation) in self._names:
             return self._names[id(operation)]
-        inner, tasks = operation, None
-        if isinstance(operation, TaskGroup):
-            inner, tasks = operation.layer, operation.tasks
         name = operation.name
         if name in self.layers:
             name = net.unique_name(prefix + name, self.layers)
+        inner = operation.layer if isinstance(operation, TaskGroup) else operation
         arrays = (
             np.array(keras.ops.convert_to_numpy(weight)) for weight in getattr(inner, "weights", ())
         )
-        self.layers[name] = net.Layer(
-            name=name,
-            cls=type(inner),
-            config=_config(inner),
-            weights=dict(zip(weight_names(inner), arrays, strict=True)),
-            tasks=tasks,
-        )
+        weights = dict(zip(weight_names(inner), arrays, strict=True))
+        self.layers[name] = dataclasses.replace(described(operation, name), weights=weights)
         self._names[id(operation)] = name
         return name
+
+
+def described(operation: Any, name: str) -> net.Layer:
+    """A Keras layer or operation as data, but for its weights."""
+    inner, tasks = operation, None
+    if isinstance(operation, TaskGroup):
+        inner, tasks = operation.layer, operation.tasks
+    return net.Layer(name, type(inner), _config(inner), {}, tasks)
 
 
 def _config(operation) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
+from tfmot_pam.graph.cloning import clone
 from tfmot_pam.pipeline.accuracy import Examination, Judgement
 
 
@@ -21,7 +22,7 @@ def mean_network(models: Sequence[keras.Model]) -> keras.Model:
 
     Source: Wortsman et al., "Model soups", ICML 2022.
     """
-    mean = keras.models.clone_model(models[0])
+    mean = clone(models[0])
     columns = zip(*(model.get_weights() for model in models), strict=True)
     mean.set_weights([_mean(found) for found in columns])
     return mean

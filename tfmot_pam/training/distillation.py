@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfmot_pam.data import Batches, Samples
+from tfmot_pam.graph.cloning import clone
 from tfmot_pam.training.feed import Feed
 from tfmot_pam.training.heads import output_kind
 from tfmot_pam.training.losses import TEMPERATURE
@@ -173,10 +174,7 @@ def _with_task_outputs(model: keras.Model, tasks: tuple[str, ...]) -> keras.Mode
 
 def _copy(student: keras.Model, tasks: tuple[str, ...], seed: int) -> keras.Model:
     """Returns a model of the same weights with a dict of outputs, whose dropout is seeded."""
-    weights = student.get_weights()
-    student = keras.models.clone_model(student)
-    student.set_weights(weights)
-    student = _with_task_outputs(student, tasks)
+    student = _with_task_outputs(clone(student), tasks)
     # A clone's dropout layers draw a seed from Python's global generator; this makes it ours.
     known = {id(variable) for variable in student.weights}
     rng = np.random.default_rng(seed)
