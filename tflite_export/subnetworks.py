@@ -53,6 +53,7 @@ def exportable(model: Any) -> keras.Model:
     else:
         model = as_keras(model, "`model`")
         reader.check_model(model, "`model`")
+        model = _in_float32(model)
     if len(model.inputs) != 1:
         raise ValueError(
             f"The model must have one input. Received: {len(model.inputs)} inputs. "
@@ -68,6 +69,16 @@ def exportable(model: Any) -> keras.Model:
                 f"'{model.name}'. Train the model again; it diverged."
             )
     return model
+
+
+def _in_float32(model: Any) -> Any:
+    """A model that was trained in another precision, with its weights and layers in float32."""
+    from tfmot_pam.graph.emitter import emit
+    from tfmot_pam.graph.precision import in_float32, is_in_float32
+    from tfmot_pam.graph.reader import read
+
+    network = read(model)
+    return model if is_in_float32(network) else emit(in_float32(network))
 
 
 def is_quantization_aware(model: Any) -> bool:

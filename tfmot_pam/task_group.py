@@ -57,6 +57,8 @@ class TaskGroup(keras.layers.Wrapper):
                 f"Received: {tasks!r}. Leave out the repeated names."
             )
         kwargs.setdefault("name", layer.name)
+        # In another precision than the layer's the wrapper would round what it is given.
+        kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
         self.tasks = tasks
         self.supports_masking = layer.supports_masking

@@ -56,7 +56,7 @@ def evaluate(
             results = operations(node, values.__getitem__) if node.inputs else [values.first]
             for tensor, result in zip(node.outputs, results, strict=False):
                 if tensor in kept:
-                    kept[tensor].append(reduce(tensor, keras.ops.convert_to_numpy(result)))
+                    kept[tensor].append(reduce(tensor, _to_numpy(result)))
             values.update(node, results)
     return {tensor: np.concatenate(parts) for tensor, parts in kept.items()}
 
@@ -155,12 +155,19 @@ class Stepper:
             def cut(tensor, start=start, stop=stop):
                 return keras.ops.convert_to_tensor(self._values[tensor][start:stop])
 
-            parts = [keras.ops.convert_to_numpy(value) for value in self._operations(node, cut)]
+            parts = [_to_numpy(value) for value in self._operations(node, cut)]
             if not results:
                 results = [np.empty((samples, *part.shape[1:]), part.dtype) for part in parts]
             for whole, part in zip(results, parts, strict=True):
                 whole[start:stop] = part
         return results
+
+
+def _to_numpy(value: Any) -> np.ndarray:
+    """An array that can be summed up: half precision becomes float32."""
+    array = keras.ops.convert_to_numpy(value)
+    half = keras.backend.standardize_dtype(value.dtype) in ("float16", "bfloat16")
+    return array.astype("float32") if half else array
 
 
 def peak_floats(network: Network) -> int:
