@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+import tfmot_pam
 from tests import random_models
+from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.network import prune_to
 from tfmot_pam.graph.reader import read
@@ -367,3 +369,42 @@ def test_unbuilt_sequential_model():
 def test_no_model_at_all(thing):
     with pytest.raises(TypeError, match="must be a keras.Model of Keras 3. Received"):
         read(thing)
+
+
+# --- models that are built for any size and called with one ---------------------------------------
+
+
+def on_backbone(size, classes=4, depth=1) -> keras.Model:
+    """A classifier of 16x16 images on a backbone that is built for `size`, some models deep."""
+    keras.utils.set_random_seed(classes)
+    inner = keras.Input((size, size, 3))
+    h = layers.Conv2D(8, 3, padding="same", activation="relu", name="conv1")(inner)
+    backbone = keras.Model(inner, layers.Conv2D(8, 3, strides=2, name="conv2")(h))
+    for _ in range(depth - 1):
+        outer = keras.Input((size, size, 3))
+        backbone = keras.Model(outer, backbone(outer))
+    image = keras.Input((16, 16, 3))
+    h = layers.GlobalAveragePooling2D(name="pool")(backbone(image))
+    return keras.Model(image, layers.Dense(classes, name="head")(h))
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_models_within_have_the_sizes_that_they_are_called_with(depth):
+    fixed, flexible = (read(on_backbone(size, depth=depth)) for size in (16, None))
+    assert list(fixed.layers)[1:] == list(flexible.layers)[1:]
+    for name in ("conv1", "conv2", "head"):
+        assert flexible.node(name).shapes == fixed.node(name).shapes
+        for weight, value in fixed.layers[name].weights.items():
+            np.testing.assert_array_equal(flexible.layers[name].weights[weight], value)
+    assert network_cost(flexible).macs == network_cost(fixed).macs
+    assert network_cost(flexible).unsupported == {}
+
+
+def test_models_on_backbones_of_any_and_of_one_size_merge():
+    models = {"a": on_backbone(16, 4), "b": on_backbone(None, 3)}
+    x = np.random.default_rng(0).normal(size=(32, 16, 16, 3)).astype("float32")
+    merged = tfmot_pam.merge(models, x, method="shared", width="union", verbose=0)
+    found = merged.predict(x, verbose=0)
+    for task, model in models.items():
+        np.testing.assert_allclose(found[task], model.predict(x, verbose=0), rtol=1e-3, atol=1e-4)
+    assert tfmot_pam.cost(merged, ["a"]).unsupported == {}

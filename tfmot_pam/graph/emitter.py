@@ -9,7 +9,6 @@ import keras
 import numpy as np
 
 from tfmot_pam.graph import network as net
-from tfmot_pam.graph.reader import weight_names
 from tfmot_pam.task_group import TaskGroup
 
 
@@ -84,7 +83,7 @@ def load_weights(operation: Any, layer: net.Layer) -> None:
     target = operation.layer if isinstance(operation, TaskGroup) else operation
     if not layer.weights:
         return
-    names = weight_names(target)
+    names = net.weight_names(target)
     if set(names) != set(layer.weights):
         raise ValueError(
             f"Layer '{layer.name}' of class {layer.kind} has the weights {sorted(names)} when it "

@@ -146,6 +146,14 @@ def unique_name(wanted: str, taken) -> str:
     return name
 
 
+def weight_names(layer: Any) -> list[str]:
+    """Names of a layer's weights, unique within the layer, in the order of `layer.weights`."""
+    names: list[str] = []
+    for weight in getattr(layer, "weights", ()):
+        names.append(unique_name(weight.name, names))
+    return names
+
+
 def prune_to(network: Network, outputs: Any) -> Network:
     """The smallest sub-network that yields `outputs` (tensors of `network`).
 

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfmot_pam.graph import network as net
+from tfmot_pam.graph.emitter import emit
 from tfmot_pam.task_group import TaskGroup
 
 
@@ -31,13 +32,15 @@ def read(model: keras.Model) -> net.Network:
     check_model(model, "The model")
     reading = _Reading()
     inputs, outputs = reading.add(model, prefix="", arguments=None)
-    return net.Network(
+    network = net.Network(
         name=model.name,
         layers=reading.layers,
         nodes=tuple(reading.nodes),
         inputs=tuple(inputs),
         outputs=outputs,
     )
+    # A model that is built for any size has the sizes that it is called with.
+    return read(emit(network)) if reading.resized else network
 
 
 def check_model(model: Any, what: str) -> None:
@@ -63,22 +66,17 @@ def check_model(model: Any, what: str) -> None:
         )
 
 
-def weight_names(layer: Any) -> list[str]:
-    """Names of a layer's weights, unique within the layer, in the order of `layer.weights`."""
-    names: list[str] = []
-    for weight in getattr(layer, "weights", ()):
-        names.append(net.unique_name(weight.name, names))
-    return names
-
-
 class _Reading:
     """Collects layers and nodes while models are walked, nested ones included."""
 
     def __init__(self):
         self.layers: dict[str, net.Layer] = {}
         self.nodes: list[net.Node] = []
+        # Whether a model is called with other sizes than those that it was built for.
+        self.resized = False
         self._names: dict[int, str] = {}
         self._calls: dict[str, int] = {}
+        self._shapes: dict[net.Tensor, net.Shape] = {}
 
     def add(self, model, prefix, arguments):
         """Adds one call of `model`; `arguments` are the outer tensors, None for the top level."""
@@ -101,6 +99,7 @@ class _Reading:
                 tensor = self._node(operations[name], prefix, (), {}, (shapes[(name, 0, 0)],))
             else:
                 tensor = arguments[position]
+                self.resized |= self._shapes[tensor] != shapes[(name, 0, 0)]
             resolved[(name, 0, 0)] = tensor
             inputs.append(tensor)
         pending = [
@@ -147,7 +146,9 @@ class _Reading:
         count = self._calls.get(name, 0)
         self._calls[name] = count + 1
         node_name = name if count == 0 else f"{name}@{count}"
-        self.nodes.append(net.Node(node_name, name, args, kwargs, shapes))
+        node = net.Node(node_name, name, args, kwargs, shapes)
+        self.nodes.append(node)
+        self._shapes.update(zip(node.outputs, shapes, strict=True))
         return net.Tensor(node_name, 0)
 
     def _layer(self, operation, prefix) -> str:
@@ -160,7 +161,7 @@ class _Reading:
         arrays = (
             np.array(keras.ops.convert_to_numpy(weight)) for weight in getattr(inner, "weights", ())
         )
-        weights = dict(zip(weight_names(inner), arrays, strict=True))
+        weights = dict(zip(net.weight_names(inner), arrays, strict=True))
         self.layers[name] = dataclasses.replace(described(operation, name), weights=weights)
         self._names[id(operation)] = name
         return name

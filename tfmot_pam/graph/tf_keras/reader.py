@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from tfmot_pam.graph import network as net
-from tfmot_pam.graph.reader import own_functions, weight_names
+from tfmot_pam.graph.reader import own_functions
 from tfmot_pam.graph.reader import read as read_keras
 from tfmot_pam.graph.task_sets import restore_task_sets
 from tfmot_pam.graph.tf_keras import layers, operations, wrappers
@@ -125,7 +125,7 @@ class _Replay:
         self._reserved = set(_layer_names(model))
         inputs, outputs = self._add(model, "", None)
         for source, layer in self._sources:
-            found, names = layers.weights_by_name(source), weight_names(layer)
+            found, names = layers.weights_by_name(source), net.weight_names(layer)
             if wrappers.is_quantizing(source):
                 found = {name: found[name] for name in names if name in found}
             layers.copy_weights(found, names, layer)
