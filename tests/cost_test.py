@@ -330,16 +330,6 @@ def test_user_class_with_the_name_of_a_keras_layer_is_not_taken_for_it():
     assert found.unsupported == {"mine": "there is no rule for Dense"}
 
 
-def test_layer_of_unknown_size_is_listed_and_the_others_counted():
-    x = keras.Input((None, None, 3))
-    h = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, name="conv")(x))
-    found = tfmot_pam.cost(keras.Model(x, layers.Dense(2)(h)))
-    assert list(found.unsupported) == ["conv"]
-    assert "not fixed" in found.unsupported["conv"]
-    assert found.macs == 8
-    assert found.parameters == (27 * 4 + 4) + (4 * 2 + 2)
-
-
 def test_channels_first_convolution_is_counted_right_or_listed():
     layer = layers.Conv2D(4, 3, data_format="channels_first", name="conv")
     found = tfmot_pam.cost(model_of(layer, (3, 8, 8)))

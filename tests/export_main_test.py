@@ -96,6 +96,8 @@ def test_bad_values_are_explained(saved_model, tmp_path, capsys):
         ([model, output, f"--samples={tmp_path / 'two.npz'}"], "one array or one named 'x'"),
         ([model, output, "--quantization=int8"], "needs `representative_data`"),
         ([model, output, f"--representative_data={tmp_path / 'none.npy'}"], "Cannot read"),
+        ([model, output, "--input_shape=6,x"], "Expected whole numbers separated by commas"),
+        ([model, output, "--input_shape=7"], "its own where they are fixed"),
         ([model, f"--output_dir={tmp_path}"], "exists and is not empty"),
     ]
     for arguments, message in cases:
@@ -103,6 +105,16 @@ def test_bad_values_are_explained(saved_model, tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert _main(model, output, left_over=["stray"]) == 1
     assert "Unexpected arguments. Received: ['stray']" in capsys.readouterr().err
+
+
+def test_models_of_any_size_are_exported_at_one(tmp_path):
+    signal = keras.Input((None, 2), name="signal")
+    h = layers.GlobalMaxPooling1D()(layers.Conv1D(3, 3, bias_initializer="ones")(signal))
+    keras.Model(signal, {"a": layers.Dense(2, name="a")(h)}).save(tmp_path / "m.keras")
+    arguments = [f"--model={tmp_path / 'm.keras'}", f"--output_dir={tmp_path / 'out'}"]
+    assert _main(*arguments) == 1
+    assert _main(*arguments, "--input_shape=16,2") == 0
+    assert (tmp_path / "out" / "a.tflite").exists()
 
 
 def test_all_combinations_and_overwrite_from_npy(saved_model, tmp_path, capsys):

@@ -98,6 +98,13 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "it, the representative data are used, or else random inputs.",
         **options,
     )
+    flags.DEFINE_list(
+        "input_shape",
+        None,
+        "The size of the input, without the samples' axis, of a model that takes images or "
+        "sequences of any size: whole numbers separated by commas, such as 224,224,3.",
+        **options,
+    )
     flags.DEFINE_bool(
         "overwrite", False, "Whether to replace the folder of an earlier export.", **options
     )
@@ -127,6 +134,7 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
             integer_io=values.integer_io,
             tune=values.tune,
             samples=_load_samples(values.samples, "samples"),
+            input_shape=_read_shape(values.input_shape),
             overwrite=values.overwrite,
         )
         _print_table(files)
@@ -137,6 +145,16 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
 def run() -> None:
     """Runs the program on the process's command line; the console script's entry."""
     run_program(main, define_flags, __doc__)
+
+
+def _read_shape(sizes: Sequence[str] | None) -> tuple[int, ...] | None:
+    try:
+        return None if sizes is None else tuple(int(size) for size in sizes)
+    except ValueError as error:
+        raise ValueError(
+            f"--input_shape is {','.join(sizes)!r}. Expected whole numbers separated by commas. "
+            "Pass such as 224,224,3."
+        ) from error
 
 
 def _load_samples(path: str | None, flag: str) -> np.ndarray | None:

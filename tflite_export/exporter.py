@@ -41,6 +41,7 @@ def export(
     integer_io: bool = False,
     tune: str = "estimate",
     samples: Any = None,
+    input_shape: Sequence[int] | None = None,
     accuracy: Mapping[str, float] | None = None,
     overwrite: bool = False,
     verbose: int = 1,
@@ -94,6 +95,8 @@ def export(
         samples: Real inputs to check the files on, of shape `(n, ...)`, without labels; at most
             256 of them are used. Without them the representative data are used, or else 16
             random inputs.
+        input_shape: The shape of the input, without the samples' axis, of a model that takes
+            images or sequences of any size: files are of one size.
         accuracy: Accuracy by task as measured elsewhere, for the manifest and the model card.
         overwrite: Whether to replace the folder of an earlier export. A folder that holds other
             files is refused all the same.
@@ -119,7 +122,7 @@ def export(
     >>> [file.path.name for file in files]  # doctest: +SKIP
     ['digit.tflite', 'speaker.tflite', 'digit+speaker.tflite', 'all_combinations.tflite']
     """
-    given = networks.split(model, combinations)
+    given = networks.split(model, combinations, input_shape)
     aware = any(subnetworks.is_quantization_aware(one) for one, _ in given)
     scheme = find_quantization(quantization, quantizer, aware=aware)
     _check_options(mode, quantization, scheme, integer_io, tune)

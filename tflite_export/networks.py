@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     import keras
 
 
-def split(model: Any, combinations: Any) -> list[tuple[keras.Model, list[tuple[str, ...]]]]:
+def split(
+    model: Any, combinations: Any, input_shape: Sequence[int] | None = None
+) -> list[tuple[keras.Model, list[tuple[str, ...]]]]:
     """Exportable models, each with the combinations that are written from it, in model order.
 
     Args:
         model: What the user passed: a model, or a dict from combinations to models.
         combinations: As in `export`.
+        input_shape: As in `export`.
 
     Raises:
         TypeError: A model or a combination is of another type.
@@ -26,11 +29,11 @@ def split(model: Any, combinations: Any) -> list[tuple[keras.Model, list[tuple[s
             inputs.
     """
     if not isinstance(model, Mapping):
-        model = subnetworks.exportable(model)
+        model = subnetworks.exportable(model, input_shape)
         return [(model, subnetworks.choose_combinations(model.output, combinations))]
     found: dict[frozenset[str], tuple[keras.Model, list[tuple[str, ...]]]] = {}
     for key, given in model.items():
-        network = subnetworks.exportable(given)
+        network = subnetworks.exportable(given, input_shape)
         (chosen,) = subnetworks.choose_combinations(network.output, [key])
         if frozenset(chosen) in found:
             raise ValueError(

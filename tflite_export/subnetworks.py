@@ -20,11 +20,12 @@ _KERAS_BATCH = 32
 _SIGNATURE_NAME = r"[A-Za-z0-9.][A-Za-z0-9_.-]*"
 
 
-def exportable(model: Any) -> keras.Model:
+def exportable(model: Any, input_shape: Sequence[int] | None = None) -> keras.Model:
     """Returns a functional model with a dict of outputs, checked to fit into TFLite files.
 
     Args:
         model: What the user passed.
+        input_shape: The size of its input, of a model that takes any.
 
     Returns:
         A functional model of the same layers and weights, called on a bare tensor. A single
@@ -53,7 +54,7 @@ def exportable(model: Any) -> keras.Model:
     else:
         model = as_keras(model, "`model`")
         reader.check_model(model, "`model`")
-        model = _in_float32(model)
+        model = _of_fixed_form(model, input_shape)
     if len(model.inputs) != 1:
         raise ValueError(
             f"The model must have one input. Received: {len(model.inputs)} inputs. "
@@ -71,14 +72,19 @@ def exportable(model: Any) -> keras.Model:
     return model
 
 
-def _in_float32(model: Any) -> Any:
-    """A model that was trained in another precision, with its weights and layers in float32."""
+def _of_fixed_form(model: Any, input_shape: Sequence[int] | None) -> Any:
+    """A model at one size and, whatever precision it was trained in, in float32."""
     from tfmot_pam.graph.emitter import emit
     from tfmot_pam.graph.precision import in_float32, is_in_float32
     from tfmot_pam.graph.reader import read
+    from tfmot_pam.graph.sizes import sized
 
     network = read(model)
-    return model if is_in_float32(network) else emit(in_float32(network))
+    if input_shape is not None:
+        network = sized(network, input_shape)
+    elif is_in_float32(network):
+        return model
+    return emit(in_float32(network))
 
 
 def is_quantization_aware(model: Any) -> bool:
@@ -312,8 +318,8 @@ def _check_input(model: keras.Model) -> None:
     shape = tuple(model.inputs[0].shape)
     if None in shape[1:]:
         raise ValueError(
-            f"The input's shape must be fixed but for the batch. Received: {shape}. Build the "
-            "model with the size it will have on the device."
+            f"The input's shape must be fixed but for the batch. Received: {shape}. Pass the size "
+            "that it will have on the device, such as input_shape=(224, 224, 3)."
         )
     name = input_name(model)
     if not re.fullmatch(_SIGNATURE_NAME, name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import warnings
 from collections.abc import Sequence
 
 import keras
@@ -20,6 +21,7 @@ from tfmot_pam.graph.selection import (
     tasks_of_layers,
     tasks_of_nodes,
 )
+from tfmot_pam.graph.sizes import InputShape, is_of_open_size, sized
 
 # Weights that the paper's parameter counts include: kernels, not biases or statistics.
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel")
@@ -144,14 +146,36 @@ def operations(call: Call) -> tuple[int, int, str | None]:
         return 0, 0, reason if rule.role == "mixing" else None
     if call.config.get("data_format") == "channels_first":
         return 0, 0, "its data format is channels_first"
-    shapes = (*call.in_shapes, call.out_shape)
-    if any(shape is None or None in shape[1:] for shape in shapes):
+    if is_of_open_size(call):
+        shapes = (*call.in_shapes, call.out_shape)
         return 0, 0, f"the sizes of its input or output are not fixed: {shapes}"
     counted = rule.macs(call)
     return counted.macs, counted.outputs, None
 
 
-def cost(model: keras.Model, tasks: Sequence[str] | str | None = None) -> NetworkCost:
+def warn_of_uncounted(network: Network) -> None:
+    """Warns of layers with weights that no rule counts: to a budget they cost nothing."""
+    calls, found = network.calls(), {}
+    for node in network.nodes:
+        call = call_of(network, node, calls)
+        rule = rule_of(call) if node.inputs else None
+        if call.layer.weights and (rule is None or (rule.macs is None and rule.role == "mixing")):
+            found[node.layer] = call.layer.kind
+    if found:
+        warnings.warn(
+            f"What these layers compute is not counted: {found}. A budget or price in "
+            "multiply-accumulates takes it for nothing. Give their class a rule that counts it, "
+            "with tfmot_pam.register_layer_rule, if it is much.",
+            stacklevel=3,
+        )
+
+
+def cost(
+    model: keras.Model,
+    tasks: Sequence[str] | str | None = None,
+    *,
+    input_shape: InputShape | None = None,
+) -> NetworkCost:
     """Counts what a model, or one combination of its tasks, costs per sample.
 
     Normalisation, activations and pooling count no operations; layers that are not understood are
@@ -161,8 +185,10 @@ def cost(model: keras.Model, tasks: Sequence[str] | str | None = None) -> Networ
     (2 k_h k_w C_in - 1) H W C_out, a dense layer (2 n_in - 1) n_out, nothing else counts.
 
     Args:
-        model: Any functional or sequential model, Keras 3 or tf_keras, with fixed input sizes.
+        model: Any functional or sequential model, Keras 3 or tf_keras.
         tasks: Names of the tasks that run, for a model whose outputs are a dict by task.
+        input_shape: The shape of the input, without the samples' axis, of a model that takes
+            images or sequences of any size; of several inputs a dict by name.
 
     Returns:
         The cost: `.macs`, `.flops` (paper's convention), `.parameters`, `.kernel_parameters`,
@@ -170,7 +196,8 @@ def cost(model: keras.Model, tasks: Sequence[str] | str | None = None) -> Networ
 
     Raises:
         TypeError: `model` is no functional or sequential Keras model.
-        ValueError: it is not built, or a task is unknown.
+        ValueError: it is not built, a task is unknown, or the model takes any size and no
+            `input_shape` that fits is given.
 
     Example:
     >>> import keras, tfmot_pam
@@ -178,5 +205,5 @@ def cost(model: keras.Model, tasks: Sequence[str] | str | None = None) -> Networ
     >>> tfmot_pam.cost(keras.Model(x, keras.layers.Dense(3)(x))).macs
     12
     """
-    network = read_model(model)
+    network = sized(read_model(model), input_shape)
     return network_cost(network if tasks is None else select(network, tasks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -25,6 +26,32 @@ def emit(
     Returns:
         A new functional model with the network's input names and output structure.
     """
+    built, tensors = _called(network, wrap)
+    for name, layer in network.layers.items():
+        load_weights(built[name], layer)
+    inputs = [tensors[tensor] for tensor in network.inputs]
+    return cls(
+        inputs[0] if len(inputs) == 1 else inputs,
+        net.map_tensors(network.outputs, tensors.__getitem__),
+        name=network.name,
+    )
+
+
+def with_shapes(network: net.Network) -> net.Network:
+    """The network with the shapes that follow from those of its inputs."""
+    _, tensors = _called(network, wrap=False)
+    shapes = {tensor: tuple(found.shape) for tensor, found in tensors.items()}
+    nodes = (
+        dataclasses.replace(node, shapes=tuple(shapes[tensor] for tensor in node.outputs))
+        for node in network.nodes
+    )
+    return network.replace(nodes=tuple(nodes))
+
+
+def _called(
+    network: net.Network, wrap: bool
+) -> tuple[dict[str, Any], dict[net.Tensor, keras.KerasTensor]]:
+    """A network's layers, weights not loaded, and what they make of its inputs."""
     # TaskGroup takes layers of one argument; others are written as they are.
     several = {
         node.layer
@@ -45,14 +72,7 @@ def emit(
             kwargs = net.map_tensors(node.kwargs, tensors.__getitem__)
             results = keras.tree.flatten(operation(*args, **kwargs))
         tensors.update((net.Tensor(node.name, i), result) for i, result in enumerate(results))
-    for name, layer in network.layers.items():
-        load_weights(built[name], layer)
-    inputs = [tensors[tensor] for tensor in network.inputs]
-    return cls(
-        inputs[0] if len(inputs) == 1 else inputs,
-        net.map_tensors(network.outputs, tensors.__getitem__),
-        name=network.name,
-    )
+    return built, tensors
 
 
 def instantiate(layer: net.Layer, wrap: bool) -> Any:

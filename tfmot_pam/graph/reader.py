@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfmot_pam.graph import network as net
-from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.emitter import with_shapes
 from tfmot_pam.task_group import TaskGroup
 
 
@@ -40,7 +40,7 @@ def read(model: keras.Model) -> net.Network:
         outputs=outputs,
     )
     # A model that is built for any size has the sizes that it is called with.
-    return read(emit(network)) if reading.resized else network
+    return with_shapes(network) if reading.resized else network
 
 
 def check_model(model: Any, what: str) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 
 import keras
 
+from tfmot_pam.graph.cost import warn_of_uncounted
 from tfmot_pam.graph.generation import are_tf_keras
+from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import all_combinations, check_tasks
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.graph.time_model import CallCost
@@ -21,7 +23,7 @@ from tfmot_pam.pipeline.arguments import check_count, check_goal, check_training
 from tfmot_pam.pipeline.arms import Arm, find_arms
 from tfmot_pam.pipeline.competition import Competition
 from tfmot_pam.pipeline.identity import identity
-from tfmot_pam.pipeline.inputs import originals_by_task, split
+from tfmot_pam.pipeline.inputs import at_size_of, opened, originals_by_task, split
 from tfmot_pam.pipeline.price import TaskSet, find_price
 from tfmot_pam.pipeline.problem import make_problem
 from tfmot_pam.pipeline.result import CompressionResult, told_portfolio
@@ -64,7 +66,8 @@ def compress(
     Works on a single model too: it is then pruned alone.
 
     Args:
-        models: Trained models by task, a list of them, or one model. As in `merge`.
+        models: Trained models by task, a list of them, or one model. As in `merge`. Models that
+            take images or sequences of any size are counted at the size of the data.
         data: Training data in any form that `merge` takes. Without labels, accuracy is agreement
             with the originals.
         max_accuracy_drop: How much validation accuracy each task may lose against its original
@@ -149,6 +152,9 @@ def compress(
     chosen = None if arms == "auto" else find_arms(arms)
     options = check_training_options(fine_tune_options)
     training, validation = split(originals, data, validation_data)
+    originals, any_size = at_size_of(originals, training)
+    for model in originals.values():
+        warn_of_uncounted(read(model))
     settings = PruningSettings(importance=importance, measure=measure, usage=usage, seed=seed)
     problem = make_problem(
         originals, training, validation, goal, settings, augment=augment, views=views, **options
@@ -167,6 +173,11 @@ def compress(
     with _kept(directory, workers) as folder:
         options = dict(merge_options or {})
         result = Competition(problem, options, folder, known, workers, verbose).run(chosen)
+    if any_size is not None:
+        arms = tuple(
+            dataclasses.replace(arm, model=opened(arm.model, any_size)) for arm in result.arms
+        )
+        result = dataclasses.replace(result, model=opened(result.model, any_size), arms=arms)
     if apart:
         told = told_portfolio(result.portfolio(apart), result.model, result.best.costs)
         result = dataclasses.replace(result, apart=apart, verdict=f"{result.verdict} {told}")

@@ -9,9 +9,12 @@ import keras
 import numpy as np
 
 from tfmot_pam.data import Samples, TaskSamples, read_arrays
+from tfmot_pam.graph import network as net
+from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.generation import as_keras
 from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.graph.selection import task_names
+from tfmot_pam.graph.sizes import sized, with_inputs
 from tfmot_pam.merging.arguments import named_models
 
 _VIEWS, _VIEW_BYTES = 16, 2**31
@@ -72,6 +75,30 @@ def split(originals, data: Any, validation_data: Any) -> tuple[Samples, Samples]
         "`validation_data`. Read a part of the stream into arrays; merge() and fine_tune() take "
         "streams."
     )
+
+
+def at_size_of(
+    originals: Mapping[str, keras.Model], samples: Samples
+) -> tuple[dict[str, keras.Model], net.Shape | None]:
+    """The models at the size of the samples, at which they are counted.
+
+    Returns:
+        The models, and the shape of their inputs before, where all of them take any size.
+    """
+    found, before = {}, []
+    for task, model in originals.items():
+        network, shape = read(model), samples.by_task[task].x.shape[1:]
+        (tensor,) = network.inputs
+        is_open = None in network.shape(tensor)[1:]
+        found[task] = emit(sized(network, shape)) if is_open else model
+        before += [network.shape(tensor)] if is_open else []
+    return found, before[0] if len(before) == len(found) else None
+
+
+def opened(model: keras.Model, shape: net.Shape) -> keras.Model:
+    """The model with an input of a shape in which sizes are open."""
+    network = read(model)
+    return emit(with_inputs(network, dict.fromkeys(network.inputs, shape)))
 
 
 def _part(samples: Samples, validation: bool) -> Samples:

@@ -70,14 +70,14 @@ def choose(
     Returns:
         The network with its weights refitted, and which of its prunable channels stay.
     """
-    full = np.ones(len(prunable), bool)
+    full, counted = np.ones(len(prunable), bool), settings.sized(prunable)
     seen = Evidence(
-        prunable, full, inputs=inputs, usage=settings.usage, seed=settings.seed, **evidence
+        counted, full, inputs=inputs, usage=settings.usage, seed=settings.seed, **evidence
     )
     rated, budget = score(settings.importance, seen), settings.budget(prunable)
     if not find_importance(settings.importance).refits:
         return prunable, budget.choose(full, rated, 1.0 - fraction)
-    part = _compared(prunable.network, inputs)
+    part = _compared(counted.network, inputs)
     wanted, known = answers(prunable.network, part), {}
     weights = [(seen.task_weights or {}).get(task, 1.0) for task in prunable.tasks]
 

@@ -120,7 +120,7 @@ class PruningSummaries(keras.callbacks.Callback):
                 "callback for other models."
             )
         self._prunable = remove_gates(read(self.model)).prunable()
-        self._costs = WidthCosts(self._prunable)
+        self._costs = WidthCosts(self.model.gates.settings.sized(self._prunable))
         self._writer = tf.summary.create_file_writer(self._log_dir)
 
     def on_epoch_end(self, epoch, logs=None) -> None:

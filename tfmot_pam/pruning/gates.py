@@ -176,9 +176,9 @@ def insert_gates(
 
 
 def _gates_layer(prunable, settings, stochastic, places) -> Layer:
-    sizes = np.ones(len(prunable.groups))
+    sizes, network = np.ones(len(prunable.groups)), settings.sized(prunable).network
     for tensor, positions in places.items():
-        area = int(np.prod([size or 1 for size in prunable.network.shape(tensor)[1:-1]]))
+        area = int(np.prod([size or 1 for size in network.shape(tensor)[1:-1]]))
         for index, group in enumerate(prunable.groups):
             if np.any((positions >= group.start) & (positions < group.stop)):
                 sizes[index] = max(sizes[index], area)

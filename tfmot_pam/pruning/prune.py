@@ -11,11 +11,13 @@ import numpy as np
 
 from tfmot_pam.closed_form.batch_norm import reestimated
 from tfmot_pam.data import take_samples
+from tfmot_pam.graph.cost import warn_of_uncounted
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.generation import as_keras, is_tf_keras
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.graph.selection import task_names
+from tfmot_pam.graph.sizes import InputShape
 from tfmot_pam.graph.surgery import remove_channels
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.graph.usage import check_usage
@@ -48,6 +50,7 @@ def prune_channels(
     observations: int = 10,
     kl_weight: float = 1e-5,
     seed: int = 0,
+    input_shape: InputShape | None = None,
 ) -> keras.Model:
     """Prepares a model for structural pruning: whole channels go while it trains.
 
@@ -90,6 +93,9 @@ def prune_channels(
         observations: Batches on which gradients are observed before each removal.
         kl_weight: Weight of the divergence of `"vib"` gates in the loss, per channel and position.
         seed: Seed of random importance and random gates.
+        input_shape: The shape of the input, without the samples' axis, at which a model is counted
+            that takes images or sequences of any size; None takes that of `data`. The model goes
+            on taking any size.
 
     Returns:
         A functional Keras 3 model with the same inputs, outputs and weights, to be compiled and
@@ -97,8 +103,9 @@ def prune_channels(
 
     Raises:
         TypeError: `model`, the schedule or the importance is none.
-        ValueError: an option is out of range, nothing can be pruned, or the limits do not allow
-            the schedule's final fraction.
+        ValueError: an option is out of range, nothing can be pruned, the limits do not allow the
+            schedule's final fraction, or the model takes any size and no `input_shape` that fits
+            is given (but for `measure="parameters"`).
 
     Source: gates and ranking: Molchanov et al., CVPR 2019; random gates: Dai et al., ICML 2018;
     both as pruners of merged networks: PAM (He et al., KDD 2021, section 5).
@@ -125,6 +132,7 @@ def prune_channels(
         usage = check_usage(usage, prunable.tasks)
     at_once = isinstance(pruning_schedule, numbers.Real)
     wanted = _wanted(pruning_schedule, importance, kind)
+    inputs = _inputs(network, data, importance, kind, seed)
     settings = PruningSettings(
         schedule=None if at_once else pruning_schedule,
         importance=importance,
@@ -137,11 +145,13 @@ def prune_channels(
         kl_weight=kl_weight,
         seed=seed,
         of_tf_keras=of_tf_keras,
+        input_shape=_input_shape(input_shape, inputs),
     )
+    if measure not in ("channels", "parameters"):
+        warn_of_uncounted(network)
     check_reachable(prunable, settings, wanted)
     if not at_once:
         return gated_model(prunable, settings)
-    inputs = _inputs(network, data, importance, kind, seed)
     prunable, keep = choose(prunable, settings, wanted, inputs)
     gated = emit(insert_gates(prunable, settings), cls=GatedModel)
     gated.gates.mask.assign(keep.astype("float32"))
@@ -265,6 +275,18 @@ def _inputs(network: Network, data: Any, importance: Any, kind, seed: int) -> np
             "inputs of the training split as data=x; labels are not needed."
         )
     return calibration_inputs(network, data, seed)
+
+
+def _input_shape(wanted: InputShape | None, inputs: np.ndarray | None) -> InputShape | None:
+    """The size at which a model is counted: what is told, or that of the data."""
+    if inputs is None or isinstance(wanted, Mapping):
+        return wanted
+    if wanted is None or tuple(wanted) == inputs.shape[1:]:
+        return inputs.shape[1:]
+    raise ValueError(
+        f"`input_shape` is {wanted!r}, and `data` holds inputs of the shape {inputs.shape[1:]}. "
+        "Expected the same. Leave `input_shape` out, or resize the data."
+    )
 
 
 def calibration_inputs(network: Network, data: Any, seed: int = 0) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfmot_pam.graph.sizes import InputShape, sized
 from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.pruning.budget import Budget, Limits, find_measures
 from tfmot_pam.pruning.channels import PrunableChannels
@@ -36,6 +37,7 @@ class PruningSettings:
         seed: Seed of random importance.
         task_weights: How much each task's loss matters; None divides it by its starting value.
         of_tf_keras: Whether the model came from tf_keras and goes back there.
+        input_shape: The size of its inputs at which a model that takes any is counted.
     """
 
     schedule: Callable[[int], tuple[Any, Any]] | None = None
@@ -50,9 +52,22 @@ class PruningSettings:
     seed: int = 0
     task_weights: Mapping[str, float] | None = None
     of_tf_keras: bool = False
+    input_shape: InputShape | None = None
+
+    def sized(self, prunable: PrunableChannels) -> PrunableChannels:
+        """A network and its channels at the size at which it is counted.
+
+        Raises:
+            ValueError: the network is of open size, and `input_shape` does not say which.
+        """
+        if self.measure == "parameters":  # Parameters are the same at any size.
+            return prunable
+        network = sized(prunable.network, self.input_shape)
+        return dataclasses.replace(prunable, graph=prunable.graph.of(network))
 
     def budget(self, prunable: PrunableChannels) -> Budget:
         """What these settings let go of a network."""
+        prunable = self.sized(prunable)
         usage = usage_probabilities(self.usage, prunable.tasks)
         measures = find_measures(self.measure, prunable, WidthCosts(prunable), usage)
         return Budget(

@@ -13,6 +13,7 @@ from tfmot_pam.graph.cost import NetworkCost, combination_totals, network_cost
 from tfmot_pam.graph.generation import read_model
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.selection import all_combinations, check_tasks, task_names
+from tfmot_pam.graph.sizes import InputShape, sized
 from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.reporting.groups import count_groups, trunk_groups
 from tfmot_pam.reporting.result import Report, ReportRow
@@ -30,6 +31,7 @@ def report(
     file_bytes: Mapping[Any, int] | None = None,
     usage: Mapping[Any, float] | None = None,
     combinations: Sequence[Sequence[str] | str] | None = None,
+    input_shape: InputShape | None = None,
 ) -> Report:
     """Reports what every combination of a model's tasks costs; it prints as a table.
 
@@ -50,6 +52,8 @@ def report(
         usage: Probability of each combination; those not named are never used. Default: all
             combinations alike.
         combinations: The combinations to list. Default: all. The expected cost always covers all.
+        input_shape: The shape of the input, without the samples' axis, of models that take images
+            or sequences of any size.
 
     Returns:
         The report: `.rows`, `.expected_macs`, `.groups`, `.unsupported`, `.frozen`, and
@@ -59,7 +63,8 @@ def report(
         TypeError: `model` or an original is no functional or sequential Keras model, or an
             argument has another form than above.
         ValueError: the outputs have no task names; a task or combination is unknown or missing;
-            a value is out of range; the probabilities do not sum to 1.
+            a value is out of range; the probabilities do not sum to 1; a model takes any size and
+            no `input_shape` that fits is given.
 
     Example:
     >>> import keras, tfmot_pam
@@ -72,14 +77,14 @@ def report(
     >>> result.groups
     {'trunk': {('age', 'smile'): 3}}
     """
-    network = read_model(model)
+    network = sized(read_model(model), input_shape)
     tasks = task_names(network)
     everything = all_combinations(tasks)
     listed = everything if combinations is None else _listed(combinations, tasks)
     probability = usage_probabilities(usage, tasks)
     costs, groups = combination_totals(network), trunk_groups(network)
     counted = count_groups(network, groups)
-    original_costs = _original_costs(originals, tasks)
+    original_costs = _original_costs(originals, tasks, input_shape)
     accuracies = _accuracies(accuracy, tasks)
     original_accuracies = _by_task(original_accuracy, tasks, "original_accuracy")
     latencies = _by_combination(latency, tasks, "latency")
@@ -131,7 +136,7 @@ def _unsupported(network: Network, originals: Mapping[str, NetworkCost]) -> dict
     return found
 
 
-def _original_costs(originals, tasks) -> dict[str, NetworkCost]:
+def _original_costs(originals, tasks, input_shape) -> dict[str, NetworkCost]:
     if originals is None:
         return {}
     if isinstance(originals, Sequence) and not isinstance(originals, str):
@@ -151,7 +156,11 @@ def _original_costs(originals, tasks) -> dict[str, NetworkCost]:
             f"`originals` has the tasks {sorted(map(str, originals))}. Expected one model for each "
             f"of {list(tasks)}. Add the missing tasks and take out the unknown ones."
         )
-    return {task: network_cost(read_model(originals[task])) for task in tasks}
+    networks = {task: read_model(originals[task]) for task in tasks}
+    return {
+        task: network_cost(sized(network, input_shape, f"The original of {task!r}"))
+        for task, network in networks.items()
+    }
 
 
 def _sums(costs: Mapping[str, NetworkCost], chosen: TaskSet) -> dict[str, int]:
