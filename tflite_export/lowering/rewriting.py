@@ -206,12 +206,11 @@ class _Rewriting:
     ) -> Layer:
         """One layer for all calls, from `in_width` to `out_width` channels."""
         first = calls[0]
-        wide = _widened(first, in_width)
         weights = {
             name: embedded(rule, name, calls, reads, writes, in_width, out_width)
             for name in first.layer.weights
         }
-        config = rule.resized(wide, in_width, out_width)
+        config = rule.resized(first, in_width, out_width)
         return Layer(f"{first.layer.name}_lowered", first.layer.cls, config, weights)
 
     def _sum(
@@ -226,7 +225,7 @@ class _Rewriting:
                 for name, weight in layer.weights.items()
                 if name != "bias" or bias
             }
-            config = rule.resized(_widened(call, len(span)), len(span), shape[-1])
+            config = rule.resized(call, len(span), shape[-1])
             config |= {"activation": "linear", "use_bias": bias}
             term = dataclasses.replace(layer, config=config, weights=weights)
             terms.append(self._emit(term, (tensor,), shape))
@@ -255,7 +254,7 @@ class _Rewriting:
             raise CannotLowerError(f"'{node.name}' combines different numbers of channels.")
         if reads_several_channels(calls[0], rule):
             raise CannotLowerError(f"'{node.name}' computes channels from several.")
-        wide = rule.source_positions(_widened(calls[0], width), width)
+        wide = rule.source_positions(calls[0], width)
         writes = [
             moved(rule.source_positions(call, call.in_shape[-1])[:, 0], found, wide[:, 0])
             for call, found in zip(calls, positions, strict=True)
@@ -275,13 +274,6 @@ class _Rewriting:
             return None
         tensors = tuple(Joined.of([self.views[tensor]]).tensors for tensor in node.inputs)
         return tensors, likeness(self.network, node, rule)
-
-
-def _widened(call: Call, width: int) -> Call:
-    """The call on inputs of another number of channels."""
-    return dataclasses.replace(
-        call, in_shapes=tuple((*shape[:-1], width) for shape in call.in_shapes)
-    )
 
 
 def _rows(weight: np.ndarray, axes: Axes, call: Call, span: range) -> np.ndarray:

@@ -98,7 +98,7 @@ def align(tasks: Sequence[str], networks: Sequence[Network]) -> Alignment:
     order = [signature for signature in signatures[0] if signature in common]
     trunk = tuple(tuple(found[signature] for found in signatures) for signature in order)
     if not any(graphs[0].roles[names[0]] == "mixing" for names in trunk):
-        raise NoCommonTrunk(_no_trunk_message(tasks, graphs, heads))
+        raise NoCommonTrunk(_no_trunk_message(tasks, graphs, signatures, heads))
     networks = [
         _trunk_first(network, [names[index] for names in trunk])
         for index, network in enumerate(networks)
@@ -274,20 +274,30 @@ def _trunk_space(tasks, graphs, trunk, offsets, members) -> TrunkSpace:
     return TrunkSpace(writers[0], tuple(channels), writers, None if given else reason, given)
 
 
-def _no_trunk_message(tasks, graphs, heads) -> str:
+def _no_trunk_message(tasks, graphs, signatures, heads) -> str:
+    common = set.intersection(*(set(found) for found in signatures))
     firsts = []
-    for task, graph, head in zip(tasks, graphs, heads, strict=True):
-        mixing = [node for node in graph.network.nodes if graph.roles[node.name] == "mixing"]
-        if mixing:
-            layer = graph.network.layer_of(mixing[0])
+    for task, graph, found, head in zip(tasks, graphs, signatures, heads, strict=True):
+        alike = {found[signature] for signature in common}
+        # Of layers without a rule all must be alike, of those that mix channels all but widths.
+        different = (
+            node
+            for node in graph.network.nodes
+            if node.name not in alike
+            and (graph.network.layer_of(node).weights or graph.roles[node.name] == "mixing")
+        )
+        node, what = next(different, None), "no layer with weights that is not alike"
+        if node is not None:
+            layer = graph.network.layer_of(node)
             what = f"{layer.kind} '{layer.name}'"
-            what += " (which already writes the output)" if mixing[0].name in head else ""
-        else:
-            what = "no layer that mixes channels"
+            if graph.roles[node.name] != "mixing":
+                what += " (of which widths must be alike, too)"
+            elif node.name in head:
+                what += " (which already writes the output)"
         firsts.append(f"{task!r}: {what}")
     return (
         "The models have no common trunk: no layer with channels is alike in all of them, from "
-        f"the input on. Their first layers are {'; '.join(firsts)}. Layers are alike if their "
-        "class, kernel size, strides, padding, activation and output size are; widths may differ. "
-        "Train the models with the same first layers, or keep them separate."
+        f"the input on. The first layers that differ are {'; '.join(firsts)}. Layers are alike if "
+        "their class, kernel size, strides, padding, activation and output size are; widths may "
+        "differ. Train the models with the same first layers, or keep them separate."
     )

@@ -23,7 +23,13 @@ from tfmot_pam.pipeline.arguments import check_count, check_goal, check_training
 from tfmot_pam.pipeline.arms import Arm, find_arms
 from tfmot_pam.pipeline.competition import Competition
 from tfmot_pam.pipeline.identity import identity
-from tfmot_pam.pipeline.inputs import at_size_of, opened, originals_by_task, split
+from tfmot_pam.pipeline.inputs import (
+    at_size_of,
+    opened,
+    originals_by_task,
+    split,
+    with_trainable,
+)
 from tfmot_pam.pipeline.price import TaskSet, find_price
 from tfmot_pam.pipeline.problem import make_problem
 from tfmot_pam.pipeline.result import CompressionResult, told_portfolio
@@ -48,6 +54,7 @@ def compress(
     views: int | None = None,
     merge_options: Mapping[str, Any] | None = None,
     fine_tune_options: Mapping[str, Any] | None = None,
+    trainable: str = "all",
     portfolio: bool | Iterable[Sequence[str]] = False,
     workers: int = 1,
     seed: int = 0,
@@ -104,6 +111,8 @@ def compress(
         fine_tune_options: `batch_size`, `learning_rate`, `label_weight`, `losses`, `temperature`
             and `dropout`, as in `fine_tune`. Unless told otherwise the rate is 2e-3 at first, and
             `dropout` 0: networks that lose channels have much to learn in few epochs.
+        trainable: `"all"`: layers train that were frozen in the originals, such as those of a
+            pretrained backbone; `"as-trained"`: they stay as they are, with a warning.
         portfolio: Combinations of tasks, or True for all, that get a network of their own: the
             cheapest that any arm found, in `result.models`. The verdict then says what they save
             and weigh. `result.portfolio()` has them later, too.
@@ -152,7 +161,7 @@ def compress(
     chosen = None if arms == "auto" else find_arms(arms)
     options = check_training_options(fine_tune_options)
     training, validation = split(originals, data, validation_data)
-    originals, any_size = at_size_of(originals, training)
+    originals, any_size = at_size_of(with_trainable(originals, trainable), training)
     for model in originals.values():
         warn_of_uncounted(read(model))
     settings = PruningSettings(importance=importance, measure=measure, usage=usage, seed=seed)

@@ -11,6 +11,7 @@ import numpy as np
 from tfmot_pam.data import Samples, TaskSamples, read_arrays
 from tfmot_pam.graph import network as net
 from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.frozen import check_trainable, frozen_layers, thawed, warn_of_frozen
 from tfmot_pam.graph.generation import as_keras
 from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.graph.selection import task_names
@@ -93,6 +94,19 @@ def at_size_of(
         found[task] = emit(sized(network, shape)) if is_open else model
         before += [network.shape(tensor)] if is_open else []
     return found, before[0] if len(before) == len(found) else None
+
+
+def with_trainable(originals: Mapping[str, keras.Model], trainable: str) -> dict[str, keras.Model]:
+    """The models with all layers trainable, or with a warning of those that are not."""
+    check_trainable(trainable)
+    found = {}
+    for task, model in originals.items():
+        network = read(model)
+        if trainable == "as-trained":
+            warn_of_frozen(network)
+        thaw = trainable == "all" and frozen_layers(network)
+        found[task] = emit(thawed(network)) if thaw else model
+    return found
 
 
 def opened(model: keras.Model, shape: net.Shape) -> keras.Model:

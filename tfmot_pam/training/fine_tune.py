@@ -8,6 +8,8 @@ from typing import Any
 import keras
 
 from tfmot_pam.data import Samples, take_samples
+from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.frozen import check_trainable, frozen_layers, thawed, warn_of_frozen
 from tfmot_pam.graph.generation import same_generation
 from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.graph.selection import task_names
@@ -36,6 +38,7 @@ def fine_tune(
     temperature: float = TEMPERATURE,
     losses: Mapping[str, Any] | None = None,
     dropout: float = 1.0,
+    trainable: str = "as-trained",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     validation_data: Any = None,
     seed: int = 0,
@@ -80,6 +83,8 @@ def fine_tune(
             get the labels as given and the task's outputs.
         dropout: Factor of the rates of dropout layers during training, in 0..1. Small students of
             a teacher need none: 0 trains without.
+        trainable: `"as-trained"`: layers that were frozen in the originals, such as those of a
+            common backbone, stay so, with a warning; or `"all"`.
         callbacks: Keras callbacks. Their `model` is a plain functional model that shares the
             trained weights.
         validation_data: Data like `data`, for the validation losses after each epoch.
@@ -119,6 +124,7 @@ def fine_tune(
     _check_shares(joint=joint, label_weight=label_weight, dropout=dropout)
     teachers = _by_task(teachers, tasks)
     usage = None if usage is None else check_usage(usage, tasks)
+    merged = _with_trainable(merged, trainable)
     weights = _check_task_weights(task_weights, tasks)
     input_shape = tuple(merged.inputs[0].shape[1:])
     sample = take_samples(data, tasks, input_shape, samples=_SCALE_SAMPLES, seed=seed)
@@ -147,6 +153,16 @@ def fine_tune(
         seed=seed,
         verbose=verbose,
     )
+
+
+def _with_trainable(merged: keras.Model, trainable: str) -> keras.Model:
+    """The model with the layers trainable that are to be."""
+    check_trainable(trainable)
+    network = read(merged)
+    if trainable == "all" and frozen_layers(network):
+        return emit(thawed(network), cls=type(merged))
+    warn_of_frozen(network)
+    return merged
 
 
 def _tasks(merged: keras.Model) -> tuple[str, ...]:
