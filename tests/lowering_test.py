@@ -136,6 +136,40 @@ def test_skip_connections_are_fused_from_end_to_end_or_not_at_all():
         lowering.fuse(network, [stem])
 
 
+def _reshaped(target, head):
+    """Two tasks whose layers are alike, with a reshape of space, and `head` behind it."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1), name="image")
+    options = {"padding": "same", "bias_initializer": "random_normal"}
+    outputs = {}
+    for task in ("a", "b"):
+        h = layers.Conv2D(3, 3, activation="relu", name=f"stem_{task}", **options)(image)
+        h = layers.Conv2D(4, 1, name=f"deep_{task}", **options)(h)
+        outputs[task] = head(layers.Reshape(target)(h))
+    return keras.Model(image, outputs)
+
+
+@pytest.mark.parametrize("target", [(-1, 4), (64, 4), (4, 16, 4), (256,)])
+def test_groups_in_front_of_a_reshape_are_fused(target):
+    # Each reshape reads its own part of what is computed in one piece.
+    model = _reshaped(target, lambda h: layers.Dense(3)(h))
+    x = small_nets.images(3)
+    network, expected = read(model), small_nets.all_outputs(model, x)
+    levels = lowering.fusable_levels(network)
+    assert len(levels) == 2
+    for chosen in [[level] for level in levels] + [levels]:
+        found = _outputs(lowering.fuse(network, chosen), x)
+        for task in model.output:
+            np.testing.assert_allclose(found[task], expected[task], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", [(-1, 4), (64, 4), (4, 16, 4), (256,)])
+def test_outputs_that_are_parts_of_what_is_fused_are_refused(target):
+    network = read(_reshaped(target, lambda h: h))
+    with pytest.raises(lowering.CannotLowerError, match="would be needed as it was"):
+        lowering.fuse(network, lowering.fusable_levels(network))
+
+
 def test_everything_fused_is_the_network_without_groups():
     selected = select(read(grouped("normalised")), ["a"])
     lowered = lowering.fuse(selected, lowering.fusable_levels(selected))
