@@ -101,10 +101,18 @@ class _Operations:
         if node.layer not in self._made:
             operation = self._made[node.layer] = instantiate(layer, wrap=False)
             if isinstance(operation, keras.layers.Layer) and not operation.built:
-                # The first call builds the layer; its weights can be loaded only then.
-                operation(*args, **kwargs)
+                # The first call builds the layer; its weights can be loaded only then. It gets
+                # copies: attention takes the masks off the tensors that it is called on.
+                operation(*_copied(args), **_copied(kwargs))
                 load_weights(operation, layer)
         return keras.tree.flatten(self._made[node.layer](*args, **kwargs))
+
+
+def _copied(arguments: Any) -> Any:
+    """Arguments of a call with copies of the tensors among them, without their masks."""
+    return keras.tree.map_structure(
+        lambda value: keras.ops.copy(value) if keras.ops.is_tensor(value) else value, arguments
+    )
 
 
 class Stepper:
@@ -120,6 +128,8 @@ class Stepper:
         self._network = network
         self._operations = _Operations(self.layer)
         self._values = _Unread(network, x)
+        # Keras hands masks on as an attribute of tensors, which arrays cannot have.
+        self._masks: dict[Tensor, np.ndarray] = {}
         self._position = 0
         self._batch_size = batch_size or batch_size_of(peak_floats(network))
         self._changed: dict[str, Layer] = {}
@@ -149,17 +159,33 @@ class Stepper:
     def _run(self, node: Node) -> list[np.ndarray]:
         samples = len(self._values[node.inputs[0]])
         results: list[np.ndarray] = []
+        masks: dict[Tensor, list[np.ndarray]] = {}
         for start in range(0, samples, self._batch_size):
-            stop = start + self._batch_size
+            read: dict[Tensor, Any] = {}
 
-            def cut(tensor, start=start, stop=stop):
-                return keras.ops.convert_to_tensor(self._values[tensor][start:stop])
+            def cut(tensor, read=read, span=slice(start, start + self._batch_size)):
+                if tensor not in read:
+                    read[tensor] = keras.ops.convert_to_tensor(self._values[tensor][span])
+                    if tensor in self._masks:
+                        read[tensor]._keras_mask = keras.ops.convert_to_tensor(
+                            self._masks[tensor][span]
+                        )
+                return read[tensor]
 
-            parts = [_to_numpy(value) for value in self._operations(node, cut)]
+            found = self._operations(node, cut)
+            parts = [_to_numpy(value) for value in found]
             if not results:
                 results = [np.empty((samples, *part.shape[1:]), part.dtype) for part in parts]
             for whole, part in zip(results, parts, strict=True):
-                whole[start:stop] = part
+                whole[start : start + len(part)] = part
+            for tensor, value in [*read.items(), *zip(node.outputs, found, strict=False)]:
+                mask = getattr(value, "_keras_mask", None)
+                if mask is not None:
+                    masks.setdefault(tensor, []).append(keras.ops.convert_to_numpy(mask))
+        # A mask that a layer has taken off what it reads is gone for those that follow, too.
+        for tensor in (*node.inputs, *node.outputs):
+            self._masks.pop(tensor, None)
+        self._masks |= {tensor: np.concatenate(parts) for tensor, parts in masks.items()}
         return results
 
 

@@ -55,6 +55,13 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "GreaterEqual": _binary("math.greater_equal"),
         "Less": _binary("math.less"),
         "LessEqual": _binary("math.less_equal"),
+        "Equal": _binary("math.equal"),
+        "NotEqual": _binary("math.not_equal"),
+        "LogicalAnd": _binary("math.logical_and"),
+        "LogicalOr": _binary("math.logical_or"),
+        "LogicalNot": _unary("math.logical_not"),
+        "Any": _reduction("math.reduce_any"),
+        "All": _reduction("math.reduce_all"),
         "Matmul": Operation("linalg.matmul", {"x1": "a", "x2": "b"}),
         "Negative": _unary("math.negative"),
         "Abs": _unary("math.abs"),
@@ -97,6 +104,9 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "ExpandDims": Operation(
             "expand_dims", {"x": "input", "axis": "axis"}, ("compat.v1.expand_dims",)
         ),
+        "ConvertToTensor": Operation("convert_to_tensor", {"x": "value", "dtype": "dtype"}),
+        "ZerosLike": Operation("zeros_like", {"x": "input", "dtype": "dtype"}),
+        "OnesLike": Operation("ones_like", {"x": "input", "dtype": "dtype"}),
         "Cast": Operation("cast", {"x": "x", "dtype": "dtype"}),
         "Pad": Operation(
             "pad",
