@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -9,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from tfmot_pam.graph.tf_keras.reader import references
 from tfmot_pam.toolkit.crossing import check_names, enter, finish, has_kernel, import_tfmot
 from tfmot_pam.toolkit.hoisting import hoist_concatenations
+from tfmot_pam.toolkit.operations import operations_as_layers
 
 # What a model was treated with before, and the scheme of TFMOT that keeps it.
 SCHEMES: Mapping[str | None, Callable[[Any], Any]] = MappingProxyType(
@@ -77,7 +80,7 @@ def quantize_model(model: Any, *, preserve: str | None = None, skip: Iterable[st
             f"Unknown `preserve`: {preserve!r}. Expected one of {list(SCHEMES)}. Choose what the "
             "model was trained for before."
         )
-    copied = enter(model, hoist_concatenations)
+    copied = enter(model, lambda network: hoist_concatenations(operations_as_layers(network)))
     names = check_names(skip, copied)
     scheme = SCHEMES[preserve](tfmot)
     registry = tfmot.quantization.keras.default_8bit.Default8BitQuantizeRegistry()
@@ -142,16 +145,25 @@ def _check_zeros(model: Any) -> None:
 
 
 def _after_convolutions(model: Any) -> set[str]:
-    """Batch normalisations that TFMOT folds into the convolution before them."""
+    """Batch normalisations that TFMOT folds into the convolution before them.
+
+    It folds them where they alone read what a convolution without an activation writes.
+    """
     config = model.get_config()
-    kinds = {entry["name"]: entry["class_name"] for entry in config["layers"]}
+    entries = {entry["name"]: entry for entry in config["layers"]}
+    calls = [entry["inbound_nodes"] for entry in config["layers"]]
+    readers = collections.Counter(
+        name for name, *_ in references([calls, config["output_layers"]], entries)
+    )
     found = set()
     for entry in config["layers"]:
-        calls = entry["inbound_nodes"]
-        if entry["class_name"] == "BatchNormalization" and len(calls) == 1:
-            producer = calls[0][0][0]
-            if kinds.get(producer) in _CONVOLUTIONS:
-                found.add(entry["name"])
+        reads = references(entry["inbound_nodes"], entries)
+        if entry["class_name"] != "BatchNormalization" or len(reads) != 1:
+            continue
+        before = entries[reads[0][0]]
+        linear = before["config"].get("activation") in (None, "linear")
+        if before["class_name"] in _CONVOLUTIONS and linear and readers[before["name"]] == 1:
+            found.add(entry["name"])
     return found
 
 

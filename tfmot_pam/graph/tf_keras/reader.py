@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -144,7 +144,7 @@ class _Replay:
         by_name = {layer.name: layer for layer in model.layers}
         known: dict[tuple[str, int, int], Any] = {}
         inputs = []
-        for position, (name, *_) in enumerate(_references(config["input_layers"], by_name)):
+        for position, (name, *_) in enumerate(references(config["input_layers"], by_name)):
             given = None if arguments is None else arguments[position]
             tensor = self._input(by_name[name]) if given is None else given
             known[(name, 0, 0)] = tensor
@@ -157,7 +157,7 @@ class _Replay:
         while pending:
             waiting = []
             for name, index, call in pending:
-                if all(key in known for key in _references(call, by_name)):
+                if all(key in known for key in references(call, by_name)):
                     layer = by_name[name]
                     found = self._call(layer, _arguments(call, known, by_name), prefix, training)
                     start = index + _starts_at_one(layer)
@@ -283,7 +283,7 @@ def _starts_at_one(layer: Any) -> bool:
 # --- references: [layer, call, tensor] and, in first arguments, the other arguments behind them --
 
 
-def _is_reference(value: Any, by_name: Mapping[str, Any]) -> bool:
+def _is_reference(value: Any, by_name: Collection[str]) -> bool:
     return (
         isinstance(value, (list, tuple))
         and len(value) in (3, 4)
@@ -298,7 +298,8 @@ def _is_constant(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) >= 3 and value[0] == "_CONSTANT_VALUE"
 
 
-def _references(structure: Any, by_name: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+def references(structure: Any, by_name: Collection[str]) -> list[tuple[str, int, int]]:
+    """The [layer, call, tensor] triples in a part of a model's configuration, in order."""
     found = []
     if _is_reference(structure, by_name):
         found.append(tuple(structure[:3]))
@@ -308,7 +309,7 @@ def _references(structure: Any, by_name: Mapping[str, Any]) -> list[tuple[str, i
         structure = [structure[key] for key in sorted(structure)]
     if isinstance(structure, (list, tuple)):
         for value in structure:
-            found.extend(_references(value, by_name))
+            found.extend(references(value, by_name))
     return found
 
 
