@@ -153,7 +153,9 @@ def signature_names(combinations: Sequence[Sequence[str]]) -> dict[str, tuple[st
     >>> signature_names([("digit",), ("digit", "edge/map")])
     {'digit': ('digit',), 'digit+edge%2Fmap': ('digit', 'edge/map')}
     """
-    return {"+".join(map(_file_safe, tasks)): tuple(tasks) for tasks in combinations}
+    from tfmot_pam.graph.selection import file_name
+
+    return {file_name(tasks): tuple(tasks) for tasks in combinations}
 
 
 def views(model: keras.Model, combinations: Mapping[str, Sequence[str]]) -> dict[str, keras.Model]:
@@ -348,10 +350,6 @@ def _outputs_by_task(model: keras.Model) -> dict[str, Any]:
         f"outputs in a {type(model.output).__name__}. Build the model as keras.Model(inputs, "
         "{'task': output, ...})."
     )
-
-
-def _file_safe(task: str) -> str:
-    return re.sub(r'[\x00-\x1f/\\:*?"<>|%+]', lambda found: f"%{ord(found[0]):02X}", task)
 
 
 def _one_combination(known: Sequence[str], combination: Any) -> tuple[str, ...]:

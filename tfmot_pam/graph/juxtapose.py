@@ -6,7 +6,14 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from tfmot_pam.graph.network import Network, Tensor, map_tensors, rename_layers, unique_name
+from tfmot_pam.graph.network import (
+    Network,
+    Tensor,
+    map_tensors,
+    rename_layers,
+    scope_name,
+    unique_name,
+)
 from tfmot_pam.graph.selection import task_names
 from tfmot_pam.graph.task_sets import reached_tasks
 
@@ -79,7 +86,7 @@ def _with_task_sets(network: Network) -> Network:
 
 def _named(network: Network, counts: Mapping[str, int], taken) -> Network:
     """The network with names for its layers that no other has."""
-    suffix, names = "_".join(network.outputs), {}
+    suffix, names = scope_name(*network.outputs), {}
     for name in network.layers:
         wanted = f"{name}_{suffix}" if counts[name] > 1 else name
         names[name] = unique_name(wanted, {*taken, *names.values()})

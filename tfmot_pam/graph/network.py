@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -144,6 +145,11 @@ def unique_name(wanted: str, taken) -> str:
         count += 1
         name = f"{wanted}_{count}"
     return name
+
+
+def scope_name(*names: str) -> str:
+    """Names joined to one that TensorFlow takes as a scope, whatever tasks are called."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", "_".join(names))
 
 
 def weight_names(layer: Any) -> list[str]:

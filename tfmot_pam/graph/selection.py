@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from tfmot_pam.graph.generation import emit_like, read_model
-from tfmot_pam.graph.network import Network, iterate_tensors, prune_to
+from tfmot_pam.graph.network import Network, iterate_tensors, prune_to, scope_name
 
 
 def task_names(network: Network) -> tuple[str, ...]:
@@ -39,6 +39,17 @@ def all_combinations(tasks: Sequence[str]) -> list[tuple[str, ...]]:
     """The 2^T - 1 non-empty combinations, small ones first, in task order."""
     sizes = range(1, len(tasks) + 1)
     return [chosen for size in sizes for chosen in itertools.combinations(tasks, size)]
+
+
+def file_name(tasks: Sequence[str]) -> str:
+    """The name of a combination's files: its tasks joined with "+".
+
+    What a file system or the "+" forbids within a task's name becomes %XX.
+    """
+    return "+".join(
+        re.sub(r'[\x00-\x1f/\\:*?"<>|%+]', lambda found: f"%{ord(found[0]):02X}", task)
+        for task in tasks
+    )
 
 
 def combination_masks(tasks: Sequence[str]) -> dict[tuple[str, ...], int]:
@@ -174,6 +185,4 @@ def select_tasks(model: keras.Model, tasks: Sequence[str] | str) -> keras.Model:
     ['smile']
     """
     network = select(read_model(model), tasks)
-    name = "_".join([network.name, *network.outputs])
-    # Model names become scopes of TensorFlow graphs, which take few characters.
-    return emit_like(model, network.replace(name=re.sub(r"[^A-Za-z0-9_.-]", "_", name)))
+    return emit_like(model, network.replace(name=scope_name(network.name, *network.outputs)))

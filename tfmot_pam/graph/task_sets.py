@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from tfmot_pam.graph.network import Network, Tensor
+from tfmot_pam.graph.network import Network, Tensor, scope_name
 
 
 def reached_tasks(network: Network) -> dict[str, tuple[str, ...]]:
@@ -61,5 +61,5 @@ def restore_task_sets(network: Network) -> Network:
 def _is_group(name: str, tasks: tuple[str, ...], count: int) -> bool:
     if len(tasks) < 2:
         return False  # `head_digit` is what anyone might write.
-    endings = ["_" + "_".join(tasks)] + ["_shared"] * (len(tasks) == count)
+    endings = [scope_name("", *tasks)] + ["_shared"] * (len(tasks) == count)
     return name.endswith(tuple(endings))

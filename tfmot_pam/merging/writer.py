@@ -6,7 +6,15 @@ from collections import Counter
 
 import keras
 
-from tfmot_pam.graph.network import Layer, Node, Shape, Tensor, map_tensors, unique_name
+from tfmot_pam.graph.network import (
+    Layer,
+    Node,
+    Shape,
+    Tensor,
+    map_tensors,
+    scope_name,
+    unique_name,
+)
 from tfmot_pam.graph.rules import Call
 from tfmot_pam.graph.slicing import Origin
 from tfmot_pam.merging.alignment import Alignment
@@ -41,13 +49,13 @@ class Writer:
             return self.own_name(call.layer.name, next(iter(tasks_of(mask))))
         if mask == self._everyone:
             return f"{call.layer.name}_shared"
-        return "_".join((call.layer.name, *self.task_names(mask)))
+        return scope_name(call.layer.name, *self.task_names(mask))
 
     def own_name(self, name: str, k: int) -> str:
         """A head's layer keeps its name where no other model has that name."""
         if self._name_counts[name] <= 1:
             return name
-        return f"{name}_{self._tasks[k]}"
+        return scope_name(name, self._tasks[k])
 
     def concatenate(self, tensors: tuple[Tensor, ...], mask: int) -> Tensor:
         """Tensors side by side; the same ones are concatenated once."""

@@ -17,6 +17,7 @@ from tfmot_pam.graph.selection import (
     all_combinations,
     check_tasks,
     combinations,
+    file_name,
     select_tasks,
 )
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
@@ -244,7 +245,7 @@ class CompressionResult:
         if self.apart:
             (folder / "networks").mkdir(exist_ok=True)
             for chosen, network in self.portfolio(self.apart).models.items():
-                network.save(folder / "networks" / f"{'+'.join(chosen)}.keras", overwrite=True)
+                network.save(folder / "networks" / f"{file_name(chosen)}.keras", overwrite=True)
         self.report.to_json(folder / "report.json", overwrite=True)
         self.report.to_csv(folder / "report.csv", overwrite=True)
         (folder / "curve.csv").write_text(self.curve_csv(), encoding="utf-8")

@@ -6,7 +6,7 @@ import collections
 from collections.abc import Mapping
 
 from tfmot_pam.graph.channels import rule_of
-from tfmot_pam.graph.network import Layer, Network, Node, iterate_tensors
+from tfmot_pam.graph.network import Layer, Network, Node, iterate_tensors, scope_name
 from tfmot_pam.graph.rules import call_of
 from tfmot_pam.graph.selection import sums_by_combination, task_names, tasks_of_layers
 
@@ -74,7 +74,7 @@ def _mixing_layers(network: Network) -> list[tuple[Layer, int]]:
 
 def _layer_name(layer: Layer) -> str:
     """The name of the trunk layer that a group belongs to."""
-    suffixes = ["_" + "_".join(layer.tasks)]
+    suffixes = [scope_name("", *layer.tasks)]
     if len(layer.tasks) > 1:
         suffixes.append("_shared")
     for suffix in suffixes:

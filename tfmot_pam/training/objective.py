@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tfmot_pam.data import TaskSamples
+from tfmot_pam.graph.network import scope_name
 from tfmot_pam.training.losses import (
     TEMPERATURE,
     TaskLoss,
@@ -126,7 +127,9 @@ def set_objective(
         outputs = _teacher_outputs(task, teacher, sample.x, output_shape, output_kind)
         settings["teacher_scale"] = constant_divergence(output_kind, outputs, temperature)
         settings["temperature"] = temperature
-    return Objective(task, output_shape, TaskLoss(output_kind, name=task, **settings), teacher)
+    return Objective(
+        task, output_shape, TaskLoss(output_kind, name=scope_name(task), **settings), teacher
+    )
 
 
 def label_kind(
