@@ -56,7 +56,7 @@ def test_names_go_the_whole_way(names, x, tmp_path):
 @pytest.mark.parametrize("names", OTHERS)
 def test_groups_are_told_apart_by_any_names(names, x):
     models = dict(zip(names, (model(8, 3), model(6, 2)), strict=True))
-    merged = tfmot_pam.merge(models, x, min_group=1, verbose=0)
+    merged = tfmot_pam.merge(models, x, method="random", min_group=1, verbose=0)
     assert set(merged.predict(x, verbose=0)) == set(names)
     groups = tfmot_pam.report(merged).groups
     assert set(groups) == {"conv1", "conv2"}
