@@ -56,11 +56,17 @@ def test_names_go_the_whole_way(names, x, tmp_path):
 @pytest.mark.parametrize("names", OTHERS)
 def test_groups_are_told_apart_by_any_names(names, x):
     models = dict(zip(names, (model(8, 3), model(6, 2)), strict=True))
-    merged = tfmot_pam.merge(models, x, method="random", min_group=1, verbose=0)
+    merged = tfmot_pam.merge(models, x, min_group=1, verbose=0)
     assert set(merged.predict(x, verbose=0)) == set(names)
-    groups = tfmot_pam.report(merged).groups
-    assert set(groups) == {"conv1", "conv2"}
-    assert groups == tfmot_pam.report(tfmot_pam.to_tf_keras(merged)).groups
+    assert set(tfmot_pam.report(merged).groups) == {"conv1", "conv2"}
+    shared = tfmot_pam.merge(models, x, method="shared", verbose=0)
+    groups = tfmot_pam.report(shared).groups
+    assert groups == {name: {names: 6, names[:1]: 2} for name in ("conv1", "conv2")}
+    assert groups == tfmot_pam.report(tfmot_pam.to_tf_keras(shared)).groups
+    swapped = dict(zip(names, reversed(models.values()), strict=True))
+    shared = tfmot_pam.merge(swapped, x, method="shared", verbose=0)
+    groups = tfmot_pam.report(shared).groups
+    assert groups == {name: {names: 6, names[1:]: 2} for name in ("conv1", "conv2")}
 
 
 @pytest.mark.parametrize("name", ["", None, 3])

@@ -47,7 +47,7 @@ class Writer:
         """The name of one group of a layer; `single` for layers of one network alone."""
         if single:
             return self.own_name(call.layer.name, next(iter(tasks_of(mask))))
-        if mask == self._everyone:
+        if mask == self._everyone and "shared" not in self._tasks:
             return f"{call.layer.name}_shared"
         return scope_name(call.layer.name, *self.task_names(mask))
 

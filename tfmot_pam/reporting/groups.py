@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 from collections.abc import Mapping
 
 from tfmot_pam.graph.channels import rule_of
@@ -78,8 +79,10 @@ def _layer_name(layer: Layer) -> str:
     if len(layer.tasks) > 1:
         suffixes.append("_shared")
     for suffix in suffixes:
-        if layer.name.endswith(suffix) and layer.name != suffix:
-            return layer.name.removesuffix(suffix)
+        # Where names of tasks make equal endings, the later groups have a number behind theirs.
+        found = re.fullmatch(rf"(.+){re.escape(suffix)}(_\d+)?", layer.name)
+        if found:
+            return found[1]
     return layer.name
 
 
