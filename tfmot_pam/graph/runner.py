@@ -192,8 +192,7 @@ class Stepper:
 def _to_numpy(value: Any) -> np.ndarray:
     """An array that can be summed up: half precision becomes float32."""
     array = keras.ops.convert_to_numpy(value)
-    half = keras.backend.standardize_dtype(value.dtype) in ("float16", "bfloat16")
-    return array.astype("float32") if half else array
+    return array.astype("float32") if array.dtype.name in ("float16", "bfloat16") else array
 
 
 def peak_floats(network: Network) -> int:
