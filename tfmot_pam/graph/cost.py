@@ -155,12 +155,12 @@ def operations(call: Call) -> tuple[int, int, str | None]:
 
 def warn_of_uncounted(network: Network) -> None:
     """Warns of layers with weights that no rule counts: to a budget they cost nothing."""
-    calls, found = network.calls(), {}
-    for node in network.nodes:
-        call = call_of(network, node, calls)
-        rule = rule_of(call) if node.inputs else None
-        if call.layer.weights and (rule is None or (rule.macs is None and rule.role == "mixing")):
-            found[node.layer] = call.layer.kind
+    uncounted = [network.node(name) for name in network_cost(network).unsupported]
+    found = {
+        node.layer: network.layer_of(node).kind
+        for node in uncounted
+        if network.layer_of(node).weights
+    }
     if found:
         warnings.warn(
             f"What these layers compute is not counted: {found}. A budget or price in "

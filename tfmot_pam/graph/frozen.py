@@ -12,13 +12,35 @@ from tfmot_pam.graph.network import Network
 TRAINABLE = ("as-trained", "all")
 
 
-def check_trainable(trainable: str) -> None:
-    """Raises unless it is a word that says which layers train."""
+def with_trainable(network: Network, trainable: str) -> Network:
+    """The network with the layers trainable that are to be; itself where nothing changes.
+
+    Warns of layers that stay frozen.
+
+    Args:
+        network: Any network.
+        trainable: `"as-trained"` or `"all"`.
+
+    Raises:
+        ValueError: `trainable` is another word.
+    """
     if trainable not in TRAINABLE:
         raise ValueError(
             f"Unknown `trainable`: {trainable!r}. Expected one of {TRAINABLE}: layers that were "
             "frozen stay so, or all train. Choose one."
         )
+    found = frozen_layers(network)
+    if not found:
+        return network
+    if trainable == "all":
+        return thawed(network)
+    weighty = sum(bool(layer.weights) for layer in network.layers.values())
+    warnings.warn(
+        f"{len(found)} of {weighty} layers with weights stay as they are, because they were frozen "
+        f"(trainable=False) in the originals: {found[:5]}. Pass trainable='all' to train them.",
+        stacklevel=3,
+    )
+    return network
 
 
 def frozen_layers(network: Network) -> list[str]:
@@ -38,19 +60,6 @@ def thawed(network: Network) -> Network:
         for name, layer in network.layers.items()
     }
     return network.replace(layers=layers)
-
-
-def warn_of_frozen(network: Network) -> None:
-    """Warns of layers that training leaves as they are."""
-    found = frozen_layers(network)
-    if found:
-        weighty = sum(bool(layer.weights) for layer in network.layers.values())
-        warnings.warn(
-            f"{len(found)} of {weighty} layers with weights stay as they are, because they were "
-            f"frozen (trainable=False) in the originals: {found[:5]}. Pass trainable='all' to "
-            "train them.",
-            stacklevel=3,
-        )
 
 
 def _thawed(value: Any) -> Any:

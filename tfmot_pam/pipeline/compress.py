@@ -12,9 +12,7 @@ from typing import Any
 
 import keras
 
-from tfmot_pam.graph.cost import warn_of_uncounted
 from tfmot_pam.graph.generation import are_tf_keras
-from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import all_combinations, check_tasks
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.graph.time_model import CallCost
@@ -23,13 +21,7 @@ from tfmot_pam.pipeline.arguments import check_count, check_goal, check_training
 from tfmot_pam.pipeline.arms import Arm, find_arms
 from tfmot_pam.pipeline.competition import Competition
 from tfmot_pam.pipeline.identity import identity
-from tfmot_pam.pipeline.inputs import (
-    at_size_of,
-    opened,
-    originals_by_task,
-    split,
-    with_trainable,
-)
+from tfmot_pam.pipeline.inputs import opened, originals_by_task, prepared, split
 from tfmot_pam.pipeline.price import TaskSet, find_price
 from tfmot_pam.pipeline.problem import make_problem
 from tfmot_pam.pipeline.result import CompressionResult, told_portfolio
@@ -161,9 +153,7 @@ def compress(
     chosen = None if arms == "auto" else find_arms(arms)
     options = check_training_options(fine_tune_options)
     training, validation = split(originals, data, validation_data)
-    originals, any_size = at_size_of(with_trainable(originals, trainable), training)
-    for model in originals.values():
-        warn_of_uncounted(read(model))
+    originals, any_size = prepared(originals, training, trainable)
     settings = PruningSettings(importance=importance, measure=measure, usage=usage, seed=seed)
     problem = make_problem(
         originals, training, validation, goal, settings, augment=augment, views=views, **options

@@ -10,8 +10,9 @@ import numpy as np
 
 from tfmot_pam.data import Samples, TaskSamples, read_arrays
 from tfmot_pam.graph import network as net
+from tfmot_pam.graph.cost import warn_of_uncounted
 from tfmot_pam.graph.emitter import emit
-from tfmot_pam.graph.frozen import check_trainable, frozen_layers, thawed, warn_of_frozen
+from tfmot_pam.graph.frozen import with_trainable
 from tfmot_pam.graph.generation import as_keras
 from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.graph.selection import task_names
@@ -78,35 +79,30 @@ def split(originals, data: Any, validation_data: Any) -> tuple[Samples, Samples]
     )
 
 
-def at_size_of(
-    originals: Mapping[str, keras.Model], samples: Samples
+def prepared(
+    originals: Mapping[str, keras.Model], samples: Samples, trainable: str
 ) -> tuple[dict[str, keras.Model], net.Shape | None]:
-    """The models at the size of the samples, at which they are counted.
+    """The models as they are compressed: at the size of the samples, their layers trainable.
+
+    Warns of layers that stay frozen, and of those whose cost is not known.
 
     Returns:
         The models, and the shape of their inputs before, where all of them take any size.
+
+    Raises:
+        ValueError: `trainable` is unknown.
     """
     found, before = {}, []
     for task, model in originals.items():
-        network, shape = read(model), samples.by_task[task].x.shape[1:]
-        (tensor,) = network.inputs
-        is_open = None in network.shape(tensor)[1:]
-        found[task] = emit(sized(network, shape)) if is_open else model
-        before += [network.shape(tensor)] if is_open else []
-    return found, before[0] if len(before) == len(found) else None
-
-
-def with_trainable(originals: Mapping[str, keras.Model], trainable: str) -> dict[str, keras.Model]:
-    """The models with all layers trainable, or with a warning of those that are not."""
-    check_trainable(trainable)
-    found = {}
-    for task, model in originals.items():
         network = read(model)
-        if trainable == "as-trained":
-            warn_of_frozen(network)
-        thaw = trainable == "all" and frozen_layers(network)
-        found[task] = emit(thawed(network)) if thaw else model
-    return found
+        changed = with_trainable(network, trainable)
+        (tensor,) = network.inputs
+        if None in network.shape(tensor)[1:]:
+            changed = sized(changed, samples.by_task[task].x.shape[1:])
+            before.append(network.shape(tensor))
+        warn_of_uncounted(changed)
+        found[task] = model if changed is network else emit(changed)
+    return found, before[0] if len(before) == len(found) else None
 
 
 def opened(model: keras.Model, shape: net.Shape) -> keras.Model:

@@ -148,7 +148,7 @@ def prune_channels(
         input_shape=_input_shape(input_shape, inputs),
     )
     if measure not in ("channels", "parameters"):
-        warn_of_uncounted(network)
+        warn_of_uncounted(settings.sized(prunable).network)
     check_reachable(prunable, settings, wanted)
     if not at_once:
         return gated_model(prunable, settings)

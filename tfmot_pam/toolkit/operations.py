@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import numbers
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -48,8 +49,10 @@ class _Call:
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """What it is called on: tensors and constants."""
-        return (*self.node.args, *self.node.kwargs.values())
+        """What it is called on, tensors and constants, in the operation's own order."""
+        named = inspect.signature(self.network.layer_of(self.node).cls.call).parameters
+        kwargs = self.node.kwargs
+        return (*self.node.args, *(kwargs[name] for name in named if name in kwargs))
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -83,6 +86,10 @@ def _relu(limit: float | None) -> Callable[[_Call], Written | None]:
 def _leaky_relu(call: _Call) -> Written | None:
     slope = {"negative_slope": call.config.get("negative_slope", 0.2)}
     return call.only and (keras.layers.LeakyReLU, slope, call.only)
+
+
+def _elu(call: _Call) -> Written | None:
+    return call.only and (keras.layers.ELU, {"alpha": call.config.get("alpha", 1.0)}, call.only)
 
 
 def _clip(call: _Call) -> Written | None:
@@ -182,7 +189,7 @@ LAYERS: Mapping[str, Callable[[_Call], Written | None]] = MappingProxyType(
         "Sigmoid": _activation("sigmoid"),
         "Tanh": _activation("tanh"),
         "Silu": _activation("silu"),
-        "Elu": _activation("elu"),
+        "Elu": _elu,
         "Selu": _activation("selu"),
         "Softplus": _activation("softplus"),
         "Softmax": _softmax,

@@ -9,7 +9,7 @@ import keras
 
 from tfmot_pam.data import Samples, take_samples
 from tfmot_pam.graph.emitter import emit
-from tfmot_pam.graph.frozen import check_trainable, frozen_layers, thawed, warn_of_frozen
+from tfmot_pam.graph.frozen import with_trainable
 from tfmot_pam.graph.generation import same_generation
 from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.graph.selection import task_names
@@ -124,7 +124,10 @@ def fine_tune(
     _check_shares(joint=joint, label_weight=label_weight, dropout=dropout)
     teachers = _by_task(teachers, tasks)
     usage = None if usage is None else check_usage(usage, tasks)
-    merged = _with_trainable(merged, trainable)
+    network = read(merged)
+    changed = with_trainable(network, trainable)
+    if changed is not network:
+        merged = emit(changed, cls=type(merged))
     weights = _check_task_weights(task_weights, tasks)
     input_shape = tuple(merged.inputs[0].shape[1:])
     sample = take_samples(data, tasks, input_shape, samples=_SCALE_SAMPLES, seed=seed)
@@ -153,16 +156,6 @@ def fine_tune(
         seed=seed,
         verbose=verbose,
     )
-
-
-def _with_trainable(merged: keras.Model, trainable: str) -> keras.Model:
-    """The model with the layers trainable that are to be."""
-    check_trainable(trainable)
-    network = read(merged)
-    if trainable == "all" and frozen_layers(network):
-        return emit(thawed(network), cls=type(merged))
-    warn_of_frozen(network)
-    return merged
 
 
 def _tasks(merged: keras.Model) -> tuple[str, ...]:
