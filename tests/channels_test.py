@@ -388,7 +388,7 @@ def test_preprocessing_of_the_input_is_given_whatever_it_is():
 
 def test_what_is_added_to_the_input_is_frozen():
     graph = graph_of(IMAGE, lambda x: layers.Add()([x, layers.Conv2D(3, 1, name="conv")(x)]))
-    assert "it is combined with the network's input" in graph.spaces[0].frozen
+    assert "combined with what is given, such as the network's input" in graph.spaces[0].frozen
 
 
 # --- users' rules -----------------------------------------------------------------------------

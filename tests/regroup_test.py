@@ -12,6 +12,7 @@ import pytest
 from tests.small_nets import dense_net
 from tfmot_pam.graph.reader import read
 from tfmot_pam.merging.alignment import align
+from tfmot_pam.merging.donor import donor_method
 from tfmot_pam.merging.grouping import (
     everything,
     fixed_masks,
@@ -23,6 +24,7 @@ from tfmot_pam.merging.grouping import (
 from tfmot_pam.merging.methods import METHODS, Request, Threshold
 from tfmot_pam.merging.regroup import regroup, shared_share
 from tfmot_pam.merging.relevance import RelevancePath
+from tfmot_pam.merging.units import unit_spaces
 
 layers = keras.layers
 
@@ -362,8 +364,53 @@ def test_above_a_frozen_space_nothing_is_shared():
     grouping = regroup(request(alignment, paths_for((space, wanted))), "pam", 1)
     # A shared channel goes to its own network; a channel of the other task is read there.
     assert masks_in(alignment, grouping, space) == [A, A, B, 0] + [B, B, A, B, 0]
+
+
+def test_what_is_taken_whole_is_shared_whole():
+    """One network's layers, those of the first task, do for all; what is above can be shared."""
+    alignment = stacked([layers.LayerNormalization])
     grouping = regroup(request(alignment, None), "shared")
-    assert masks_in(alignment, grouping, space) == [A] * 4 + [B] * 5
+    (above,) = free_spaces(alignment)
+    assert unit_spaces(alignment) == ((above - 2, above - 1),)
+    for index in (above - 2, above - 1):
+        assert masks_in(alignment, grouping, index) == [AB] * 3 + [0] * 3
+    assert masks_in(alignment, grouping, above) == [AB] * 9
+
+
+def test_what_is_taken_whole_stays_apart_where_widths_differ():
+    alignment = stacked([layers.LayerNormalization], widths=((3, 4), (4, 5)))
+    grouping = regroup(request(alignment, None), "shared")
+    (above,) = free_spaces(alignment)
+    assert unit_spaces(alignment) == ()
+    assert masks_in(alignment, grouping, above - 1) == [A] * 3 + [B] * 4
+    assert masks_in(alignment, grouping, above) == [A] * 4 + [B] * 5
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.5, [AB] * 3 + [0] * 3), (0.4, [A] * 3 + [B] * 3)]
+)
+def test_a_donor_gives_what_is_taken_whole_from_a_half_on(share, expected):
+    alignment = stacked([layers.LayerNormalization])
+    grouping = regroup(request(alignment, None), donor_method("a", lambda p, n: share, "donor"))
+    (above,) = free_spaces(alignment)
+    assert masks_in(alignment, grouping, above - 1) == expected
+
+
+def test_what_is_taken_whole_stays_apart_where_nothing_shared_feeds_it():
+    """The recurrent layer would have to read exclusive channels."""
+
+    def net(k):
+        x = h = keras.Input((4, 6), name="vector")
+        h = layers.LayerNormalization(name="norm")(layers.Dense(3 + k, name="fc0")(h))
+        h = layers.SimpleRNN(3, name="state")(h)
+        return keras.Model(x, layers.Dense(2, name=f"head{k}")(layers.Dense(4, name="fc1")(h)))
+
+    alignment = aligned(net(0), net(1))
+    grouping = regroup(request(alignment, None), "shared")
+    names = [space.name for space in alignment.spaces]
+    assert unit_spaces(alignment) == ((names.index("state"),),)
+    assert masks_in(alignment, grouping, names.index("state")) == [A] * 3 + [B] * 3
+    assert masks_in(alignment, grouping, names.index("fc1")) == [A] * 4 + [B] * 4
 
 
 def test_a_shared_group_needs_a_shared_group_below():

@@ -11,7 +11,7 @@ flattening and depth multipliers the same case.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import scipy.sparse
@@ -118,16 +118,18 @@ def rule_of(call: Call) -> LayerRule | None:
     return rule
 
 
-def build_channel_graph(network: Network) -> ChannelGraph:
+def build_channel_graph(network: Network, given: Collection[str] = ()) -> ChannelGraph:
     """Traces the channels of a network from its inputs to its outputs.
 
     Args:
         network: Any network; layers without a rule freeze the spaces they touch.
+        given: Nodes whose channels count as the network's input does: they are there as they are,
+            and whatever reads them reads all. Their role is `copied`.
 
     Returns:
         The channel graph; `print(graph)` lists spaces, members, widths and who reads whom.
     """
-    tracing = _Tracing(network)
+    tracing = _Tracing(network, frozenset(given))
     for node in network.nodes:
         tracing.visit(node)
     return tracing.finish()
@@ -136,8 +138,9 @@ def build_channel_graph(network: Network) -> ChannelGraph:
 class _Tracing:
     """Numbers positions, collects ties, and closes them at the end."""
 
-    def __init__(self, network: Network):
+    def __init__(self, network: Network, given: frozenset[str]):
         self.network = network
+        self.taken_as_given = given
         self.calls = network.calls()
         self.labels: dict[Tensor, np.ndarray] = {}
         self.roles: dict[str, str] = {}
@@ -155,6 +158,10 @@ class _Tracing:
         if not ins:
             self._write(node, given=True)
             self.roles[node.name] = "input"
+            return
+        if node.name in self.taken_as_given:
+            self._write(node, given=True)
+            self.roles[node.name] = "copied"
             return
         rule = rule_of(call)
         reason = _reason(call, rule, ins)
@@ -238,7 +245,7 @@ class _Tracing:
             own = np.unique(blocks[inside])
             reason = frozen.get(index)
             if index in given and len(own) > 1 and reason is None:
-                reason = "it is combined with the network's input"
+                reason = "it is combined with what is given, such as the network's input"
             writers = tuple(dict.fromkeys(self.writers[block] for block in own))
             spaces.append(
                 Space(

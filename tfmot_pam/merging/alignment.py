@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse
 
 from tfmot_pam.graph.channels import ChannelGraph, build_channel_graph, rule_of
-from tfmot_pam.graph.network import Network, Node, Tensor, iterate_tensors, map_tensors
+from tfmot_pam.graph.likeness import are_alike, arguments_of, digest, freeze, structure
+from tfmot_pam.graph.network import Network, Tensor, iterate_tensors
 from tfmot_pam.graph.registry import find_rule
 from tfmot_pam.graph.rule_table import JOIN, RESCALING, grouped_sizes
 from tfmot_pam.graph.rules import Call, call_of, grouped_convolution
-
-# Configuration entries that say how a layer is trained or called, not what it computes.
-_TRAINING_ONLY = frozenset({"name", "trainable", "seed", "quantization_config", "autocast"})
-_TRAINING_SUFFIXES = ("_initializer", "_regularizer", "_constraint")
 
 
 class NoCommonTrunk(ValueError):
@@ -59,6 +53,7 @@ class Alignment:
         graphs: Their channel graphs.
         trunk: For each trunk position, the name of the node in each network.
         spaces: The trunk's channel spaces in topological order.
+        once: The first network's nodes that are the same in all networks and computed once.
     """
 
     tasks: tuple[str, ...]
@@ -66,22 +61,39 @@ class Alignment:
     graphs: tuple[ChannelGraph, ...]
     trunk: tuple[tuple[str, ...], ...]
     spaces: tuple[TrunkSpace, ...]
+    once: frozenset[str] = frozenset()
+
+    def call(self, index: int, name: str) -> Call:
+        """A node of one network as its rule sees it."""
+        graph = self.graphs[index]
+        return graph.call(graph.network.node(name))
 
     def head(self, index: int) -> tuple[str, ...]:
         """The nodes of one network that follow the trunk."""
         return tuple(node.name for node in self.networks[index].nodes[len(self.trunk) :])
 
 
-def align(tasks: Sequence[str], networks: Sequence[Network]) -> Alignment:
+def align(
+    tasks: Sequence[str],
+    networks: Sequence[Network],
+    *,
+    once: bool = True,
+    trunk_needed: bool = True,
+) -> Alignment:
     """Finds the longest common trunk of two or more networks.
 
     Nodes correspond if they are alike in class and configuration (widths may differ), are fed by
     corresponding nodes and yield the same spatial sizes. Nodes that write the outputs' channels,
-    and all that follow them, belong to the heads.
+    and all that follow them, belong to the heads. Where no layer with channels corresponds because
+    of first layers whose channels stay together (embeddings, recurrent layers), the trunk begins
+    after them: each network keeps its own.
 
     Args:
         tasks: One name a network.
         networks: Networks with one input of equal shape and one output tensor each.
+        once: Whether the first layers that are the same in all networks, weights included, are
+            computed once: their channels then count as the input's.
+        trunk_needed: Whether networks without a layer with channels in common are refused.
 
     Returns:
         The alignment.
@@ -90,15 +102,14 @@ def align(tasks: Sequence[str], networks: Sequence[Network]) -> Alignment:
         NoCommonTrunk: the networks have no mixing layer in common.
     """
     graphs = [build_channel_graph(network) for network in networks]
-    signatures = [_signatures(graph) for graph in graphs]
-    heads = [_output_writers(graph) for graph in graphs]
-    common = set.intersection(*(set(found) for found in signatures))
-    for found, head in zip(signatures, heads, strict=True):
-        common -= {signature for signature, name in found.items() if name in head}
-    order = [signature for signature in signatures[0] if signature in common]
-    trunk = tuple(tuple(found[signature] for found in signatures) for signature in order)
-    if not any(graphs[0].roles[names[0]] == "mixing" for names in trunk):
-        raise NoCommonTrunk(_no_trunk_message(tasks, graphs, signatures, heads))
+    trunk = _common_trunk(graphs)
+    if not _has_channels(graphs[0], trunk):
+        own = [_with_first_layers_given(graph) for graph in graphs]
+        found = _common_trunk(own, own_first=True)
+        if _has_channels(own[0], found):
+            graphs, trunk = own, found
+        elif trunk_needed:
+            raise NoCommonTrunk(_no_trunk_message(tasks, graphs))
     networks = [
         _trunk_first(network, [names[index] for names in trunk])
         for index, network in enumerate(networks)
@@ -107,14 +118,91 @@ def align(tasks: Sequence[str], networks: Sequence[Network]) -> Alignment:
         dataclasses.replace(graph, network=network)
         for graph, network in zip(graphs, networks, strict=True)
     ]
+    same = _common_layers(graphs, trunk) if once else [frozenset() for _ in graphs]
+    if same[0]:
+        graphs = [
+            build_channel_graph(graph.network, {*found, *_given_layers(graph)})
+            for graph, found in zip(graphs, same, strict=True)
+        ]
     spaces = _trunk_spaces(tasks, graphs, trunk)
-    return Alignment(tuple(tasks), tuple(networks), tuple(graphs), trunk, spaces)
+    return Alignment(tuple(tasks), tuple(networks), tuple(graphs), trunk, spaces, same[0])
 
 
-def _signatures(graph: ChannelGraph) -> dict[str, str]:
+def _common_trunk(
+    graphs: Sequence[ChannelGraph], own_first: bool = False
+) -> tuple[tuple[str, ...], ...]:
+    """The nodes of each network that correspond, in the order of the first network."""
+    signatures = [_signatures(graph, own_first) for graph in graphs]
+    common = set.intersection(*(set(found) for found in signatures))
+    for graph, found in zip(graphs, signatures, strict=True):
+        head = _output_writers(graph)
+        common -= {signature for signature, name in found.items() if name in head}
+    order = [signature for signature in signatures[0] if signature in common]
+    return tuple(tuple(found[signature] for found in signatures) for signature in order)
+
+
+def _has_channels(graph: ChannelGraph, trunk: Sequence[Sequence[str]]) -> bool:
+    return any(graph.roles[names[0]] == "mixing" for names in trunk)
+
+
+def _with_first_layers_given(graph: ChannelGraph) -> ChannelGraph:
+    """The graph in which first layers whose channels stay together are a part of the input."""
+    given: set[str] = set()
+    while True:
+        found = {
+            node.name
+            for node in graph.network.nodes
+            if graph.roles[node.name] == "mixing"
+            and graph.rule(node).frozen
+            and _is_given(graph, node.inputs)
+        }
+        if not found:
+            return graph
+        given |= found
+        graph = build_channel_graph(graph.network, given)
+
+
+def _common_layers(graphs, trunk) -> list[frozenset[str]]:
+    """For each network, the nodes that are the same in all, from the input on.
+
+    Where they hold no layer that mixes channels there are none: preprocessing is common anyway.
+    """
+    same: list[tuple[str, ...]] = []
+    known: list[set[str]] = [set() for _ in graphs]
+    counts = [graph.network.calls() for graph in graphs]
+    for names in trunk:
+        calls = [
+            graph.call(graph.network.node(name), count)
+            for graph, name, count in zip(graphs, names, counts, strict=True)
+        ]
+        fed = all(
+            tensor.node in found
+            for call, found in zip(calls, known, strict=True)
+            for tensor in call.node.inputs
+        )
+        if fed and are_alike(calls):
+            same.append(names)
+            for name, found in zip(names, known, strict=True):
+                found.add(name)
+    if not _has_channels(graphs[0], same):
+        return [frozenset() for _ in graphs]
+    return [frozenset(found) for found in known]
+
+
+def _given_layers(graph: ChannelGraph) -> list[str]:
+    """The copied nodes whose channels are given already."""
+    return [
+        node.name
+        for node in graph.network.nodes
+        if graph.roles[node.name] == "copied" and _is_given(graph, node.outputs)
+    ]
+
+
+def _signatures(graph: ChannelGraph, own_first: bool = False) -> dict[str, str]:
     """The nodes by signature; nodes with equal signatures are told apart by their order.
 
-    A signature holds those of the inputs, so a common signature means a common history.
+    A signature holds those of the inputs, so a common signature means a common history. With
+    `own_first` first layers that are taken whole need not be alike but in their kind.
     """
     seen: dict[str, int] = {}
     by_node: dict[str, str] = {}
@@ -125,7 +213,7 @@ def _signatures(graph: ChannelGraph) -> dict[str, str]:
         rule = rule_of(call)
         inputs = [(by_node[tensor.node], tensor.index) for tensor in node.inputs]
         ignored = set(rule.free) | {rule.width} if rule is not None else set()
-        arguments = _arguments(node)
+        arguments = arguments_of(node)
         if find_rule(call.layer.cls) in (RESCALING, JOIN) and _is_given(graph, node.inputs):
             # Preprocessing may differ: the merged network then holds every network's own.
             ignored |= {"scale", "offset"}
@@ -133,78 +221,14 @@ def _signatures(graph: ChannelGraph) -> dict[str, str]:
         shapes = [None if shape is None else shape[1:-1] for shape in node.shapes]
         blocks = grouped_sizes(call) if rule is not None and grouped_convolution(call) else ()
         config = structure(call.config, ignored)
+        if own_first and graph.roles[node.name] == "copied" and _is_given(graph, node.outputs):
+            config = arguments = None
         text = freeze([call.layer.kind, config, arguments, inputs, shapes, blocks])
         seen[text] = seen.get(text, -1) + 1
-        signature = f"{_digest(text)}:{seen[text]}"
+        signature = f"{digest(text)}:{seen[text]}"
         by_node[node.name] = signature
         result[signature] = node.name
     return result
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def structure(config: Mapping[str, Any], ignored: Collection[str | None] = ()) -> dict[str, Any]:
-    """The entries of a layer's configuration that say what it computes, `ignored` ones aside.
-
-    Of layers that are written out in it, such as what a wrapper is put around, likewise.
-    """
-    return {
-        key: _inner_structure(value)
-        for key, value in config.items()
-        if key not in _TRAINING_ONLY and key not in ignored and not key.endswith(_TRAINING_SUFFIXES)
-    }
-
-
-def _inner_structure(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_inner_structure(entry) for entry in value]
-    written_out = isinstance(value, Mapping) and isinstance(value.get("config"), Mapping)
-    return {**value, "config": structure(value["config"])} if written_out else value
-
-
-def _arguments(node: Node) -> list[Any]:
-    """What a node is called with, numbers and arrays included, whatever its tensors are."""
-    kwargs = {key: value for key, value in node.kwargs.items() if key != "training"}
-    return [map_tensors(structure, lambda tensor: "a tensor") for structure in (node.args, kwargs)]
-
-
-def function_text(call: Call) -> str:
-    """A text that is equal for calls that, with equal weights, compute the same function."""
-    config = {key: v for key, v in call.config.items() if key not in ("name", "trainable")}
-    return freeze([call.layer.kind, config, _arguments(call.node)], lambda found: str(id(found)))
-
-
-def freeze(value: Any, function: Callable[[Any], str] | None = None) -> str:
-    """A text that is equal for equal structures, arrays and users' functions included.
-
-    Args:
-        value: A structure.
-        function: Tells functions apart, and objects by themselves; None takes those for equal
-            that are written alike.
-    """
-
-    def describe(found):
-        if isinstance(found, np.ndarray):
-            return [str(found.dtype), found.shape, _digest(found.tobytes().hex())]
-        if hasattr(found, "__code__"):
-            return (function or _code_text)(found)
-        if function is None and hasattr(found, "get_config"):
-            return [type(found).__qualname__, structure(found.get_config())]
-        return repr(found)
-
-    return json.dumps(value, sort_keys=True, default=describe)
-
-
-def _code_text(function: Any) -> str:
-    """Users' functions are alike if their code is: each network keeps its own all the same."""
-    return _describe_code(function.__code__)
-
-
-def _describe_code(code) -> str:
-    constants = [_describe_code(c) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]
-    return repr((code.co_code.hex(), code.co_names, constants))
 
 
 def _is_given(graph: ChannelGraph, tensors: Sequence[Tensor]) -> bool:
@@ -274,7 +298,9 @@ def _trunk_space(tasks, graphs, trunk, offsets, members) -> TrunkSpace:
     return TrunkSpace(writers[0], tuple(channels), writers, None if given else reason, given)
 
 
-def _no_trunk_message(tasks, graphs, signatures, heads) -> str:
+def _no_trunk_message(tasks, graphs) -> str:
+    signatures = [_signatures(graph) for graph in graphs]
+    heads = [_output_writers(graph) for graph in graphs]
     common = set.intersection(*(set(found) for found in signatures))
     firsts = []
     for task, graph, found, head in zip(tasks, graphs, signatures, heads, strict=True):

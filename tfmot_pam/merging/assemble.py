@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tfmot_pam.graph.channels import rule_of
+from tfmot_pam.graph.likeness import are_alike
 from tfmot_pam.graph.network import (
     Network,
     Tensor,
@@ -22,7 +23,7 @@ from tfmot_pam.graph.network import (
 )
 from tfmot_pam.graph.rules import Call
 from tfmot_pam.graph.slicing import Layout, Origin, arrange, is_regular, slice_weights
-from tfmot_pam.merging.alignment import Alignment, function_text
+from tfmot_pam.merging.alignment import Alignment
 from tfmot_pam.merging.grouping import Grouping, everything, group_order
 from tfmot_pam.merging.pieces import COMMON, Piece, copies, merge_columns
 from tfmot_pam.merging.writer import Writer
@@ -120,7 +121,7 @@ class _Building:
         """Writes the merged nodes of corresponding nodes; `active` networks take part."""
         lead = active[0]
         role = self.alignment.graphs[lead].roles[names[lead]]
-        calls = {k: self.call(k, names[k]) for k in active}
+        calls = {k: self.alignment.call(k, names[k]) for k in active}
         if role == "join" and (self._is_frozen(calls) or self._is_own_input(calls)):
             role = "copied"
         getattr(self, f"_visit_{role}")(calls)
@@ -136,7 +137,7 @@ class _Building:
     def _is_own_input(self, calls: Mapping[int, Call]) -> bool:
         """Whether the networks' own preprocessings of the input, not alike, are combined."""
         given = {piece.given for piece in self._input_pieces(calls)}
-        return None not in given and (given != {COMMON} or not _alike(calls))
+        return None not in given and (given != {COMMON} or not are_alike(list(calls.values())))
 
     def _input_pieces(self, calls: Mapping[int, Call]) -> list[Piece]:
         return [
@@ -152,10 +153,6 @@ class _Building:
             found.frozen is not None and first in found.channels[k]
             for found in self.alignment.spaces
         )
-
-    def call(self, k: int, name: str) -> Call:
-        graph = self.alignment.graphs[k]
-        return graph.call(graph.network.node(name))
 
     def pieces(self, k: int, tensor: Tensor) -> list[Piece]:
         return self.values[k][tensor]
@@ -251,7 +248,7 @@ class _Building:
                 # Every network has its own preprocessing of the shared input.
                 for k in calls:
                     own = dataclasses.replace(piece, layout=piece.layout.owned_by(k), given=k)
-                    result.append(self._keep({k: calls[k]}, own, suffix=self.alignment.tasks[k]))
+                    result.append(self._keep({k: calls[k]}, own))
             else:
                 result.append(self._keep(calls, piece))
         self.store(calls, result)
@@ -259,11 +256,11 @@ class _Building:
     def _keeps_common(self, calls: Mapping[int, Call]) -> bool:
         """Whether the networks do the same with the input, channels beside it included."""
         rearranged = rule_of(next(iter(calls.values()))).sources is not None
-        return _alike(calls) and not (
+        return are_alike(list(calls.values())) and not (
             rearranged and len({call.in_shape[-1] for call in calls.values()}) > 1
         )
 
-    def _keep(self, calls, piece: Piece, suffix: str | None = None) -> Piece:
+    def _keep(self, calls, piece: Piece) -> Piece:
         nets = set(piece.layout.nets.tolist())
         lead = next((k for k in calls if k in nets), next(iter(calls)))
         call = calls[lead]
@@ -274,12 +271,11 @@ class _Building:
         shape = (*call.out_shape[:-1], len(layout))
         config = rule.resized(call, piece.width, len(layout))
         weights = slice_weights(rule, calls, piece.layout, layout)
-        if piece.given == COMMON:
-            name, tasks = call.layer.name, None
-            name = f"{name}_{suffix}" if suffix else name
-        else:
+        name, tasks = call.layer.name, None
+        if piece.given is None:
             name, tasks = self.writer.group_name(call, piece.mask, len(calls) == 1), piece.mask
-            name = f"{name}_{suffix}" if suffix else name
+        elif piece.given != COMMON:
+            name, tasks = self.writer.own_name(name, piece.given), piece.mask
         tensor = self.writer.emit(
             name,
             config,
@@ -351,21 +347,23 @@ class _Building:
 
     def _visit_copied(self, calls):
         given = {piece.given for piece in self._input_pieces(calls)}
-        if given == {COMMON} and _alike(calls):
+        if given == {COMMON} and are_alike(list(calls.values())):
             lead = next(iter(calls))
             for output, piece in enumerate(self._copy(lead, calls[lead], self.everyone, COMMON)):
                 self.store(calls, [piece], output)
             return
-        results = [
-            # A network's own preprocessing of the input: any group may read it.
-            self._copy(k, call, 1 << k if None in given else self.everyone, k)
-            for k, call in calls.items()
-        ]
-        for output, pieces in enumerate(zip(*results, strict=True)):
+        results: dict[int, list[Piece]] = {}
+        for k, call in calls.items():
+            # A network's own preprocessing of the input is for all; what one network's layers do
+            # for all tasks the others' need not do.
+            mask = int(self.grouping.masks[k][self.labels(k, Tensor(call.node.name))[0]])
+            if mask:
+                results[k] = self._copy(k, call, mask, k)
+        for output, pieces in enumerate(zip(*results.values(), strict=True)):
             if None not in given:
                 pieces = [
                     dataclasses.replace(piece, given=k)
-                    for k, piece in zip(calls, pieces, strict=True)
+                    for k, piece in zip(results, pieces, strict=True)
                 ]
             self.store(calls, list(pieces), output)
 
@@ -375,10 +373,7 @@ class _Building:
         kwargs = map_tensors(call.node.kwargs, lambda tensor: self.whole(k, tensor))
         key = (k, call.layer.name, mask)
         if key not in self.copies:
-            wanted = (
-                call.layer.name if owner == COMMON else self.writer.own_name(call.layer.name, k)
-            )
-            tasks = None if owner == COMMON else mask
+            wanted, tasks = self._copy_name(k, call, mask, owner)
             self.copies[key] = self.writer.add_layer(
                 wanted, call.layer, call.config, call.layer.weights, tasks
             )
@@ -391,6 +386,21 @@ class _Building:
             pieces.append(Piece(Tensor(tensor.node, output), mask, layout, given))
         return pieces
 
+    def _copy_name(self, k, call, mask, owner) -> tuple[str, int | None]:
+        """The name of a copied layer, and its task set if it is a group of its own."""
+        if owner == COMMON and not (call.layer.weights and call.node.name in self.alignment.once):
+            return call.layer.name, None
+        if owner == COMMON or self._is_for_all(k, call):
+            return self.writer.group_name(call, mask, False), mask
+        return self.writer.own_name(call.layer.name, k), mask
+
+    def _is_for_all(self, k, call) -> bool:
+        """Whether one network's layer does for all tasks what those of the others did."""
+        graph = self.alignment.graphs[k]
+        labels = self.labels(k, Tensor(call.node.name))
+        given = graph.spaces[int(graph.space_of[labels[0]])].given
+        return not given and int(self.grouping.masks[k][labels[0]]) == self.everyone
+
     # --- tensors ---------------------------------------------------------------------------
 
     def labels(self, k: int, tensor: Tensor) -> np.ndarray:
@@ -402,12 +412,21 @@ class _Building:
             piece
             for piece in self.pieces(k, tensor)
             if set(piece.layout.nets.tolist()) <= {COMMON, k}
-        ]
+        ] or self._stand_in(k, tensor)
         own.sort(key=lambda piece: int(piece.layout.positions[0]))
         result, layout = self.side_by_side(own)
         if not np.array_equal(layout.positions, np.arange(len(self.labels(k, tensor)))):
             raise IrregularLayout(k, tensor.node)
         return result
+
+    def _stand_in(self, k: int, tensor: Tensor) -> list[Piece]:
+        """Another network's channels, where they serve this one's task in place of its own."""
+        for piece in self.pieces(k, tensor):
+            if np.array_equal(
+                np.sort(piece.layout.positions), np.arange(len(self.labels(k, tensor)))
+            ):
+                return [piece]
+        raise IrregularLayout(k, tensor.node)
 
     def side_by_side(self, pieces: list[Piece]) -> tuple[Tensor, Layout]:
         """The pieces' channels in one tensor."""
@@ -431,17 +450,3 @@ def _through_one(pieces: list[Piece], layout: Layout) -> list[Piece]:
         return pieces
     lead = max(sorted(views), key=lambda net: int(np.sum(layout.nets == net)))
     return [piece for piece in pieces if piece.given in (None, COMMON, lead)]
-
-
-def _alike(calls: Mapping[int, Call]) -> bool:
-    """Whether the networks' layers compute the same function."""
-    first, *others = calls.values()
-    return all(
-        function_text(other) == function_text(first)
-        and other.layer.weights.keys() == first.layer.weights.keys()
-        and all(
-            np.array_equal(weight, other.layer.weights[name])
-            for name, weight in first.layer.weights.items()
-        )
-        for other in others
-    )

@@ -124,7 +124,7 @@ def merge(
     check_reduction(reduction)
     by_task = named_models(models)
     networks = read_models(by_task)
-    alignment = align(list(by_task), networks)
+    alignment = _aligned(by_task, networks, chosen, plan)
     threshold = _check_alpha_tasks(threshold, alignment.tasks)
     calibration = _calibration(by_task, data, samples, seed)
     _check_crossing(by_task, networks, calibration)
@@ -155,6 +155,7 @@ def merge(
             "samples": samples,
             "min_group": min_group,
             "seed": seed,
+            "once": chosen.name != "separate",
         }
         plan = make_plan(alignment, grouping, paths, chosen.name, options, fingerprints)
     network = assembly.network
@@ -172,6 +173,15 @@ def merge(
     merged = emit(network)
     merged.merge_plan = plan
     return merged
+
+
+def _aligned(by_task, networks, method: MergeMethod, plan: MergePlan | None) -> Alignment:
+    """The networks side by side; what is the same in all is computed once, but by `separate`."""
+    apart = method.name == "separate"
+    once = not apart
+    if isinstance(plan, MergePlan):
+        apart, once = plan.method == "separate", bool(plan.options.get("once"))
+    return align(list(by_task), networks, once=once, trunk_needed=not apart)
 
 
 def _check_alpha_tasks(threshold: Threshold, tasks: tuple[str, ...]) -> Threshold:

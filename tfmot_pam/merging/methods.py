@@ -11,6 +11,7 @@ import numpy as np
 from tfmot_pam.merging.alignment import Alignment
 from tfmot_pam.merging.grouping import everything, free_spaces, tasks_of
 from tfmot_pam.merging.relevance import RelevancePath
+from tfmot_pam.merging.units import shared_unit, unit_spaces
 
 # Relevance paths by (index of the trunk space, index of the task). A path's channels are those of
 # all networks in the space, the first network's first.
@@ -118,10 +119,14 @@ def _random(request: Request) -> dict[int, np.ndarray]:
 def _shared(request: Request) -> dict[int, np.ndarray]:
     alignment = request.alignment
     everyone = everything(len(alignment.tasks))
-    return {
+    found = {
         space: np.full(sum(alignment.spaces[space].widths), everyone)
         for space in free_spaces(alignment)
     }
+    for unit in unit_spaces(alignment):
+        # Of layers that are taken whole one network's have to do.
+        found |= shared_unit(alignment, unit, 0)
+    return found
 
 
 def _separate(request: Request) -> dict[int, np.ndarray]:
@@ -140,7 +145,8 @@ class MergeMethod:
         name: What it is called in plans and messages.
         decide: `decide(request) -> {space: masks}`: for each space of `free_spaces`, the task sets
             of its channels as bit masks in task order, the first network's channels first; 0 drops
-            a channel.
+            a channel. Layers that are taken whole stay apart, but for those that `shared_unit`
+            gives to all tasks.
         needs_relevance: Whether it looks at `request.paths`. Small groups are then folded, and
             every task is given a least number of channels.
         own_width: Whether no task gets more channels than its own network has, as it is.

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from tfmot_pam.graph.likeness import freeze, structure
 from tfmot_pam.graph.network import Network
-from tfmot_pam.merging.alignment import Alignment, freeze, structure
+from tfmot_pam.merging.alignment import Alignment
 from tfmot_pam.merging.grouping import Grouping, fixed_masks, group_order, mask_of, tasks_of
 from tfmot_pam.merging.methods import Paths
 from tfmot_pam.merging.relevance import RelevancePath

@@ -9,8 +9,16 @@ from collections.abc import Mapping
 import numpy as np
 
 from tfmot_pam.merging.alignment import Alignment
-from tfmot_pam.merging.grouping import Grouping, fixed_masks, group_order, mask_of, tasks_of
+from tfmot_pam.merging.grouping import (
+    Grouping,
+    fixed_masks,
+    free_spaces,
+    group_order,
+    mask_of,
+    tasks_of,
+)
 from tfmot_pam.merging.methods import MergeMethod, Request, Threshold, find_method
+from tfmot_pam.merging.units import separate_unit, unit_spaces
 from tfmot_pam.merging.width import own_width
 
 # Halvings of rho in the search for a wanted share: finer than one channel in a million.
@@ -39,7 +47,9 @@ def regroup(
     else:
         best = _with_share(request, method, min_group, wanted)
     if width == "own" and not method.own_width:
-        best = _readable(request.alignment, own_width(request, best))
+        free = free_spaces(request.alignment)
+        narrower = own_width(request, {index: best[index] for index in free})
+        best = _readable(request.alignment, best | narrower)
     return _placed(request.alignment, best)
 
 
@@ -155,11 +165,19 @@ def _readable(alignment: Alignment, decided: dict[int, np.ndarray]) -> dict[int,
     without an input, so it is repeated until all groups can be read.
     """
     inputs = _inputs_of_spaces(alignment)
+    units = [unit for unit in unit_spaces(alignment) if unit[0] in decided]
+    whole = {index for unit in units for index in unit}
     decided = {index: found.copy() for index, found in decided.items()}
     changed = True
     while changed:
         changed = False
+        for unit in units:
+            if not all(_is_fed_in(alignment, decided, inputs, index) for index in unit):
+                decided |= separate_unit(alignment, unit)
+                changed = True
         for index, found in decided.items():
+            if index in whole:
+                continue
             allowed = _allowed(alignment, _placed(alignment, decided).masks, inputs[index])
             owner = _owners(alignment, index)
             demoted = _demote(found, owner, allowed)
@@ -167,6 +185,12 @@ def _readable(alignment: Alignment, decided: dict[int, np.ndarray]) -> dict[int,
             changed |= not np.array_equal(found, demoted)
             decided[index] = demoted
     return decided
+
+
+def _is_fed_in(alignment: Alignment, decided, inputs, index: int) -> bool:
+    """Whether every group of a space could be fed."""
+    allowed = _allowed(alignment, _placed(alignment, decided).masks, inputs[index])
+    return all(_is_fed(mask, allowed) for mask in set(decided[index].tolist()) - {0})
 
 
 def _demote(found: np.ndarray, owner: np.ndarray, allowed: list[set[int]]) -> np.ndarray:

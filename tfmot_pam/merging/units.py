@@ -1,0 +1,98 @@
+"""Units: layers that are taken whole, of which one network's may serve all tasks.
+
+Where channels cannot be taken apart (normalisations over channels, attention, recurrent layers),
+groups of channels cannot be shared, but the whole space can: one network's layers, with their
+weights, take the place of those of all networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import scipy.sparse
+
+from tfmot_pam.graph.network import Tensor
+from tfmot_pam.merging.alignment import Alignment
+from tfmot_pam.merging.grouping import everything
+
+
+def unit_spaces(alignment: Alignment) -> tuple[tuple[int, ...], ...]:
+    """The trunk spaces that are frozen and may be shared whole.
+
+    Returns:
+        Units, as indices of trunk spaces: layers without a rule read and write the spaces of one
+        unit, so that all of them are shared or none. All networks have the same widths there, and
+        no head writes into them.
+    """
+    index_of = _space_indices(alignment)
+    pairs = []
+    for names in alignment.trunk:
+        touched = sorted(_frozen_spaces(alignment, index_of, names[0]))
+        pairs.extend((touched[0], other) for other in touched)
+    found = []
+    for unit in _components(pairs):
+        if all(_may_be_shared(alignment, index) for index in unit):
+            found.append(unit)
+    return tuple(found)
+
+
+def shared_unit(alignment: Alignment, unit: tuple[int, ...], donor: int) -> dict[int, np.ndarray]:
+    """The task sets of a unit's channels by space where one network's serve all tasks."""
+    count = len(alignment.tasks)
+    masks = np.where(np.arange(count) == donor, everything(count), 0)
+    return {index: np.repeat(masks, alignment.spaces[index].widths) for index in unit}
+
+
+def separate_unit(alignment: Alignment, unit: tuple[int, ...]) -> dict[int, np.ndarray]:
+    """The task sets of a unit's channels by space where every network keeps its own."""
+    masks = 1 << np.arange(len(alignment.tasks))
+    return {index: np.repeat(masks, alignment.spaces[index].widths) for index in unit}
+
+
+def _space_indices(alignment: Alignment) -> Mapping[int, int]:
+    """The trunk space of each of the first network's channels that is in one."""
+    return {
+        int(channel): index
+        for index, space in enumerate(alignment.spaces)
+        for channel in space.channels[0]
+    }
+
+
+def _frozen_spaces(alignment: Alignment, index_of, name: str) -> set[int]:
+    """The frozen trunk spaces that a node ties: those that it copies, or the one it writes."""
+    graph = alignment.graphs[0]
+    node = graph.network.node(name)
+    tensors = [Tensor(name, output) for output in range(len(node.shapes))]
+    if graph.roles[name] == "copied":
+        tensors += node.inputs
+    found = {index_of[int(graph.labels[tensor][0])] for tensor in tensors}
+    return {index for index in found if alignment.spaces[index].frozen is not None}
+
+
+def _components(pairs: list[tuple[int, int]]) -> list[tuple[int, ...]]:
+    """Sets of numbers that pairs connect, in the order of their first number."""
+    if not pairs:
+        return []
+    rows, columns = np.array(pairs).T
+    size = int(max(rows.max(), columns.max())) + 1
+    matrix = scipy.sparse.coo_matrix((np.ones(len(rows), bool), (rows, columns)), (size, size))
+    _, joined = scipy.sparse.csgraph.connected_components(matrix, directed=False)
+    present = np.unique(np.concatenate([rows, columns]))
+    return [
+        tuple(present[joined[present] == component].tolist())
+        for component in dict.fromkeys(joined[present].tolist())
+    ]
+
+
+def _may_be_shared(alignment: Alignment, index: int) -> bool:
+    space = alignment.spaces[index]
+    if len(set(space.widths)) > 1:
+        return False
+    trunks = zip(*alignment.trunk, strict=True)
+    for k, (graph, trunk) in enumerate(zip(alignment.graphs, trunks, strict=True)):
+        spaces = {int(graph.space_of[channel]) for channel in space.channels[k].tolist()}
+        writers = {name for own in spaces for name in graph.spaces[own].writers}
+        if not writers <= set(trunk):
+            return False
+    return True
