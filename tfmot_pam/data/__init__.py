@@ -2,6 +2,7 @@
 
 from tfmot_pam.data.batches import Batches, open_batches
 from tfmot_pam.data.forms import Samples, TaskSamples, as_form, read_arrays
+from tfmot_pam.data.missing import counted
 from tfmot_pam.data.sampling import take_samples
 from tfmot_pam.data.synthetic import input_statistics, synthetic_inputs
 
@@ -10,6 +11,7 @@ __all__ = [
     "Samples",
     "TaskSamples",
     "as_form",
+    "counted",
     "input_statistics",
     "open_batches",
     "read_arrays",

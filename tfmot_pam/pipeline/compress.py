@@ -17,6 +17,7 @@ from tfmot_pam.graph.selection import all_combinations, check_tasks
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.graph.time_model import CallCost
 from tfmot_pam.graph.usage import check_usage
+from tfmot_pam.metrics.metric import find_metrics
 from tfmot_pam.pipeline.arguments import check_count, check_goal, check_training_options
 from tfmot_pam.pipeline.arms import Arm, find_arms
 from tfmot_pam.pipeline.competition import Competition
@@ -36,6 +37,7 @@ def compress(
     *,
     directory: str | os.PathLike[str] | None = None,
     validation_data: Any = None,
+    metrics: Mapping[str, Any] | None = None,
     arms: str | Sequence[str | Arm] = "auto",
     effort: int = 24,
     target: float | None = None,
@@ -77,6 +79,10 @@ def compress(
         validation_data: Data like `data`, for the accuracy: best samples that the originals were
             not trained on. None takes every seventh sample of `data` away from training; where the
             originals know those by heart, compression stops early.
+        metrics: Metrics of tasks, `{task: metric}`, by which they are judged instead: a
+            `keras.metrics` object (not changed), the name of one, a function `f(y_true, y_pred)`
+            of arrays that returns one number or one a sample, or a `tfmot_pam.Metric`. Tolerances
+            are then in the metric's unit: by how much it may get worse.
         arms: `"auto"` runs `"separate"` and, from the best of several starts by short trials,
             `"late"`: trunks and mixed networks of the separately pruned ones, beside which
             a task that needs far less than the others keeps its own. Or names to run:
@@ -142,7 +148,9 @@ def compress(
     of_tf_keras = are_tf_keras(models, "models")
     originals = originals_by_task(models)
     tasks = tuple(originals)
-    goal = check_goal(tasks, max_accuracy_drop, target, effort)
+    found_metrics = find_metrics(metrics, tasks)
+    own = [task for task, metric in found_metrics.items() if not isinstance(metric, str)]
+    goal = check_goal(tasks, max_accuracy_drop, target, effort, own)
     usage = None if usage is None else check_usage(usage, tasks)
     find_importance(importance)
     if views is not None:
@@ -156,7 +164,15 @@ def compress(
     originals, any_size = prepared(originals, training, trainable)
     settings = PruningSettings(importance=importance, measure=measure, usage=usage, seed=seed)
     problem = make_problem(
-        originals, training, validation, goal, settings, augment=augment, views=views, **options
+        originals,
+        training,
+        validation,
+        goal,
+        settings,
+        augment=augment,
+        views=views,
+        metrics=found_metrics,
+        **options,
     )
     described = {
         "goal": goal,
@@ -167,6 +183,8 @@ def compress(
         "merge": merge_options,
         "fine_tune": fine_tune_options,
         "seed": seed,
+        # Only where there are any: checkpoints of other runs are told apart as before.
+        **({"metrics": found_metrics} if found_metrics else {}),
     }
     known = identity(originals, training, validation, described)
     with _kept(directory, workers) as folder:

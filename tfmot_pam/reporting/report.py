@@ -15,6 +15,7 @@ from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.selection import all_combinations, check_tasks, task_names
 from tfmot_pam.graph.sizes import InputShape, sized
 from tfmot_pam.graph.usage import usage_probabilities
+from tfmot_pam.metrics.metric import metric_titles
 from tfmot_pam.reporting.groups import count_groups, trunk_groups
 from tfmot_pam.reporting.result import Report, ReportRow
 
@@ -27,6 +28,7 @@ def report(
     originals: Mapping[str, keras.Model] | Sequence[keras.Model] | None = None,
     accuracy: Mapping[Any, Any] | None = None,
     original_accuracy: Mapping[str, float] | None = None,
+    metrics: Mapping[str, Any] | None = None,
     latency: Mapping[Any, float] | None = None,
     file_bytes: Mapping[Any, int] | None = None,
     usage: Mapping[Any, float] | None = None,
@@ -47,6 +49,9 @@ def report(
             of running those of a combination one by one, and the ratio.
         accuracy: Accuracies to show, 0..1: `{task: value}`, or `{combination: {task: value}}`.
         original_accuracy: The original models' accuracies, 0..1, `{task: value}`.
+        metrics: `{task: metric}`, of tasks whose accuracies are another metric: a
+            `tfmot_pam.Metric`, or whatever `compress` takes, or what the table shall call it. Their
+            values may be any numbers.
         latency: Milliseconds per run, `{combination: value}`.
         file_bytes: Size of the exported files, `{combination: value}`.
         usage: Probability of each combination; those not named are never used. Default: all
@@ -85,8 +90,9 @@ def report(
     costs, groups = combination_totals(network), trunk_groups(network)
     counted = count_groups(network, groups)
     original_costs = _original_costs(originals, tasks, input_shape)
-    accuracies = _accuracies(accuracy, tasks)
-    original_accuracies = _by_task(original_accuracy, tasks, "original_accuracy")
+    titles = metric_titles(metrics, tasks)
+    accuracies = _accuracies(accuracy, tasks, titles)
+    original_accuracies = _by_task(original_accuracy, tasks, "original_accuracy", titles)
     latencies = _by_combination(latency, tasks, "latency")
     sizes = _by_combination(file_bytes, tasks, "file_bytes")
     rows = tuple(
@@ -117,6 +123,7 @@ def report(
         groups=groups,
         unsupported=_unsupported(network, original_costs),
         frozen=dict(getattr(getattr(model, "merge_plan", None), "frozen", {})),
+        metrics=titles,
     )
 
 
@@ -216,7 +223,7 @@ def _by_combination(values, tasks, what) -> dict[TaskSet, Any]:
     return found
 
 
-def _by_task(values, tasks, what) -> dict[str, float]:
+def _by_task(values, tasks, what, own) -> dict[str, float]:
     if values is None:
         return {}
     _check_mapping(values, what, "task")
@@ -226,24 +233,27 @@ def _by_task(values, tasks, what) -> dict[str, float]:
                 f"`{what}` has the unknown task {key!r}. The model's tasks are {list(tasks)}. "
                 "Choose among these names."
             )
-        _number(value, what, key, 1.0)
+        if key in own:
+            _finite(value, what, key)
+        else:
+            _number(value, what, key, 1.0)
     return {task: float(values[task]) for task in tasks if task in values}
 
 
-def _accuracies(accuracy, tasks) -> dict[TaskSet, dict[str, float]]:
+def _accuracies(accuracy, tasks, own) -> dict[TaskSet, dict[str, float]]:
     """Accuracy by combination and task, from either of the two forms."""
     if accuracy is None:
         return {}
     _check_mapping(accuracy, "accuracy", "task")
     if not any(isinstance(value, Mapping) for value in accuracy.values()):
-        values = _by_task(accuracy, tasks, "accuracy")
+        values = _by_task(accuracy, tasks, "accuracy", own)
         return {chosen: _only(values, chosen) for chosen in all_combinations(tasks)}
     found: dict[TaskSet, dict[str, float]] = {}
     for key, values in accuracy.items():
         chosen = _combination(key, tasks, "accuracy")
         if chosen in found:
             raise ValueError(f"`accuracy` has the combination {chosen} twice. Give it once.")
-        found[chosen] = _by_task(values, chosen, "accuracy")
+        found[chosen] = _by_task(values, chosen, "accuracy", own)
     return found
 
 
@@ -252,6 +262,14 @@ def _check_mapping(values: Any, what: str, key: str) -> None:
         raise TypeError(
             f"`{what}` must be a dict by {key}. Received: {values!r} of type "
             f"{type(values).__name__}. Pass such as {{{key}: value}}."
+        )
+
+
+def _finite(value: Any, what: str, key: Any) -> None:
+    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ValueError(
+            f"`{what}` has {value!r} for {key!r}. Expected a finite number. Leave out what was not "
+            "measured."
         )
 
 
