@@ -44,3 +44,8 @@ def counted(y: np.ndarray, kind: str, width: int | None) -> np.ndarray | None:
     if kind == "binary" or (kind == "classes" and (width is None or width <= VOID)):
         found = found | (y == VOID)
     return ~found if found.any() else None
+
+
+def may_have_gaps(y: np.ndarray | None) -> bool:
+    """Whether some labels may not count, whatever they are."""
+    return y is not None and (missing(y) is not None or bool((y == VOID).any()))

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 # What `fine_tune_options` may hold.
-LOSS_OPTIONS = ("label_weight", "losses", "temperature")
+LOSS_OPTIONS = ("class_weight", "label_weight", "losses", "temperature")
 TRAINING_OPTIONS = ("batch_size", "dropout", "learning_rate", *LOSS_OPTIONS)
 
 

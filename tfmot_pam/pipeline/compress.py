@@ -106,9 +106,9 @@ def compress(
         views: How many views are made of the training inputs, and kept in memory; None makes 16,
             or as many as 2 GiB hold. Long training learns few views by heart.
         merge_options: Further arguments of `merge`.
-        fine_tune_options: `batch_size`, `learning_rate`, `label_weight`, `losses`, `temperature`
-            and `dropout`, as in `fine_tune`. Unless told otherwise the rate is 2e-3 at first, and
-            `dropout` 0: networks that lose channels have much to learn in few epochs.
+        fine_tune_options: `batch_size`, `learning_rate`, `label_weight`, `losses`, `class_weight`,
+            `temperature` and `dropout`, as in `fine_tune`. Unless told otherwise the rate is 2e-3
+            at first, and `dropout` 0: networks that lose channels have much to learn in few epochs.
         trainable: `"all"`: layers train that were frozen in the originals, such as those of a
             pretrained backbone; `"as-trained"`: they stay as they are, with a warning.
         portfolio: Combinations of tasks, or True for all, that get a network of their own: the

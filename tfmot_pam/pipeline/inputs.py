@@ -123,7 +123,7 @@ def _part(samples: Samples, validation: bool) -> Samples:
                 "seventh is for validation. Pass validation_data."
             )
         x = parts.setdefault(id(own.x), own.x[chosen])
-        by_task[task] = TaskSamples(x, None if own.y is None else np.asarray(own.y)[chosen])
+        by_task[task] = own.rows(chosen, x)
     return Samples(by_task, samples.shared)
 
 
@@ -151,7 +151,7 @@ def make_views(
         for task, own in samples.by_task.items():
             if id(own.x) not in seen:
                 seen[id(own.x)] = _checked(augment(own.x.copy(), rng), own.x)
-            by_task[task] = TaskSamples(seen[id(own.x)], own.y)
+            by_task[task] = TaskSamples(seen[id(own.x)], own.y, own.weight)
         views.append(Samples(by_task, samples.shared))
     return views
 

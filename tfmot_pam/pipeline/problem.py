@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmot_pam.data import Samples, as_form, take_samples
+from tfmot_pam.data import Samples, as_form, take_samples, tasks_with_gaps
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import all_combinations
 from tfmot_pam.graph.time_model import CallCost
@@ -263,6 +263,7 @@ def _prepared_distillation(
         originals,
         shape,
         **{name: options.pop(name) for name in LOSS_OPTIONS if name in options},
+        gaps=tasks_with_gaps(as_form(training), tasks, shape),
         seed=seed,
     )
     return distillation, [distillation.feed.prepare(as_form(view), _BATCH) for view in views]
