@@ -9,6 +9,7 @@ from tfmot_pam.data.forms import (
     tasks_with_gaps,
 )
 from tfmot_pam.data.missing import counted, missing
+from tfmot_pam.data.reading import read_all
 from tfmot_pam.data.sampling import take_samples
 from tfmot_pam.data.synthetic import input_statistics, synthetic_inputs
 
@@ -21,6 +22,7 @@ __all__ = [
     "input_statistics",
     "missing",
     "open_batches",
+    "read_all",
     "read_arrays",
     "synthetic_inputs",
     "take_samples",

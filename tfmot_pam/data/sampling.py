@@ -9,6 +9,7 @@ import numpy as np
 
 from tfmot_pam.data.forms import Samples, Source, TaskSamples, open_sources
 from tfmot_pam.data.missing import missing
+from tfmot_pam.data.reading import join_batches
 
 _READ_FACTOR = 4
 _MEMBERS = 16
@@ -140,27 +141,4 @@ def _read(source: Source, samples: int) -> Samples:
         labelled = any(own.y is not None for own in batch.by_task.values())
         if rows >= samples * (_READ_FACTOR if labelled else 1):
             break
-    shared = all(batch.shared for batch in batches)
-    inputs: np.ndarray | None = None
-    by_task = {}
-    for task in source.tasks:
-        if inputs is None or not shared:
-            inputs = np.concatenate([batch.by_task[task].x for batch in batches])
-        found = [batch.by_task[task] for batch in batches]
-        labels = join_labels([own.y for own in found], source.where, task)
-        weights = join_labels([own.weight for own in found], source.where, task, "sample weights")
-        by_task[task] = TaskSamples(inputs, labels, weights)
-    return Samples(by_task, shared)
-
-
-def join_labels(labels: list, where: str, task: str, what: str = "labels") -> np.ndarray | None:
-    """Joins the labels of successive batches; all of them have labels or none has."""
-    have = [y is not None for y in labels]
-    if not any(have):
-        return None
-    if not all(have):
-        raise ValueError(
-            f"Some batches of `{where}` have {what} for the task {task!r} and batch "
-            f"{have.index(False)} has none. Give {what} in every batch or in none."
-        )
-    return np.concatenate(labels)
+    return join_batches(batches, source)

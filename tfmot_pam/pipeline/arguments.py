@@ -72,6 +72,12 @@ def check_count(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be a whole number of at least 1. Received: {value!r}.")
 
 
+def check_name(name: str, value: Any) -> None:
+    """Raises TypeError unless a value is a text that is not empty, or None."""
+    if value is not None and not (isinstance(value, str) and value):
+        raise TypeError(f"`{name}` must be a text, or None. Received: {value!r}.")
+
+
 def check_training_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     """The options of training, after they were found to be known and in range."""
     unknown = [name for name in options or {} if name not in TRAINING_OPTIONS]
