@@ -151,9 +151,9 @@ CASES = {
 }
 
 
-def measured(metric, kind, labels, outputs, width=None):
-    counts = counted(labels, kind, outputs.shape[-1])
-    return task_metric("a", find_metric(metric, "a"), kind, labels, counts, outputs, 0)
+def measured(metric, kind, labels, outputs):
+    output_kind = {"binary": "sigmoid", "real": "linear"}.get(kind, "softmax")
+    return task_metric("a", find_metric(metric, "a"), output_kind, labels, outputs, 0)
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -538,6 +538,37 @@ def test_reports_take_other_metrics():
         tfmot_pam.report(model, **options)
     with pytest.raises(ValueError, match="Expected a finite number"):
         tfmot_pam.report(model, metrics={"age": "mae"}, accuracy={"age": np.nan})
+
+
+def test_reports_measure_on_data():
+    x = vectors(40)
+    y = {"age": 10.0 * x[:, :1], "side": (x[:, 0] > 0).astype("int64")}
+    y["side"][::4] = -1
+    y["age"][::5] = np.nan
+    inputs = keras.Input((6,))
+    side = layers.Dense(2, activation="softmax", name="side")
+    age = layers.Dense(1, use_bias=False, name="age")
+    model = keras.Model(inputs, {"age": age(inputs), "side": side(inputs)})
+    age.set_weights([9.0 * np.eye(6, 1)])
+    side.set_weights([np.eye(6, 2)[:, ::-1], [0.0, 0.1]])
+    originals = {"age": aging(), "side": keras.Model(inputs, model.output["side"])}
+    found = tfmot_pam.report(model, originals=originals, data=(x, y), metrics={"age": "mae"})
+    row = found.rows[-1]
+    known = ~np.isnan(y["age"])
+    assert row.accuracy["age"] == pytest.approx(np.abs(x[:, :1])[known].mean(), rel=1e-4)
+    assert row.original_accuracy["age"] == pytest.approx(0.0, abs=1e-5)
+    known = y["side"] >= 0
+    answers = model.predict(x, verbose=0)["side"].argmax(-1)
+    assert row.accuracy["side"] == (answers == y["side"])[known].mean()
+    assert found.metrics == {"age": "mae"}
+    # Without labels: agreement.
+    agreed = tfmot_pam.report(model, originals=originals, data=x, metrics={"age": "mae"}).rows[-1]
+    assert agreed.accuracy["side"] == 1.0
+    assert agreed.accuracy["age"] == pytest.approx(np.abs(x[:, 0]).mean(), rel=1e-4)
+    with pytest.raises(ValueError, match="no labels for the task 'age', and there is no original"):
+        tfmot_pam.report(model, data=x)
+    with pytest.raises(ValueError, match=r"measures what \['accuracy'\] say"):
+        tfmot_pam.report(model, data=(x, y), accuracy={"age": 0.5})
 
 
 def test_task_metric_is_the_accuracy_by_default():

@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from tfmot_pam.data import counted
 from tfmot_pam.metrics.accuracy import accuracy_scores, constant_accuracy
 from tfmot_pam.metrics.keras_metric import KerasMetric
 from tfmot_pam.metrics.marks import Scores, Values
 from tfmot_pam.metrics.metric import ACCURACIES, DIRECTIONS, Metric
+from tfmot_pam.training.objective import label_kind
 
+# What a model's own outputs are as labels, by what the outputs are.
+_AS_LABELS = {"softmax": "distribution", "sigmoid": "binary", "linear": "real"}
 _SHUFFLES = 5
 
 
@@ -123,27 +127,31 @@ class TaskMetric:
 def task_metric(
     task: str,
     metric: Metric | str | None,
-    kind: str,
-    labels: np.ndarray,
-    counts: np.ndarray | None,
+    output_kind: str,
+    y: np.ndarray | None,
     outputs: np.ndarray,
     seed: int,
 ) -> TaskMetric:
-    """The metric of a task, with its direction.
+    """The metric of a task on some samples, with its direction.
 
     Args:
         task: The task.
         metric: A metric; a name in `ACCURACIES` or None for the accuracy or R^2.
-        kind: What the labels are.
-        labels: The labels.
-        counts: Which of them count; None for all.
-        outputs: The original's outputs, by which the direction is found where it is not told.
+        output_kind: What `output_kind` says of the outputs.
+        y: The labels; None for what the original says, so that accuracy is agreement.
+        outputs: The original's outputs, by which the direction is found too where it is not told.
         seed: Seed of shuffling and blocks.
 
     Raises:
         ValueError: no label counts; an accuracy is asked of real values, or R^2 of classes; which
             direction is better cannot be found out.
     """
+    if y is None:
+        kind, labels, counts = _AS_LABELS[output_kind], outputs, None
+    else:
+        kind = label_kind(y, output_kind, tuple(outputs.shape[1:]), task)
+        labels = np.asarray(y)
+        counts = counted(labels, kind, outputs.shape[-1])
     if isinstance(metric, str):
         if kind not in ACCURACIES[metric]:
             raise ValueError(

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import keras
 import numpy as np
 
-from tfmot_pam.data import Samples, counted
+from tfmot_pam.data import Samples
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import task_names
 from tfmot_pam.metrics.accuracy import constant_accuracy as constant_accuracy
@@ -20,11 +20,6 @@ from tfmot_pam.metrics.marks import Scores, Values
 from tfmot_pam.metrics.metric import Metric
 from tfmot_pam.metrics.task_metric import TaskMetric, task_metric
 from tfmot_pam.training.heads import output_kind
-from tfmot_pam.training.objective import label_kind
-
-# What the originals' own outputs are as labels, by what the outputs are.
-_AS_LABELS = {"softmax": "distribution", "sigmoid": "binary", "linear": "real"}
-
 
 # Losses are measured in units of their tolerances, but of half a point at least: smaller ones are
 # noise, and would end every search at once.
@@ -98,14 +93,6 @@ def _output(model: keras.Model, x: np.ndarray) -> np.ndarray:
     return np.asarray(next(iter(outputs.values())) if isinstance(outputs, dict) else outputs)
 
 
-def _labels(model: keras.Model, task: str, y, outputs: np.ndarray) -> tuple[str, np.ndarray]:
-    """A task's labels and what they are; without any, the original's own outputs."""
-    kind = output_kind(model)
-    if y is None:
-        return _AS_LABELS[kind], outputs
-    return label_kind(y, kind, tuple(outputs.shape[1:]), task), np.asarray(y)
-
-
 def _mean(marks: Sequence[Scores | Values]) -> Scores | Values:
     """The marks of several views of the same samples."""
     return type(marks[0]).mean(marks)
@@ -146,12 +133,10 @@ class Examination:
         """A task's metric on every view."""
         found: list[TaskMetric] = []
         for view, own in zip(self._views, outputs, strict=True):
-            given = view.by_task[task].y
-            kind, labels = _labels(model, task, given, own)
-            counts = None if given is None else counted(labels, kind, own.shape[-1])
             # The direction that the first view has shown.
             metric = found[0].metric if found else metric
-            found.append(task_metric(task, metric, kind, labels, counts, own, seed))
+            labels = view.by_task[task].y
+            found.append(task_metric(task, metric, output_kind(model), labels, own, seed))
         return found
 
     def metric(self, task: str) -> Metric | None:
