@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import keras
 import numpy as np
@@ -422,6 +423,13 @@ def test_losses_too_small_to_matter_are_in_units_of_what_knowing_is_worth():
     assert judged.ratio({"age": 0.0}) == pytest.approx(judged.lost["age"] / (0.005 * shuffled))
 
 
+@pytest.mark.parametrize("metric", ["mae", keras.metrics.MeanSquaredError(), error_of_each])
+def test_examinations_can_be_sent_to_workers(metric):
+    examination = examined(metric)
+    sent = pickle.loads(pickle.dumps(examination))
+    assert sent.judge(aging(0.9)) == examination.judge(aging(0.9))
+
+
 def test_without_labels_a_metric_is_of_the_originals_outputs():
     samples = Samples({"age": TaskSamples(vectors(40), None)}, True)
     examination = Examination({"age": aging()}, [samples], find_metrics({"age": "mae"}, ["age"]))
@@ -534,8 +542,11 @@ def test_reports_take_other_metrics():
     assert "error, years" in table
     assert "31.5 (30.25)" in table
     assert "90.0" in table
-    with pytest.raises(ValueError, match="'accuracy`|accuracy` has the value 31.5"):
+    with pytest.raises(ValueError, match="`accuracy` has the value 31.5"):
         tfmot_pam.report(model, **options)
+    named = tfmot_pam.Metric("accuracy", error_of_each, "lower")
+    assert tfmot_pam.report(model, metrics={"age": named}).metrics == {"age": "accuracy"}
+    assert tfmot_pam.report(model, metrics={"age": "accuracy", "side": "acc"}).metrics == {}
     with pytest.raises(ValueError, match="Expected a finite number"):
         tfmot_pam.report(model, metrics={"age": "mae"}, accuracy={"age": np.nan})
 

@@ -160,6 +160,11 @@ def find_metrics(metrics: Any, tasks: Sequence[str]) -> dict[str, Metric | str]:
         TypeError: `metrics` is no dict, or one of them measures nothing.
         ValueError: a task or a name is unknown.
     """
+    given = _checked_mapping(metrics, tasks)
+    return {task: find_metric(given[task], task) for task in tasks if task in given}
+
+
+def _checked_mapping(metrics: Any, tasks: Sequence[str]) -> Mapping[str, Any]:
     if metrics is None:
         return {}
     if not isinstance(metrics, Mapping):
@@ -174,18 +179,30 @@ def find_metrics(metrics: Any, tasks: Sequence[str]) -> dict[str, Metric | str]:
             f"`metrics` is for the unknown tasks {unknown}. The tasks are {list(tasks)}. Rename or "
             "leave out the others; a task without a metric has its accuracy, or R^2."
         )
-    return {task: find_metric(metrics[task], task) for task in tasks if task in metrics}
+    return metrics
 
 
 def metric_titles(metrics: Any, tasks: Sequence[str]) -> dict[str, str]:
-    """What reports call the metrics of tasks that have one of their own, by any form of it."""
-    if isinstance(metrics, Mapping):
-        known = {**METRICS, **ACCURACIES}
-        metrics = {
-            task: Metric(found, max)
-            if isinstance(found, str) and found not in known and as_keras_metric(found) is None
-            else found
-            for task, found in metrics.items()
-        }
-    found = find_metrics(metrics, tasks)
-    return {task: metric.title for task, metric in found.items() if isinstance(metric, Metric)}
+    """What reports call the metrics of tasks that have one of their own.
+
+    Args:
+        metrics: `{task: metric}`, in any form of a metric; a text that names none is a title.
+        tasks: The tasks.
+    """
+    given = _checked_mapping(metrics, tasks)
+    found = {
+        task: metric if _is_title(metric) else find_metric(metric, task)
+        for task, metric in given.items()
+    }
+    titles = {
+        task: metric.title if isinstance(metric, Metric) else metric
+        for task, metric in found.items()
+        if isinstance(metric, Metric) or metric not in ACCURACIES
+    }
+    return {task: titles[task] for task in tasks if task in titles}
+
+
+def _is_title(value: Any) -> bool:
+    if not isinstance(value, str) or value in METRICS or value in ACCURACIES:
+        return False
+    return as_keras_metric(value) is None

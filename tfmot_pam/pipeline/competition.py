@@ -281,7 +281,7 @@ class Competition:
             usage=self.problem.usage,
             accuracy=_shown(best.accuracy, examination.titles),
             original_accuracy=_shown(alone, examination.titles),
-            metrics=examination.titles,
+            metrics={task: examination.metric(task) for task in examination.titles},
         )
         told = verdict(arms, find_price(self.problem.measure), obstacle)
         told += self._told_metrics(best)
