@@ -561,7 +561,7 @@ def test_reports_measure_on_data():
     age = layers.Dense(1, use_bias=False, name="age")
     model = keras.Model(inputs, {"age": age(inputs), "side": side(inputs)})
     age.set_weights([9.0 * np.eye(6, 1)])
-    side.set_weights([np.eye(6, 2)[:, ::-1], [0.0, 0.1]])
+    side.set_weights([np.eye(6, 2)[:, ::-1], np.array([0.0, 0.1])])
     originals = {"age": aging(), "side": keras.Model(inputs, model.output["side"])}
     found = tfmot_pam.report(model, originals=originals, data=(x, y), metrics={"age": "mae"})
     row = found.rows[-1]

@@ -157,15 +157,15 @@ class Examination:
             gain = own.metric.sign * (value - least)
             # Half a percent of what knowing the samples is worth.
             self.least[task] = max(_LEAST_UNIT * abs(gain), 1e-9)
-            what, reached = own.metric.name, "reaches with its answers shuffled among the samples"
+            what = own.metric.name
+            told = f"and {least:.4f} with its answers shuffled among the samples"
         else:
             least = own.constant()
             gain = value - least
-            what, reached = "accuracy", "a constant answer reaches"
+            what, told = "accuracy", f"a constant answer reaches {least:.4f}"
         varied = len(outputs) < 2 or bool(np.ptp(outputs, axis=0).max() > 1e-6)
         if varied and (own.labels is outputs or gain > 0):
             return
-        told = f"{reached} {least:.4f}" if own.metric is None else f"it {reached} {least:.4g}"
         warnings.warn(
             f"The model of {task!r} has not learnt its task: its validation {what} is "
             f"{value:.4f}, {told}"
