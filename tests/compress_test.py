@@ -583,13 +583,6 @@ def test_bad_arguments_are_explained(models, changes, error, message):
         tfmot_pam.compress(**{**arguments, **changes})
 
 
-def test_streams_are_refused(models):
-    import tensorflow as tf
-
-    with pytest.raises(ValueError, match="keeps its data in memory"):
-        tfmot_pam.compress(models, tf.data.Dataset.from_tensor_slices(samples()).batch(8), 0.1)
-
-
 def test_arms_that_all_break_the_tolerance_say_so(models):
     options = {
         **QUICK,

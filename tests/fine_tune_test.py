@@ -637,7 +637,11 @@ class Subclassed(keras.Model):
             ValueError,
             "'b' must be whole numbers from 0 to 2. Received values from 3 to 3",
         ),
-        ({"data": (inputs(8), {"b": np.full(8, -1), "a": None})}, ValueError, "from -1 to -1"),
+        (
+            {"data": (inputs(8), {"b": np.full(8, -1), "a": None})},
+            ValueError,
+            "No label of the task 'b' counts in 8 samples",
+        ),
         (
             {"data": (inputs(8), {"b": np.ones((8, 4)), "a": None})},
             ValueError,

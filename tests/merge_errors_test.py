@@ -243,9 +243,9 @@ DATA = {
         lambda x, y: with_nan(x),
         ("x in `data` has NaN", "row 3", "Remove or repair"),
     ),
-    "NaN labels": (
-        lambda x, y: (x, {**y, "b": with_nan(y["b"])}),
-        ("labels of 'b'` has NaN", "row 3", "Remove or repair"),
+    "infinite labels": (
+        lambda x, y: (x, {**y, "b": with_nan(y["b"]) * 0 + np.inf}),
+        ("labels of 'b'` has infinite values", "row 0", "Remove or repair"),
     ),
     "another shape": (
         lambda x, y: x[:, :4],
@@ -271,9 +271,9 @@ DATA = {
         lambda x, y: (x, {**y, "b": np.stack([y["b"], np.ones(48, int)], axis=1)}),
         ("labels .1. of task 'b' constant", "expected", "drop the constant labels"),
     ),
-    "sample weights": (
-        lambda x, y: (x, y, np.ones(48)),
-        ("tuple of 3 elements; expected", "leave them out"),
+    "several inputs": (
+        lambda x, y: (x, x, y, np.ones(48)),
+        ("tuple of 4 elements; expected", "leave them out"),
     ),
 }
 

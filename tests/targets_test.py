@@ -144,14 +144,14 @@ def test_constant_outputs_are_left_out():
     ("labels", "match"),
     [
         (np.array([]), r"shape \(0,\).*at least one sample"),
-        (np.array([0.0, np.nan]), "'eyes' with NaN or infinite"),
-        (np.array([0.0, np.inf]), "NaN or infinite"),
+        (np.array([np.nan, np.nan]), "No label of the task 'eyes' counts in 2 samples"),
+        (np.array([0.0, np.inf]), "'eyes' with infinite entries"),
         (np.array([3, 3, 3]), "all labels of task 'eyes' constant over the 3 samples.*Stratify"),
         (np.eye(4)[[1, 1]], "all labels of task 'eyes' constant"),
         (np.array([[0, 1, 1], [1, 1, 1], [1, 1, 1]]), r"labels \[1, 2\] of task 'eyes' constant"),
         (np.array([[0.5, 1.0], [0.2, 1.0]]), r"labels \[1\] of task 'eyes' constant"),
         (np.full((3, 2, 2), 4), "all labels of task 'eyes' constant"),
-        (np.array([-2, 0, 1]), "class index of -2.*real-valued targets as floats"),
+        (np.array([-2, 1, 1]), "all labels of task 'eyes' constant over the 2 samples"),
     ],
 )
 def test_bad_labels_are_refused(labels, match):

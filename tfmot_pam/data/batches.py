@@ -78,10 +78,7 @@ class Batches:
             rows = order[start : start + self.batch_size]
             x = next(iter(samples.by_task.values())).x[rows]
             yield Samples(
-                {
-                    task: TaskSamples(x, None if own.y is None else own.y[rows])
-                    for task, own in samples.by_task.items()
-                },
+                {task: own.rows(rows, x) for task, own in samples.by_task.items()},
                 True,
             )
 

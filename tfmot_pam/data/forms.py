@@ -1,8 +1,9 @@
 """The accepted forms of `data`, told apart and checked.
 
-A *form* is `(x, {task: y})`, `x` alone, `{task: (x, y)}` or `{task: x}`; a stream (a
-`tf.data.Dataset` or `keras.utils.PyDataset`) yields batches that have a form themselves. Whatever
-came becomes one `Source` for all tasks, or one per task: arrays in memory, or a stream.
+A *form* is `(x, {task: y})`, `x` alone, `{task: (x, y)}` or `{task: x}`, with weights of samples
+behind labels, as in Keras; a stream (a `tf.data.Dataset` or `keras.utils.PyDataset`) yields batches
+that have a form themselves. Whatever came becomes one `Source` for all tasks, or one per task:
+arrays in memory, or a stream.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmot_pam.data.missing import may_have_gaps
+
 FORMS = (
-    "(x, {task: y}), x alone, {task: (x, y)}, {task: x}, or a tf.data.Dataset or "
+    "(x, {task: y}), x alone, {task: (x, y)}, {task: x}, with sample weights as a third "
+    "element, or a tf.data.Dataset or "
     "keras.utils.PyDataset that yields batches of one of these"
 )
 _CHUNK_BYTES = 1 << 26
@@ -28,11 +32,22 @@ class TaskSamples:
 
     Attributes:
         x: Inputs, shape `[n, *input_shape]`, in the user's dtype.
-        y: Labels with `n` rows in the user's encoding, or None without labels.
+        y: Labels with `n` rows in the user's encoding, or None without labels. NaN, negative
+            class indices and 255 where it is no class are labels that do not count.
+        weight: Weights of the samples in training, `[n]`, or None for 1.
     """
 
     x: np.ndarray
     y: np.ndarray | None
+    weight: np.ndarray | None = None
+
+    def rows(self, chosen: np.ndarray, x: np.ndarray | None = None) -> TaskSamples:
+        """Some of the samples, with their inputs if these are there already."""
+        return TaskSamples(
+            self.x[chosen] if x is None else x,
+            None if self.y is None else np.asarray(self.y)[chosen],
+            None if self.weight is None else self.weight[chosen],
+        )
 
 
 @dataclass(frozen=True)
@@ -161,12 +176,28 @@ def read_arrays(
     return Samples(by_task, len(sources) == 1)
 
 
+def tasks_with_gaps(
+    data: Any, tasks: Sequence[str], input_shape: Sequence[int | None]
+) -> frozenset[str]:
+    """The tasks of which some labels may not count: of a stream, which is not read, all."""
+    samples = None if data is None else read_arrays(data, tasks, input_shape)
+    if samples is None:
+        return frozenset(() if data is None else tasks)
+    return frozenset(task for task, own in samples.by_task.items() if may_have_gaps(own.y))
+
+
 def as_form(samples: Samples) -> Any:
     """Samples in one of the accepted forms, not copied."""
     if samples.shared:
         x = next(iter(samples.by_task.values())).x
-        return x, {task: own.y for task, own in samples.by_task.items()}
-    return {task: (own.x, own.y) for task, own in samples.by_task.items()}
+        labels = {task: own.y for task, own in samples.by_task.items()}
+        weights = {task: own.weight for task, own in samples.by_task.items()}
+        weighted = any(weight is not None for weight in weights.values())
+        return (x, labels, weights) if weighted else (x, labels)
+    return {
+        task: (own.x, own.y) if own.weight is None else (own.x, own.y, own.weight)
+        for task, own in samples.by_task.items()
+    }
 
 
 def is_stream(value: Any) -> bool:
@@ -197,15 +228,16 @@ def parse(
 def _parse_pair(
     value: Any, tasks: tuple[str, ...], input_shape: tuple[int | None, ...], where: str
 ) -> dict[str, TaskSamples]:
-    """Reads `(x, labels)` or `x` that holds for all of `tasks`."""
+    """Reads `(x, labels, weights)`, `(x, labels)` or `x` that holds for all of `tasks`."""
     parts = value if isinstance(value, tuple) else (value,)
-    if len(parts) not in (1, 2):
+    if len(parts) not in (1, 2, 3):
         raise ValueError(
-            f"`{where}` is a tuple of {len(parts)} elements; expected (x, labels) or x alone. "
-            "Sample weights and several inputs are not supported: leave them out."
+            f"`{where}` is a tuple of {len(parts)} elements; expected (x, labels, sample_weight), "
+            "(x, labels) or x alone. Several inputs are not supported: leave them out."
         )
     x = _inputs(parts[0], input_shape, where)
-    labels = parts[1] if len(parts) == 2 else None
+    labels = parts[1] if len(parts) > 1 else None
+    weights = _weights(parts[2] if len(parts) > 2 else None, tasks, len(x), where)
     if labels is None:
         labels = dict.fromkeys(tasks)
     elif not isinstance(labels, Mapping):
@@ -217,9 +249,42 @@ def _parse_pair(
         labels = {tasks[0]: labels}
     _check_tasks(labels, tasks, f"{where} labels", ", or None for a task without labels")
     return {
-        task: TaskSamples(x, _labels(labels[task], len(x), f"{where} labels of {task!r}"))
+        task: TaskSamples(
+            x, _labels(labels[task], len(x), f"{where} labels of {task!r}"), weights.get(task)
+        )
         for task in tasks
     }
+
+
+def _weights(
+    value: Any, tasks: tuple[str, ...], length: int, where: str
+) -> dict[str, np.ndarray | None]:
+    """Weights of samples by task, from one array for all tasks or a dict."""
+    given = value if isinstance(value, Mapping) else dict.fromkeys(tasks, value)
+    unknown = [key for key in given if key not in tasks]
+    if unknown:
+        raise ValueError(
+            f"The sample weights in `{where}` are for unknown tasks {unknown}; the tasks are "
+            f"{list(tasks)}. Pass one array for all, or a dict by some of these."
+        )
+    found = {}
+    for task, weights in given.items():
+        if weights is None:
+            continue
+        what = f"{where} sample weights of {task!r}"
+        array = _array(weights, what)
+        if array.shape not in ((length,), (length, 1)):
+            raise ValueError(
+                f"`{what}` has shape {array.shape}; expected ({length},), one weight per sample. "
+                "Entries of a label that shall not count are NaN, -1 or 255 in the labels."
+            )
+        if not np.isfinite(array).all() or array.min() < 0:
+            raise ValueError(
+                f"`{what}` has values that are negative or not finite. Expected weights of at "
+                "least 0: 0 leaves a sample out."
+            )
+        found[task] = array.reshape(length).astype("float32", copy=False)
+    return found
 
 
 def _check_tasks(given: Mapping, tasks: tuple[str, ...], where: str, remedy: str = "") -> None:
@@ -277,19 +342,22 @@ def _labels(value: Any, length: int, where: str) -> np.ndarray | None:
         raise ValueError(
             f"`{where}` has {rows} rows, but x has {length}. Pass one label per sample."
         )
-    _check_finite(y, f"`{where}`")
+    _check_finite(y, f"`{where}`", gaps=True)
     return y
 
 
-def _check_finite(array: np.ndarray, what: str) -> None:
+def _check_finite(array: np.ndarray, what: str, gaps: bool = False) -> None:
+    """Raises ValueError where values are infinite, or NaN, which `gaps` allows."""
     if array.dtype.kind != "f":
         return
     # In pieces: a mask of a memory-mapped array could be larger than the memory.
     rows = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
     for start in range(0, len(array), rows):
-        finite = np.isfinite(array[start : start + rows])
+        part = array[start : start + rows]
+        finite = ~np.isinf(part) if gaps else np.isfinite(part)
         if not finite.all():
             row = start + int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))
             raise ValueError(
-                f"{what} has NaN or infinite values, first in row {row}. Remove or repair them."
+                f"{what} has {'' if gaps else 'NaN or '}infinite values, first in row {row}. "
+                "Remove or repair them" + (", or put NaN where there is no label." if gaps else ".")
             )

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from tfmot_pam.data.forms import Samples, Source, TaskSamples, open_sources
+from tfmot_pam.data.missing import missing
+from tfmot_pam.data.reading import join_batches
 
 _READ_FACTOR = 4
 _MEMBERS = 16
@@ -95,9 +97,11 @@ def stratified_rows(labels: Sequence[np.ndarray], samples: int, rng) -> np.ndarr
 
 def _strata(y: np.ndarray) -> list[np.ndarray]:
     """Returns the rows of every value that should occur; nothing for real-valued targets."""
-    if y.dtype.kind == "f" and not (y == np.round(y)).all():
+    gaps = missing(y)
+    known = y if gaps is None else y[~gaps]
+    if y.dtype.kind == "f" and not (known == np.round(known)).all():
         return []
-    values = np.unique(y)
+    values = np.unique(known)
     maps = y.reshape(len(y), -1, y.shape[-1] if y.ndim > 1 else 1)
     if len(values) <= 2:
         # A matrix of 0/1 or -1/+1: each column, anywhere in a row's map, needs both values.
@@ -105,7 +109,7 @@ def _strata(y: np.ndarray) -> list[np.ndarray]:
         return [stratum for stratum in rows if len(stratum)]
     if maps[0].size == 1:
         # Classes by one sort: a mask per class would be too large for many classes.
-        order = np.argsort(y.reshape(-1), kind="stable")
+        order = np.argsort(y.reshape(-1), kind="stable")[: len(known)]  # NaN is sorted to the end
         return np.split(order, np.searchsorted(y.reshape(-1)[order], values[1:]))
     if y.ndim == 2 or len(values) > _MAP_CLASSES:
         return []
@@ -123,10 +127,7 @@ def _draw(pool: Samples, samples: int, rng) -> dict[str, TaskSamples]:
     # Without labels there are no strata; zeros stand for "all rows are alike".
     rows = stratified_rows(labels or [np.zeros(len(x), bool)], samples, rng)
     chosen = x[rows]
-    return {
-        task: TaskSamples(chosen, None if own.y is None else own.y[rows])
-        for task, own in pool.by_task.items()
-    }
+    return {task: own.rows(rows, chosen) for task, own in pool.by_task.items()}
 
 
 def _read(source: Source, samples: int) -> Samples:
@@ -140,25 +141,4 @@ def _read(source: Source, samples: int) -> Samples:
         labelled = any(own.y is not None for own in batch.by_task.values())
         if rows >= samples * (_READ_FACTOR if labelled else 1):
             break
-    shared = all(batch.shared for batch in batches)
-    inputs: np.ndarray | None = None
-    by_task = {}
-    for task in source.tasks:
-        if inputs is None or not shared:
-            inputs = np.concatenate([batch.by_task[task].x for batch in batches])
-        labels = [batch.by_task[task].y for batch in batches]
-        by_task[task] = TaskSamples(inputs, join_labels(labels, source.where, task))
-    return Samples(by_task, shared)
-
-
-def join_labels(labels: list, where: str, task: str) -> np.ndarray | None:
-    """Joins the labels of successive batches; all of them have labels or none has."""
-    have = [y is not None for y in labels]
-    if not any(have):
-        return None
-    if not all(have):
-        raise ValueError(
-            f"Some batches of `{where}` have labels for the task {task!r} and batch "
-            f"{have.index(False)} has none. Give labels in every batch or in none."
-        )
-    return np.concatenate(labels)
+    return join_batches(batches, source)

@@ -73,8 +73,8 @@ def merge(
         data: Calibration data from the *training* split: `(x, {task: y})`, `x` alone,
             `{task: (x, y)}`, `{task: x}`, or a `tf.data.Dataset` or `keras.utils.PyDataset` that
             yields batches of these. Labels are class indices, one-hot, 0/1 or -1/+1 matrices or
-            real values; without labels the models' own outputs are used. None draws random inputs
-            and warns.
+            real values; NaN, negative class indices and 255 where it is no class do not count.
+            Without labels the models' own outputs are used. None draws random inputs and warns.
         method: `"pam"`; `"pam-paper"` (only exclusive channels and those of all tasks);
             `"shared"` (everything shared); `"separate"` (nothing shared: reproduces the models);
             `"random"` (the sizes of `"pam"`, the channels drawn at random). Or a `MergeMethod`.
@@ -254,6 +254,9 @@ def _relevance(by_task, alignment, calibration, estimator, reduction, seed, prog
     for space in spaces:
         for t, task in enumerate(alignment.tasks):
             joined = _join([found[space] for found in observed[task]])
+            if targets[task].rows is not None:
+                columns = targets[task].observed(joined.columns)
+                joined = Observations(columns, joined.channel_of)
             paths[space, t] = relevance_path(
                 joined, targets[task], estimator=name, seed=seed, **options
             )
@@ -297,7 +300,7 @@ def _join(observations: Sequence[Observations]) -> Observations:
 
 def _targets(task, model, found: TaskSamples, outputs, estimator: str) -> Targets:
     if found.y is not None:
-        return encode_labels(found.y, task)
+        return encode_labels(found.y, task, model.outputs[0].shape[-1])
     return targets_from_outputs(outputs, output_kind(model), task, discrete=estimator == "kde")
 
 

@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from tfmot_pam.data.missing import VOID, counted
+
 _LEAST_PROBABILITY = 1e-6  # a saturated output has a finite logit
 _KINDS = ("classes", "binary", "real")
 _ACTIVATIONS = ("softmax", "sigmoid", "linear")
@@ -18,6 +20,8 @@ class Targets:
     Args:
       kind: `"classes"` (one label of several classes), `"binary"` (independent 0/1 labels) or
         `"real"` (real-valued targets).
+      rows: the samples that these are targets of, where others have no label that counts; None for
+        all.
       values: classes: int64 `[samples]`; binary: float64 0/1 `[samples, labels]`; real: float64
         `[samples, targets]`.
 
@@ -33,6 +37,7 @@ class Targets:
 
     kind: str
     values: np.ndarray
+    rows: np.ndarray | None = None
 
     def __post_init__(self):
         if self.kind not in _KINDS:
@@ -48,12 +53,22 @@ class Targets:
         present, code = np.unique(self.values, return_inverse=True)
         return np.eye(len(present))[code]
 
+    def observed(self, columns: np.ndarray) -> np.ndarray:
+        """What is observed on all samples, `[all samples, columns]`, of those with a label."""
+        return columns if self.rows is None else columns[self.rows]
+
     def discrete(self) -> Targets:
         """Returns the targets if they are labels, as the `kde` estimator needs them.
 
         Raises:
-          ValueError: if they are real-valued.
+          ValueError: if they are real-valued, or some labels of a sample are known and others not.
         """
+        if self.kind == "binary" and not _holds_only(self.values, 0, 1):
+            raise ValueError(
+                "Received samples of which some labels are known and others are NaN or 255; "
+                "expected all or none, since the 'kde' estimator compares labels between samples. "
+                "Use estimator='gaussian', or fill the labels in."
+            )
         if self.kind == "real":
             raise ValueError(
                 "Received real-valued targets; expected class or binary labels, which the 'kde' "
@@ -71,8 +86,12 @@ class Targets:
         return self.subset(rng.permutation(len(self.values)))
 
 
-def encode_labels(labels: np.ndarray, task: str) -> Targets:
-    """Reads a task's labels in any of the usual forms.
+def encode_labels(labels: np.ndarray, task: str, classes: int | None = None) -> Targets:
+    """Reads a task's labels in any of the usual forms, as far as they count.
+
+    NaN, negative class indices, and 255 where that is no class or no 0/1 label do not. Samples
+    without a label that counts are left out; what is missing of several labels becomes their mean,
+    which says nothing.
 
     Integers are class indices, floats real values; a matrix of zeros and ones with a single one in
     every row is one-hot, any other 0/1 or -1/+1 matrix holds independent binary labels. Dense
@@ -84,13 +103,14 @@ def encode_labels(labels: np.ndarray, task: str) -> Targets:
         class indices `[samples, height, width]` or `[samples, height, width, 1]`; dense one-hot
         or real `[samples, height, width, targets]`.
       task: the task's name, for error messages.
+      classes: number of the task's outputs; None takes 255 for a class.
 
     Returns:
       The task's `Targets`.
 
     Raises:
       TypeError: if the labels are not numbers.
-      ValueError: if they are empty, not finite, negative class indices, or constant in the sample.
+      ValueError: if they are empty, infinite, or constant in the sample.
 
     Example:
       >>> encode_labels(np.array([[1, -1], [-1, -1], [1, 1]]), "attributes").values
@@ -98,7 +118,50 @@ def encode_labels(labels: np.ndarray, task: str) -> Targets:
              [0., 0.],
              [1., 1.]])
     """
-    labels = _checked(labels, f"labels of task {task!r}")
+    labels = _checked(labels, f"labels of task {task!r}", gaps=True)
+    known = _known(labels, classes)
+    if known is None:
+        return _encoded(labels, task)
+    rows = np.flatnonzero(known.reshape(len(known), -1).any(axis=1))
+    if not len(rows):
+        raise ValueError(
+            f"No label of the task {task!r} counts in {len(labels)} samples: all are NaN, negative "
+            "or 255. Expected labels that are known. Pass None for a task without labels."
+        )
+    labels, known = labels[rows], known[rows]
+    if labels.ndim >= 3:
+        found = Targets("real", _varying(_per_image(labels, known), task))
+    elif known.all():
+        found = _encoded(labels, task)
+    else:
+        found = _with_gaps(labels.astype(np.float64), known, task)
+    return Targets(found.kind, found.values, rows)
+
+
+def _known(labels: np.ndarray, classes: int | None) -> np.ndarray | None:
+    """Which labels count; None where all do."""
+    plain = labels.ndim == 1 or labels.shape[-1] == 1 or labels.ndim == 3
+    values = labels[labels != VOID]
+    if _holds_only(values, -1, 1) or (not plain and _holds_only(values, 0, 1)):
+        kind = "binary" if _is_whole(labels) else "real"
+    else:
+        kind = "classes" if _is_whole(labels) and plain else "real"
+    # 255 is a class where it is not known how many there are.
+    return counted(labels, kind, VOID + 1 if classes is None and kind == "classes" else classes)
+
+
+def _with_gaps(values: np.ndarray, known: np.ndarray, task: str) -> Targets:
+    """Several labels a sample, of which some are not known and become the mean of the others."""
+    signs, bits = (_holds_only(values[known], low, 1) for low in (-1, 0))
+    values = np.where(known, np.maximum(values, 0.0) if signs else values, 0.0)
+    mean = values.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    values = np.where(known, values, mean)
+    _refuse_constant(values, task)
+    return Targets("binary" if signs or bits else "real", values)
+
+
+def _encoded(labels: np.ndarray, task: str) -> Targets:
+    """Labels that all count."""
     if labels.ndim >= 3:
         return Targets("real", _varying(_per_image(labels), task))
     if labels.ndim == 2 and labels.shape[1] > 1 and _is_one_hot(labels):
@@ -173,17 +236,12 @@ def _output_labels(outputs: np.ndarray, kind: str, task: str) -> Targets:
 
 
 def _class_targets(classes: np.ndarray, task: str) -> Targets:
-    if classes.min() < 0:
-        raise ValueError(
-            f"Received a class index of {classes.min()} for task {task!r}; expected indices from "
-            "0. Number the classes from 0, or pass real-valued targets as floats."
-        )
     targets = Targets("classes", classes.astype(np.int64))
     _refuse_constant(targets.values[:, None], task)
     return targets
 
 
-def _checked(values: np.ndarray, what: str) -> np.ndarray:
+def _checked(values: np.ndarray, what: str, gaps: bool = False) -> np.ndarray:
     """Returns the values as an array of numbers with at least one dimension."""
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
@@ -196,10 +254,10 @@ def _checked(values: np.ndarray, what: str) -> np.ndarray:
             f"Received {what} of shape {array.shape}; expected at least one sample. "
             "Pass one row per sample."
         )
-    if not np.isfinite(array).all():
+    if np.isinf(array).any() if gaps else not np.isfinite(array).all():
         raise ValueError(
-            f"Received {what} with NaN or infinite entries; expected finite numbers. "
-            "Remove the samples that have no label."
+            f"Received {what} with {'' if gaps else 'NaN or '}infinite entries; expected finite "
+            f"numbers{', or NaN where there is no label' if gaps else ''}. Check their source."
         )
     return array.astype(np.int64) if array.dtype.kind in "biu" else array
 
@@ -216,9 +274,11 @@ def _is_one_hot(values: np.ndarray) -> bool:
     return _holds_only(values, 0, 1) and bool((values.sum(axis=-1) == 1).all())
 
 
-def _per_image(labels: np.ndarray) -> np.ndarray:
+def _per_image(labels: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
     """Returns one row per image: class frequencies of an index map, else means over positions."""
     samples = len(labels)
+    if known is not None:
+        return _per_image_of_known(labels, known)
     is_map = labels.shape[-1] == 1 or (labels.ndim == 3 and not _is_one_hot(labels))
     if not is_map:
         return labels.mean(axis=tuple(range(1, labels.ndim - 1)))
@@ -228,6 +288,22 @@ def _per_image(labels: np.ndarray) -> np.ndarray:
     code = code.reshape(samples, -1) + np.arange(samples)[:, None] * len(present)
     counts = np.bincount(code.reshape(-1), minlength=samples * len(present))
     return counts.reshape(samples, len(present)) / code.shape[1]
+
+
+def _per_image_of_known(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The same over what counts; images without any of a target get its mean over the others."""
+    if _is_whole(labels):
+        shape = (len(labels), -1, 1)
+        labels, known = labels.reshape(shape), known.reshape(shape)
+        values = (labels == np.unique(labels[known])).astype(np.float64)
+    else:
+        width = 1 if labels.ndim == 3 else labels.shape[-1]
+        values = labels.reshape(len(labels), -1, width).astype(np.float64)
+        known = known.reshape(values.shape)
+    sums = np.where(known, values, 0.0).sum(axis=1)
+    entries = np.broadcast_to(known, values.shape).sum(axis=1)
+    means = sums / np.maximum(entries, 1)
+    return np.where(entries > 0, means, sums.sum(axis=0) / np.maximum(entries.sum(axis=0), 1))
 
 
 def _varies(values: np.ndarray) -> np.ndarray:

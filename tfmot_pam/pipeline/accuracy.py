@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import keras
@@ -13,64 +14,18 @@ import numpy as np
 from tfmot_pam.data import Samples
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import task_names
+from tfmot_pam.metrics.accuracy import constant_accuracy as constant_accuracy
+from tfmot_pam.metrics.accuracy import sample_scores as sample_scores
+from tfmot_pam.metrics.marks import Scores, Values
+from tfmot_pam.metrics.metric import Metric
+from tfmot_pam.metrics.task_metric import TaskMetric, task_metric
 from tfmot_pam.training.heads import output_kind
-from tfmot_pam.training.objective import label_kind
-
-# What the originals' own outputs are as labels, by what the outputs are.
-_AS_LABELS = {"softmax": "distribution", "sigmoid": "binary", "linear": "real"}
-
-
-def _classes(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return outputs.argmax(axis=-1) == labels.reshape(outputs.shape[:-1])
-
-
-def _distribution(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return outputs.argmax(axis=-1) == labels.argmax(axis=-1)
-
-
-def _binary(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    threshold = 0.5 if outputs.min() >= 0.0 and outputs.max() <= 1.0 else 0.0
-    positive = labels > (0.5 if labels.min() >= 0.0 else 0.0)
-    return (outputs > threshold) == positive.reshape(outputs.shape)
-
-
-def _real(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """R^2, the share of the labels' variance that is explained."""
-    labels = labels.reshape(outputs.shape)
-    variance = max(float(np.mean(np.square(labels - labels.mean(axis=0)))), 1e-12)
-    return 1.0 - np.square(outputs - labels) / variance
-
 
 # Losses are measured in units of their tolerances, but of half a point at least: smaller ones are
 # noise, and would end every search at once.
 _LEAST_UNIT = 0.005
 # A network that loses so much from one view of its samples to others does not know those.
 _UNKNOWN_VIEWS = 0.01
-
-# What labels are -> scores whose mean is the accuracy.
-SCORES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = MappingProxyType(
-    {"classes": _classes, "distribution": _distribution, "binary": _binary, "real": _real}
-)
-
-
-def sample_scores(kind: str, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """One number a sample, `[n]`; their mean is the accuracy, or R^2 for real-valued labels."""
-    scores = np.asarray(SCORES[kind](outputs, labels), np.float64)
-    return scores.reshape(len(scores), -1).mean(axis=1)
-
-
-def constant_accuracy(kind: str, labels: np.ndarray) -> float:
-    """The accuracy of the best constant answer: what a network that has learnt nothing reaches."""
-    if kind == "real":
-        return 0.0
-    if kind == "binary":
-        positive = labels > (0.5 if labels.min() >= 0.0 else 0.0)
-        share = positive.reshape(len(labels), -1).mean(axis=0)
-        return float(np.maximum(share, 1.0 - share).mean())
-    if kind == "distribution":
-        labels = labels.argmax(axis=-1)
-    _, counts = np.unique(labels, return_counts=True)
-    return float(counts.max() / counts.sum())
 
 
 def predict(model: keras.Model, samples: Samples) -> dict[str, np.ndarray]:
@@ -92,20 +47,22 @@ class Judgement:
     """How a model does on validation data, by task.
 
     Args:
-        accuracy: On all samples, 0..1 (R^2 for real-valued labels).
-        lost: Accuracy lost against the original.
+        accuracy: On all samples, 0..1 (R^2 for real-valued labels), or the task's own metric.
+        lost: What of it was lost against the original, in the metric's unit.
         halves: The same on every other sample, and on the rest.
         error: Standard error of the loss on a half, from the paired differences.
+        least: The least units that losses are measured in; half a point where not given.
     """
 
     accuracy: Mapping[str, float]
     lost: Mapping[str, float]
     halves: Mapping[str, tuple[float, float]]
     error: Mapping[str, float]
+    least: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def ratio(self, tolerances: Mapping[str, float]) -> float:
         """The largest loss in units of its tolerance."""
-        return max(used(self.lost, tolerances).values())
+        return max(used(self.lost, loss_units(tolerances, self.least)).values())
 
     def within(self, tolerances: Mapping[str, float]) -> bool:
         """Whether every task is within its tolerance, and on each half within a standard error.
@@ -119,9 +76,16 @@ class Judgement:
         )
 
 
-def used(lost: Mapping[str, float], tolerances: Mapping[str, float]) -> dict[str, float]:
+def loss_units(
+    tolerances: Mapping[str, float], least: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, float]:
+    """What each task's losses are measured in: its tolerance, or what is worth measuring at all."""
+    return {task: max(value, least.get(task, _LEAST_UNIT)) for task, value in tolerances.items()}
+
+
+def used(lost: Mapping[str, float], units: Mapping[str, float]) -> dict[str, float]:
     """Each task's loss in units of its tolerance."""
-    return {task: loss / max(tolerances[task], _LEAST_UNIT) for task, loss in lost.items()}
+    return {task: loss / units[task] for task, loss in lost.items()}
 
 
 def _output(model: keras.Model, x: np.ndarray) -> np.ndarray:
@@ -129,12 +93,9 @@ def _output(model: keras.Model, x: np.ndarray) -> np.ndarray:
     return np.asarray(next(iter(outputs.values())) if isinstance(outputs, dict) else outputs)
 
 
-def _labels(model: keras.Model, task: str, y, outputs: np.ndarray) -> tuple[str, np.ndarray]:
-    """A task's labels and what they are; without any, the original's own outputs."""
-    kind = output_kind(model)
-    if y is None:
-        return _AS_LABELS[kind], outputs
-    return label_kind(y, kind, tuple(outputs.shape[1:]), task), np.asarray(y)
+def _mean(marks: Sequence[Scores | Values]) -> Scores | Values:
+    """The marks of several views of the same samples."""
+    return type(marks[0]).mean(marks)
 
 
 class Examination:
@@ -146,33 +107,68 @@ class Examination:
     Args:
         originals: The models to be compressed, by task.
         views: Validation samples, and other views of the same.
+        metrics: Metrics of tasks, from `find_metrics`; the others have the accuracy or R^2.
+        seed: Seed of what standard errors of metrics are found by.
     """
 
-    def __init__(self, originals: Mapping[str, keras.Model], views: Sequence[Samples]):
+    def __init__(
+        self,
+        originals: Mapping[str, keras.Model],
+        views: Sequence[Samples],
+        metrics: Mapping[str, Metric | str] = MappingProxyType({}),
+        seed: int = 0,
+    ):
         self._views = tuple(views)
-        self._labels: dict[str, list[tuple[str, np.ndarray]]] = {}
-        self._scores: dict[str, np.ndarray] = {}
+        self._metrics: dict[str, list[TaskMetric]] = {}
+        self._marks: dict[str, Scores | Values] = {}
+        self.least: dict[str, float] = {}
         for task, model in originals.items():
             outputs = [_output(model, view.by_task[task].x) for view in self._views]
-            self._labels[task] = [
-                _labels(model, task, view.by_task[task].y, found)
-                for view, found in zip(self._views, outputs, strict=True)
-            ]
-            self._scores[task] = self._sample_scores(task, outputs)
+            self._metrics[task] = self._set(task, model, outputs, metrics.get(task), seed)
+            self._marks[task] = _mean(self._marks_of_views(task, outputs))
             self._warn_of_useless(task, outputs[0])
             self._warn_of_unknown_views(task, outputs)
 
+    def _set(self, task, model, outputs, metric, seed) -> list[TaskMetric]:
+        """A task's metric on every view."""
+        found: list[TaskMetric] = []
+        for view, own in zip(self._views, outputs, strict=True):
+            # The direction that the first view has shown.
+            metric = found[0].metric if found else metric
+            labels = view.by_task[task].y
+            found.append(task_metric(task, metric, output_kind(model), labels, own, seed))
+        return found
+
+    def metric(self, task: str) -> Metric | None:
+        """A task's own metric; None for the accuracy or R^2."""
+        return self._metrics[task][0].metric
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Name and unit of the metrics of the tasks that have one of their own."""
+        found = {task: self.metric(task) for task in self._metrics}
+        return {task: metric.title for task, metric in found.items() if metric is not None}
+
     def _warn_of_useless(self, task: str, outputs: np.ndarray) -> None:
         """A network that knows nothing of its task would make every tolerance meaningless."""
-        accuracy = float(self._scores[task].mean())
-        kind, labels = self._labels[task][0]
-        least = constant_accuracy(kind, labels)
+        own, value = self._metrics[task][0], self._marks[task].value
+        if own.metric is not None:
+            least = float(np.mean(own.shuffled(outputs)))
+            gain = own.metric.sign * (value - least)
+            # Half a percent of what knowing the samples is worth.
+            self.least[task] = max(_LEAST_UNIT * abs(gain), 1e-9)
+            what = own.metric.name
+            told = f"and {least:.4f} with its answers shuffled among the samples"
+        else:
+            least = own.constant()
+            gain = value - least
+            what, told = "accuracy", f"a constant answer reaches {least:.4f}"
         varied = len(outputs) < 2 or bool(np.ptp(outputs, axis=0).max() > 1e-6)
-        if varied and (labels is outputs or accuracy > least):
+        if varied and (own.labels is outputs or gain > 0):
             return
         warnings.warn(
-            f"The model of {task!r} has not learnt its task: its validation accuracy is "
-            f"{accuracy:.4f}, a constant answer reaches {least:.4f}"
+            f"The model of {task!r} has not learnt its task: its validation {what} is "
+            f"{value:.4f}, {told}"
             f"{'' if varied else ', and its outputs do not depend on the inputs'}. Train it "
             "longer, or check that the data and the labels are those that it was trained on.",
             stacklevel=4,
@@ -180,47 +176,58 @@ class Examination:
 
     def _warn_of_unknown_views(self, task: str, outputs: Sequence[np.ndarray]) -> None:
         """Where the original is bad on other views, being no worse than it means little."""
-        plain, *others = self._scores_of_views(task, outputs)
+        plain, *others = self._marks_of_views(task, outputs)
         if not others:
             return
-        drops = plain - np.mean(others, axis=0)
-        drop, error = float(drops.mean()), float(drops.std() / np.sqrt(len(drops)))
-        if drop <= max(_UNKNOWN_VIEWS, 2.0 * error):
+        metric = self.metric(task)
+        found = plain.lost_by(_mean(others), 1.0 if metric is None else metric.sign)
+        least = _UNKNOWN_VIEWS / _LEAST_UNIT * self.least.get(task, _LEAST_UNIT)
+        # Of all samples, and not of a half.
+        if found.lost <= max(least, 2.0 * found.error / math.sqrt(2.0)):
             return
+        on_others = _mean(others).value
         warnings.warn(
-            f"The model of {task!r} does not know what `augment` makes: its validation accuracy is "
-            f"{plain.mean():.4f} on the samples as they are and {plain.mean() - drop:.4f} on other "
-            "views of them, against which networks are compared. Train it with the same "
-            "augmentation, or pass an `augment` that it was trained with.",
+            f"The model of {task!r} does not know what `augment` makes: its validation "
+            f"{'accuracy' if metric is None else metric.name} is {plain.value:.4f} on the samples "
+            f"as they are and {on_others:.4f} on other views of them, against which networks are "
+            "compared. Train it with the same augmentation, or pass an `augment` that it was "
+            "trained with.",
             stacklevel=4,
         )
 
-    def _scores_of_views(self, task: str, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _marks_of_views(self, task: str, outputs: Sequence[np.ndarray]) -> list[Scores | Values]:
         return [
-            sample_scores(kind, found, labels)
-            for found, (kind, labels) in zip(outputs, self._labels[task], strict=True)
+            metric.marks(found) for found, metric in zip(outputs, self._metrics[task], strict=True)
         ]
-
-    def _sample_scores(self, task: str, outputs: Sequence[np.ndarray]) -> np.ndarray:
-        """The scores of a task's samples, each the mean of its views'."""
-        return np.mean(self._scores_of_views(task, outputs), axis=0)
 
     @property
     def originals(self) -> dict[str, float]:
-        """The originals' accuracies."""
-        return {task: float(scores.mean()) for task, scores in self._scores.items()}
+        """The originals' accuracies, or their own metrics."""
+        return {task: marks.value for task, marks in self._marks.items()}
 
     def judge(self, model: keras.Model) -> Judgement:
         """Judges a model of some or all of the tasks."""
         accuracy, lost, halves, error = {}, {}, {}, {}
         found = [predict(model, view) for view in self._views]
         for task in found[0]:
-            scores = self._sample_scores(task, [outputs[task] for outputs in found])
-            drops = self._scores[task] - scores
-            accuracy[task], lost[task] = float(scores.mean()), float(drops.mean())
-            halves[task] = tuple(
-                float(drops[part::2].mean()) if len(drops) > part else lost[task]
-                for part in range(2)
+            marks = _mean(self._marks_of_views(task, [outputs[task] for outputs in found]))
+            metric = self.metric(task)
+            loss = self._marks[task].lost_by(marks, 1.0 if metric is None else metric.sign)
+            accuracy[task], lost[task] = marks.value, loss.lost
+            halves[task], error[task] = loss.halves, loss.error
+        return Judgement(accuracy, lost, halves, error, dict(self.least))
+
+    def told(self, judged: Judgement, tasks: Sequence[str]) -> str:
+        """Accuracies and what was lost, in words."""
+        return ", ".join(self._told(judged, task) for task in tasks)
+
+    def _told(self, judged: Judgement, task: str) -> str:
+        error = judged.error[task] / math.sqrt(2.0)
+        metric = self.metric(task)
+        if metric is None:
+            return (
+                f"{task} {100 * judged.accuracy[task]:.2f} "
+                f"({-100 * judged.lost[task]:+.2f} +- {100 * error:.2f})"
             )
-            error[task] = float(drops.std() / np.sqrt(max(len(drops) / 2, 1)))
-        return Judgement(accuracy, lost, halves, error)
+        gained = -metric.sign * judged.lost[task]
+        return f"{task} {metric.told(judged.accuracy[task])} ({gained:+.3g} +- {error:.2g})"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 # What `fine_tune_options` may hold.
-LOSS_OPTIONS = ("label_weight", "losses", "temperature")
+LOSS_OPTIONS = ("class_weight", "label_weight", "losses", "temperature")
 TRAINING_OPTIONS = ("batch_size", "dropout", "learning_rate", *LOSS_OPTIONS)
 
 
@@ -32,8 +33,17 @@ def check_goal(
     max_accuracy_drop: float | Mapping[str, float],
     target: float | None,
     effort: int,
+    own_metrics: Collection[str] = (),
 ) -> Goal:
-    """The goal, after all numbers were found to be in range."""
+    """The goal, after all numbers were found to be in range.
+
+    Args:
+        tasks: The tasks.
+        max_accuracy_drop: What each may lose.
+        target: The share of the computation to stop at, or None.
+        effort: Epochs of training per network.
+        own_metrics: Tasks that are measured by a metric of their own, in its unit.
+    """
     if not isinstance(max_accuracy_drop, Mapping):
         max_accuracy_drop = dict.fromkeys(tasks, max_accuracy_drop)
     unknown = [task for task in max_accuracy_drop if task not in tasks]
@@ -44,7 +54,11 @@ def check_goal(
             f"tasks are {list(tasks)}. Give one number for all, or one for each of these."
         )
     for task, drop in max_accuracy_drop.items():
-        _check_share(f"max_accuracy_drop of {task!r}", drop, least_allowed=True)
+        name = f"max_accuracy_drop of {task!r}"
+        if task in own_metrics:
+            _check_amount(name, drop)
+        else:
+            _check_share(name, drop, least_allowed=True)
     if target is not None:
         _check_share("target", target)
     check_count("effort", effort)
@@ -56,6 +70,12 @@ def check_count(name: str, value: Any) -> None:
     """Raises ValueError unless a value is a whole number of at least 1."""
     if not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"`{name}` must be a whole number of at least 1. Received: {value!r}.")
+
+
+def check_name(name: str, value: Any) -> None:
+    """Raises TypeError unless a value is a text that is not empty, or None."""
+    if value is not None and not (isinstance(value, str) and value):
+        raise TypeError(f"`{name}` must be a text, or None. Received: {value!r}.")
 
 
 def check_training_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -82,6 +102,16 @@ def check_training_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
             "fall itself: pass the rate to start from, such as 1e-3."
         )
     return found
+
+
+def _check_amount(name: str, value: Any) -> None:
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` must be a number. Received: {value!r}. Expected x >= 0.")
+    if not 0 <= value < math.inf:
+        raise ValueError(
+            f"`{name}` is in the unit of the task's metric: expected a number of at least 0, also "
+            f"where lower is better. Received: {value!r}. Pass by how much it may get worse."
+        )
 
 
 def _check_share(name: str, value: Any, least_allowed: bool = False) -> None:

@@ -136,6 +136,12 @@ class Checkpoints:
                 f"The checkpoints in '{self._directory}' belong to a compression with other "
                 f"{' and '.join(other)}. Expected the same as before. Pass those, or choose "
                 "another directory to start anew."
+                + (
+                    " A stream that is shuffled anew is other data each time: name it, "
+                    "data_name='...'."
+                    if "data" in other
+                    else ""
+                )
             )
 
     def _path(self, number: int) -> pathlib.Path:

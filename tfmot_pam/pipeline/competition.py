@@ -185,7 +185,7 @@ class Competition:
 
     def _used(self, row: Round) -> list[float]:
         """What each task has used of its tolerance; gains of one task do not pay for another."""
-        losses = used(row.lost, self.problem.goal.tolerances)
+        losses = used(row.lost, self.problem.units)
         return [max(0.0, loss) for loss in losses.values()]
 
     def _searched(self, starts: Sequence[tuple[Arm, ArmStart]]) -> list[ArmResult]:
@@ -264,7 +264,8 @@ class Competition:
 
     def _result(self, arms: tuple[ArmResult, ...], obstacle: str | None) -> CompressionResult:
         best = cheapest(arms)
-        alone = self.problem.examination.originals
+        examination = self.problem.examination
+        alone = examination.originals
         if best is None:
             reached = {
                 arm.name: {t: round(mark, 4) for t, mark in arm.accuracy.items()} for arm in arms
@@ -278,10 +279,12 @@ class Competition:
             best.model,
             originals=self.problem.originals,
             usage=self.problem.usage,
-            accuracy=_shown(best.accuracy),
-            original_accuracy=_shown(alone),
+            accuracy=_shown(best.accuracy, examination.titles),
+            original_accuracy=_shown(alone, examination.titles),
+            metrics={task: examination.metric(task) for task in examination.titles},
         )
         told = verdict(arms, find_price(self.problem.measure), obstacle)
+        told += self._told_metrics(best)
         self._say(told)
         return CompressionResult(
             model=best.model,
@@ -292,7 +295,18 @@ class Competition:
             verdict=told,
             probes=dict(self.probes),
             trial_epochs=self.trial_epochs,
+            metrics=examination.titles,
         )
+
+    def _told_metrics(self, best: ArmResult) -> str:
+        """What tasks with a metric of their own reached, in words."""
+        examination = self.problem.examination
+        told = [
+            f"{task}: {examination.metric(task).told(best.accuracy[task])} (the original "
+            f"{examination.originals[task]:.4g})"
+            for task in examination.titles
+        ]
+        return f" On the validation data, {'; '.join(told)}." if told else ""
 
     def _say(self, text: str) -> None:
         if self.verbose:
@@ -311,6 +325,6 @@ def _check_start(arm: Arm, start: ArmStart, tasks: Sequence[str]) -> None:
         )
 
 
-def _shown(marks: Mapping[str, float]) -> dict[str, float]:
+def _shown(marks: Mapping[str, float], own: Mapping[str, str]) -> dict[str, float]:
     """Accuracies as a report takes them: R^2 may be below 0."""
-    return {task: min(max(mark, 0.0), 1.0) for task, mark in marks.items()}
+    return {task: mark if task in own else min(max(mark, 0.0), 1.0) for task, mark in marks.items()}

@@ -17,7 +17,13 @@ from tfmot_pam.graph.selection import all_combinations, check_tasks
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.graph.time_model import CallCost
 from tfmot_pam.graph.usage import check_usage
-from tfmot_pam.pipeline.arguments import check_count, check_goal, check_training_options
+from tfmot_pam.metrics.metric import find_metrics
+from tfmot_pam.pipeline.arguments import (
+    check_count,
+    check_goal,
+    check_name,
+    check_training_options,
+)
 from tfmot_pam.pipeline.arms import Arm, find_arms
 from tfmot_pam.pipeline.competition import Competition
 from tfmot_pam.pipeline.identity import identity
@@ -36,6 +42,8 @@ def compress(
     *,
     directory: str | os.PathLike[str] | None = None,
     validation_data: Any = None,
+    data_name: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
     arms: str | Sequence[str | Arm] = "auto",
     effort: int = 24,
     target: float | None = None,
@@ -67,8 +75,10 @@ def compress(
     Args:
         models: Trained models by task, a list of them, or one model. As in `merge`. Models that
             take images or sequences of any size are counted at the size of the data.
-        data: Training data in any form that `merge` takes. Without labels, accuracy is agreement
-            with the originals.
+        data: Training data in any form that `merge` takes; a stream is read into memory, in its
+            deterministic order. Without labels, accuracy is agreement with the originals. Labels
+            that are NaN, negative class indices, and 255 where it is no class, do not count. A
+            third element has weights of samples for training, as in `fine_tune`.
         max_accuracy_drop: How much validation accuracy each task may lose against its original
             model, 0..1 (R^2 for real-valued targets); one number, or one a task. It must hold on
             all validation samples, and within one standard error on each half of them.
@@ -77,6 +87,12 @@ def compress(
         validation_data: Data like `data`, for the accuracy: best samples that the originals were
             not trained on. None takes every seventh sample of `data` away from training; where the
             originals know those by heart, compression stops early.
+        data_name: What the data is called. Checkpoints in `directory` then belong to this name
+            and not to the contents: for streams that come in another order each time.
+        metrics: Metrics of tasks, `{task: metric}`, by which they are judged instead: a
+            `keras.metrics` object (not changed), the name of one, a function `f(y_true, y_pred)`
+            of arrays that returns one number or one a sample, or a `tfmot_pam.Metric`. Tolerances
+            are then in the metric's unit: by how much it may get worse.
         arms: `"auto"` runs `"separate"` and, from the best of several starts by short trials,
             `"late"`: trunks and mixed networks of the separately pruned ones, beside which
             a task that needs far less than the others keeps its own. Or names to run:
@@ -100,9 +116,9 @@ def compress(
         views: How many views are made of the training inputs, and kept in memory; None makes 16,
             or as many as 2 GiB hold. Long training learns few views by heart.
         merge_options: Further arguments of `merge`.
-        fine_tune_options: `batch_size`, `learning_rate`, `label_weight`, `losses`, `temperature`
-            and `dropout`, as in `fine_tune`. Unless told otherwise the rate is 2e-3 at first, and
-            `dropout` 0: networks that lose channels have much to learn in few epochs.
+        fine_tune_options: `batch_size`, `learning_rate`, `label_weight`, `losses`, `class_weight`,
+            `temperature` and `dropout`, as in `fine_tune`. Unless told otherwise the rate is 2e-3
+            at first, and `dropout` 0: networks that lose channels have much to learn in few epochs.
         trainable: `"all"`: layers train that were frozen in the originals, such as those of a
             pretrained backbone; `"as-trained"`: they stay as they are, with a warning.
         portfolio: Combinations of tasks, or True for all, that get a network of their own: the
@@ -142,9 +158,12 @@ def compress(
     of_tf_keras = are_tf_keras(models, "models")
     originals = originals_by_task(models)
     tasks = tuple(originals)
-    goal = check_goal(tasks, max_accuracy_drop, target, effort)
+    found_metrics = find_metrics(metrics, tasks)
+    own = [task for task, metric in found_metrics.items() if not isinstance(metric, str)]
+    goal = check_goal(tasks, max_accuracy_drop, target, effort, own)
     usage = None if usage is None else check_usage(usage, tasks)
     find_importance(importance)
+    check_name("data_name", data_name)
     if views is not None:
         check_count("views", views)
     check_count("workers", workers)
@@ -156,7 +175,15 @@ def compress(
     originals, any_size = prepared(originals, training, trainable)
     settings = PruningSettings(importance=importance, measure=measure, usage=usage, seed=seed)
     problem = make_problem(
-        originals, training, validation, goal, settings, augment=augment, views=views, **options
+        originals,
+        training,
+        validation,
+        goal,
+        settings,
+        augment=augment,
+        views=views,
+        metrics=found_metrics,
+        **options,
     )
     described = {
         "goal": goal,
@@ -167,8 +194,10 @@ def compress(
         "merge": merge_options,
         "fine_tune": fine_tune_options,
         "seed": seed,
+        # Only where there are any: checkpoints of other runs are told apart as before.
+        **({"metrics": found_metrics} if found_metrics else {}),
     }
-    known = identity(originals, training, validation, described)
+    known = identity(originals, training, validation, described, data_name)
     with _kept(directory, workers) as folder:
         options = dict(merge_options or {})
         result = Competition(problem, options, folder, known, workers, verbose).run(chosen)

@@ -22,15 +22,18 @@ def identity(
     training: Samples,
     validation: Samples,
     options: Mapping[str, Any],
+    data_name: str | None = None,
 ) -> dict[str, str]:
-    """Digests by name: of the models, the data, and the options.
+    """Digests by name: of the models, the data or its name, and the options.
 
     Functions count by their code and what they close over, objects by their configuration.
     """
     models = {task: fingerprint(read(model)) for task, model in originals.items()}
     return {
         "models": digest(models),
-        "data": digest([_samples(training), _samples(validation)]),
+        "data": digest(
+            [_samples(training), _samples(validation)] if data_name is None else ["name", data_name]
+        ),
         "options": digest(options),
     }
 
@@ -70,4 +73,7 @@ def described(value: Any) -> Any:
 
 
 def _samples(samples: Samples) -> Any:
-    return [[task, own.x, own.y] for task, own in samples.by_task.items()]
+    return [
+        [task, own.x, own.y, *([] if own.weight is None else [own.weight])]
+        for task, own in samples.by_task.items()
+    ]

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmot_pam.data import Samples, TaskSamples, read_arrays
+from tfmot_pam.data import Samples, TaskSamples, read_all
 from tfmot_pam.graph import network as net
 from tfmot_pam.graph.cost import warn_of_uncounted
 from tfmot_pam.graph.emitter import emit
@@ -62,21 +62,13 @@ def _functional(model: keras.Model) -> keras.Model:
 
 
 def split(originals, data: Any, validation_data: Any) -> tuple[Samples, Samples]:
-    """Training and validation samples in memory."""
+    """Training and validation samples in memory; streams are read once."""
     tasks = list(originals)
     shape = tuple(next(iter(originals.values())).inputs[0].shape[1:])
-    training = read_arrays(data, tasks, shape)
+    training = read_all(data, tasks, shape)
     if validation_data is not None:
-        validation = read_arrays(validation_data, tasks, shape)
-        if training is not None and validation is not None:
-            return training, validation
-    elif training is not None:
-        return _part(training, False), _part(training, True)
-    raise ValueError(
-        "compress() keeps its data in memory. Received: a stream. Expected arrays for `data` and "
-        "`validation_data`. Read a part of the stream into arrays; merge() and fine_tune() take "
-        "streams."
-    )
+        return training, read_all(validation_data, tasks, shape, name="validation_data")
+    return _part(training, False), _part(training, True)
 
 
 def prepared(
@@ -123,7 +115,7 @@ def _part(samples: Samples, validation: bool) -> Samples:
                 "seventh is for validation. Pass validation_data."
             )
         x = parts.setdefault(id(own.x), own.x[chosen])
-        by_task[task] = TaskSamples(x, None if own.y is None else np.asarray(own.y)[chosen])
+        by_task[task] = own.rows(chosen, x)
     return Samples(by_task, samples.shared)
 
 
@@ -151,7 +143,7 @@ def make_views(
         for task, own in samples.by_task.items():
             if id(own.x) not in seen:
                 seen[id(own.x)] = _checked(augment(own.x.copy(), rng), own.x)
-            by_task[task] = TaskSamples(seen[id(own.x)], own.y)
+            by_task[task] = TaskSamples(seen[id(own.x)], own.y, own.weight)
         views.append(Samples(by_task, samples.shared))
     return views
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfmot_pam.data import Samples, as_form, take_samples
+from tfmot_pam.data import Samples, as_form, take_samples, tasks_with_gaps
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import all_combinations
 from tfmot_pam.graph.time_model import CallCost
 from tfmot_pam.graph.usage import usage_probabilities
-from tfmot_pam.pipeline.accuracy import Examination
+from tfmot_pam.metrics.metric import Metric
+from tfmot_pam.pipeline.accuracy import Examination, loss_units
 from tfmot_pam.pipeline.arguments import LOSS_OPTIONS, Goal
 from tfmot_pam.pipeline.inputs import make_views
 from tfmot_pam.pipeline.price import original_costs
@@ -82,6 +84,11 @@ class Problem:
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.originals)
+
+    @property
+    def units(self) -> dict[str, float]:
+        """What losses are measured in: tolerances, or what is worth measuring at all."""
+        return loss_units(self.goal.tolerances, self.examination.least)
 
     @property
     def data(self) -> Any:
@@ -191,6 +198,7 @@ def make_problem(
     *,
     augment: Callable[..., Any] | None = None,
     views: int | None = None,
+    metrics: Mapping[str, Metric | str] = MappingProxyType({}),
     **options: Any,
 ) -> Problem:
     """The problem of compressing some models.
@@ -203,6 +211,7 @@ def make_problem(
         settings: How channels are removed; all randomness has their seed.
         augment: Makes other views of inputs, or None.
         views: How many views of the training samples there are, or None.
+        metrics: Metrics of tasks, from `find_metrics`.
         **options: How students are trained: checked `fine_tune_options` of `compress`.
     """
     seed = settings.seed
@@ -219,7 +228,7 @@ def make_problem(
         views=prepared,
         distillation=distillation,
         examination=Examination(
-            originals, make_views(validation, augment, _VALIDATION_VIEWS, seed + 1)
+            originals, make_views(validation, augment, _VALIDATION_VIEWS, seed + 1), metrics, seed
         ),
         original_costs=original_costs(
             {task: read(model) for task, model in originals.items()}, settings.measure
@@ -254,6 +263,7 @@ def _prepared_distillation(
         originals,
         shape,
         **{name: options.pop(name) for name in LOSS_OPTIONS if name in options},
+        gaps=tasks_with_gaps(as_form(training), tasks, shape),
         seed=seed,
     )
     return distillation, [distillation.feed.prepare(as_form(view), _BATCH) for view in views]

@@ -39,7 +39,8 @@ class Round:
         cost: Expected cost per run, in the measure that the compression goes by.
         share: The same as a share of running the original models one by one.
         macs: Expected multiply-accumulates per run.
-        accuracy: Validation accuracy by task, 0..1 (R^2 for real-valued targets).
+        accuracy: Validation accuracy by task, 0..1 (R^2 for real-valued targets), or the task's
+            own metric.
         lost: What of it was lost against the original.
         ratio: The largest of these losses in units of its tolerance.
         accepted: Whether every task was within its tolerance, and on each half of the samples
@@ -126,6 +127,8 @@ class CompressionResult:
         probes: The mean loss of each start in a short trial, in units of the tolerances.
         trial_epochs: Epochs of all trials together, which no arm counts.
         apart: Combinations for which a network of their own was asked.
+        metrics: Name and unit of the metrics of tasks that have one of their own: what is called
+            accuracy everywhere is that metric then.
     """
 
     model: keras.Model
@@ -137,6 +140,7 @@ class CompressionResult:
     probes: Mapping[str, float]
     trial_epochs: int
     apart: tuple[TaskSet, ...] = ()
+    metrics: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def best(self) -> ArmResult:
@@ -273,6 +277,7 @@ class CompressionResult:
             "verdict": self.verdict,
             "measure": self.measure,
             "original_accuracy": dict(self.original_accuracy),
+            "metrics": dict(self.metrics),
             "probes": dict(self.probes),
             "trial_epochs": self.trial_epochs,
             "arms": arms,

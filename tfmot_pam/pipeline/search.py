@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -104,7 +103,7 @@ class Search:
     def take(self, action: Action) -> None:
         """Takes one action; of a cut that the floors do not allow it is noted how much it was."""
         examination, tolerances = self.problem.examination, self.problem.goal.tolerances
-        weights = self._weigh(self._heard(action), tolerances)
+        weights = self._weigh(self._heard(action), self.problem.units)
         began, clock = time.perf_counter(), StepClock()
         try:
             action, student = self._student(action, weights)
@@ -213,7 +212,7 @@ class Search:
         return strip_pruning(self.problem.train(gated, action.epochs, **options))
 
     def _urgency(self, action: Action) -> dict[str, float]:
-        return urgency(self._heard(action), self.problem.goal.tolerances)
+        return urgency(self._heard(action), self.problem.units)
 
     def _rates(self, action: Action) -> tuple[float, float]:
         """The learning rate at first and in the end: one fall over the path, one over each tail."""
@@ -265,17 +264,13 @@ class Search:
         if self.checkpoints.kept:
             self._models.clear()  # the others can be read again
         self._models[found.number] = model
-        losses = ", ".join(
-            f"{t} {100 * judged.accuracy[t]:.2f} ({-100 * judged.lost[t]:+.2f} +- "
-            f"{100 * judged.error[t] / math.sqrt(2.0):.2f})"
-            for t in problem.tasks
-        )
         self._say(
             f"{found.stage} {found.number}"
             f"{'' if found.parent is None else f' from {found.parent}'}"
             f"{'' if tries == 1 else f', the mean of {tries} tries'}: "
             f"{100 * found.share:.1f} % of the originals' expected cost, accuracy in %: "
-            f"{losses}: {'kept' if found.accepted else 'not within tolerance'}"
+            f"{problem.examination.told(judged, problem.tasks)}: "
+            f"{'kept' if found.accepted else 'not within tolerance'}"
         )
 
 

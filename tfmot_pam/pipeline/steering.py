@@ -22,23 +22,23 @@ _RATE, _FARTHEST, _BOUNDS = 1.0, 1.0, (0.25, 4.0)
 _SLACK = (0.25, 2.0)  # what is left of a tolerance, in units of it, counts as this much
 
 
-def loss_weights(rounds: Sequence[Round], tolerances: Mapping[str, float]) -> dict[str, float]:
+def loss_weights(rounds: Sequence[Round], units: Mapping[str, float]) -> dict[str, float]:
     """The factor of each task's loss, with a mean of 1.
 
-    omega_t <- omega_t exp(eta (lost_t / tolerance_t - mean)), within bounds.
+    omega_t <- omega_t exp(eta (lost_t / unit_t - mean)), within bounds.
 
     Args:
         rounds: All rounds so far, the latest last. A start says nothing: it has not been trained.
-        tolerances: What each task may lose.
+        units: What losses are measured in: `Problem.units`, what each task may lose.
 
     Example:
     >>> loss_weights([], {"digit": 0.01, "speaker": 0.01})
     {'digit': 1.0, 'speaker': 1.0}
     """
     if not _has_trained(rounds):
-        return dict.fromkeys(tolerances, 1.0)
+        return dict.fromkeys(units, 1.0)
     latest = rounds[-1]
-    losses = used(latest.lost, tolerances)
+    losses = used(latest.lost, units)
     mean = sum(losses.values()) / len(losses)
     low, high = _BOUNDS
     weights = {}
@@ -48,21 +48,21 @@ def loss_weights(rounds: Sequence[Round], tolerances: Mapping[str, float]) -> di
     return _scaled(weights)
 
 
-def urgency(rounds: Sequence[Round], tolerances: Mapping[str, float]) -> dict[str, float]:
+def urgency(rounds: Sequence[Round], units: Mapping[str, float]) -> dict[str, float]:
     """How much each task's need of a channel counts, with a mean of 1: one over what it has left.
 
     Args:
         rounds: All rounds so far, the latest last.
-        tolerances: What each task may lose.
+        units: What losses are measured in: `Problem.units`, what each task may lose.
 
     Example:
     >>> urgency([], {"digit": 0.01, "speaker": 0.01})
     {'digit': 1.0, 'speaker': 1.0}
     """
     if not _has_trained(rounds):
-        return dict.fromkeys(tolerances, 1.0)
+        return dict.fromkeys(units, 1.0)
     low, high = _SLACK
-    losses = used(rounds[-1].lost, tolerances)
+    losses = used(rounds[-1].lost, units)
     return _scaled({task: 1.0 / min(max(1.0 - loss, low), high) for task, loss in losses.items()})
 
 

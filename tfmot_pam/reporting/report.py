@@ -15,7 +15,9 @@ from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.selection import all_combinations, check_tasks, task_names
 from tfmot_pam.graph.sizes import InputShape, sized
 from tfmot_pam.graph.usage import usage_probabilities
+from tfmot_pam.metrics.metric import find_metrics, metric_titles
 from tfmot_pam.reporting.groups import count_groups, trunk_groups
+from tfmot_pam.reporting.measured import measured
 from tfmot_pam.reporting.result import Report, ReportRow
 
 TaskSet = tuple[str, ...]
@@ -27,6 +29,8 @@ def report(
     originals: Mapping[str, keras.Model] | Sequence[keras.Model] | None = None,
     accuracy: Mapping[Any, Any] | None = None,
     original_accuracy: Mapping[str, float] | None = None,
+    data: Any = None,
+    metrics: Mapping[str, Any] | None = None,
     latency: Mapping[Any, float] | None = None,
     file_bytes: Mapping[Any, int] | None = None,
     usage: Mapping[Any, float] | None = None,
@@ -47,6 +51,12 @@ def report(
             of running those of a combination one by one, and the ratio.
         accuracy: Accuracies to show, 0..1: `{task: value}`, or `{combination: {task: value}}`.
         original_accuracy: The original models' accuracies, 0..1, `{task: value}`.
+        data: Data to measure accuracies on instead, in any form that `compress` takes: of the model
+            and of `originals`. Labels that do not count are left out; where a task has none at all,
+            accuracy is agreement with its original.
+        metrics: `{task: metric}`, of tasks whose accuracies are another metric: a
+            `tfmot_pam.Metric`, or whatever `compress` takes, or what the table shall call it. Their
+            values may be any numbers.
         latency: Milliseconds per run, `{combination: value}`.
         file_bytes: Size of the exported files, `{combination: value}`.
         usage: Probability of each combination; those not named are never used. Default: all
@@ -84,9 +94,16 @@ def report(
     probability = usage_probabilities(usage, tasks)
     costs, groups = combination_totals(network), trunk_groups(network)
     counted = count_groups(network, groups)
-    original_costs = _original_costs(originals, tasks, input_shape)
-    accuracies = _accuracies(accuracy, tasks)
-    original_accuracies = _by_task(original_accuracy, tasks, "original_accuracy")
+    originals = _originals(originals, tasks)
+    original_costs = _original_costs(originals, input_shape)
+    titles = metric_titles(metrics, tasks)
+    if data is not None:
+        _check_not_given(accuracy=accuracy, original_accuracy=original_accuracy)
+        accuracy, original_accuracy = measured(
+            model, originals, data, find_metrics(metrics, tasks), tasks
+        )
+    accuracies = _accuracies(accuracy, tasks, titles)
+    original_accuracies = _by_task(original_accuracy, tasks, "original_accuracy", titles)
     latencies = _by_combination(latency, tasks, "latency")
     sizes = _by_combination(file_bytes, tasks, "file_bytes")
     rows = tuple(
@@ -117,6 +134,7 @@ def report(
         groups=groups,
         unsupported=_unsupported(network, original_costs),
         frozen=dict(getattr(getattr(model, "merge_plan", None), "frozen", {})),
+        metrics=titles,
     )
 
 
@@ -136,7 +154,13 @@ def _unsupported(network: Network, originals: Mapping[str, NetworkCost]) -> dict
     return found
 
 
-def _original_costs(originals, tasks, input_shape) -> dict[str, NetworkCost]:
+def _check_not_given(**values: Any) -> None:
+    given = [name for name, value in values.items() if value is not None]
+    if given:
+        raise ValueError(f"`data` measures what {given} say. Received both. Leave one of them out.")
+
+
+def _originals(originals, tasks) -> dict[str, keras.Model]:
     if originals is None:
         return {}
     if isinstance(originals, Sequence) and not isinstance(originals, str):
@@ -156,7 +180,11 @@ def _original_costs(originals, tasks, input_shape) -> dict[str, NetworkCost]:
             f"`originals` has the tasks {sorted(map(str, originals))}. Expected one model for each "
             f"of {list(tasks)}. Add the missing tasks and take out the unknown ones."
         )
-    networks = {task: read_model(originals[task]) for task in tasks}
+    return {task: originals[task] for task in tasks}
+
+
+def _original_costs(originals, input_shape) -> dict[str, NetworkCost]:
+    networks = {task: read_model(model) for task, model in originals.items()}
     return {
         task: network_cost(sized(network, input_shape, f"The original of {task!r}"))
         for task, network in networks.items()
@@ -216,7 +244,7 @@ def _by_combination(values, tasks, what) -> dict[TaskSet, Any]:
     return found
 
 
-def _by_task(values, tasks, what) -> dict[str, float]:
+def _by_task(values, tasks, what, own) -> dict[str, float]:
     if values is None:
         return {}
     _check_mapping(values, what, "task")
@@ -226,24 +254,27 @@ def _by_task(values, tasks, what) -> dict[str, float]:
                 f"`{what}` has the unknown task {key!r}. The model's tasks are {list(tasks)}. "
                 "Choose among these names."
             )
-        _number(value, what, key, 1.0)
+        if key in own:
+            _finite(value, what, key)
+        else:
+            _number(value, what, key, 1.0)
     return {task: float(values[task]) for task in tasks if task in values}
 
 
-def _accuracies(accuracy, tasks) -> dict[TaskSet, dict[str, float]]:
+def _accuracies(accuracy, tasks, own) -> dict[TaskSet, dict[str, float]]:
     """Accuracy by combination and task, from either of the two forms."""
     if accuracy is None:
         return {}
     _check_mapping(accuracy, "accuracy", "task")
     if not any(isinstance(value, Mapping) for value in accuracy.values()):
-        values = _by_task(accuracy, tasks, "accuracy")
+        values = _by_task(accuracy, tasks, "accuracy", own)
         return {chosen: _only(values, chosen) for chosen in all_combinations(tasks)}
     found: dict[TaskSet, dict[str, float]] = {}
     for key, values in accuracy.items():
         chosen = _combination(key, tasks, "accuracy")
         if chosen in found:
             raise ValueError(f"`accuracy` has the combination {chosen} twice. Give it once.")
-        found[chosen] = _by_task(values, chosen, "accuracy")
+        found[chosen] = _by_task(values, chosen, "accuracy", own)
     return found
 
 
@@ -252,6 +283,14 @@ def _check_mapping(values: Any, what: str, key: str) -> None:
         raise TypeError(
             f"`{what}` must be a dict by {key}. Received: {values!r} of type "
             f"{type(values).__name__}. Pass such as {{{key}: value}}."
+        )
+
+
+def _finite(value: Any, what: str, key: Any) -> None:
+    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ValueError(
+            f"`{what}` has {value!r} for {key!r}. Expected a finite number. Leave out what was not "
+            "measured."
         )
 
 

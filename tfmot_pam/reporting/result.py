@@ -27,8 +27,8 @@ class ReportRow:
         original_macs: The same for the original models of these tasks, run one by one.
         original_flops: The same.
         original_parameters: The same.
-        accuracy: Accuracy by task, 0..1.
-        original_accuracy: The original models' accuracy by task, 0..1.
+        accuracy: Accuracy by task, 0..1, or the task's own metric.
+        original_accuracy: The same of the original models.
         latency_ms: Milliseconds per run.
         file_bytes: Size of the exported file.
     """
@@ -69,6 +69,7 @@ class Report:
         unsupported: The reason by layer, for layers whose operations are not counted.
         frozen: The reason by channel space, for channels that the merge could not regroup. Known
             only for a model that `merge` has just returned, not for a saved and loaded one.
+        metrics: Name and unit of the metrics of tasks whose accuracies are another metric.
     """
 
     tasks: TaskSet
@@ -78,6 +79,7 @@ class Report:
     groups: Mapping[str, Mapping[TaskSet, int]]
     unsupported: Mapping[str, str]
     frozen: Mapping[str, str]
+    metrics: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -107,6 +109,7 @@ class Report:
             },
             "unsupported": dict(self.unsupported),
             "frozen": dict(self.frozen),
+            "metrics": dict(self.metrics),
             "notes": self.notes,
         }
         return _written(json.dumps(content, indent=1) + "\n", path, overwrite)

@@ -78,7 +78,14 @@ def _columns(report: Report) -> list[tuple[str, Callable[[ReportRow], str]]]:
         columns.append(("groups", lambda row: str(row.groups)))
     for task in report.tasks:
         if any(task in row.accuracy or task in row.original_accuracy for row in report.rows):
-            columns.append((f"accuracy\n{task}, %", lambda row, task=task: _accuracy(row, task)))
+            title = report.metrics.get(task)
+            write = _percent if title is None else _value
+            columns.append(
+                (
+                    f"accuracy\n{task}, %" if title is None else f"{title}\n{task}",
+                    lambda row, task=task, write=write: _accuracy(row, task, write),
+                )
+            )
     if any(row.latency_ms is not None for row in report.rows):
         columns.append(("latency", lambda row: _optional(row.latency_ms, _milliseconds)))
     if any(row.file_bytes is not None for row in report.rows):
@@ -100,11 +107,15 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _accuracy(row: ReportRow, task: str) -> str:
+def _value(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _accuracy(row: ReportRow, task: str, write: Callable[[float], str]) -> str:
     if task not in row.tasks:
         return ""
-    text = _optional(row.accuracy.get(task), _percent)
-    original = _optional(row.original_accuracy.get(task), _percent)
+    text = _optional(row.accuracy.get(task), write)
+    original = _optional(row.original_accuracy.get(task), write)
     return f"{text} ({original})".lstrip() if original else text
 
 
@@ -117,7 +128,8 @@ def _footer(report: Report) -> list[Any]:
         expected += f" (originals: {human(report.expected_original_macs)}, ratio {ratio:.2f})"
     lines = [f"{expected}."]
     if any(row.original_accuracy for row in report.rows):
-        lines.append("Accuracy in brackets: the original models.")
+        what = "Accuracy" if not report.metrics else "Accuracies and metrics"
+        lines.append(f"{what} in brackets: the original models.")
     lines += [f"Note: {note}" for note in report.notes]
     lines += [f"Not counted: {layer}: {reason}" for layer, reason in report.unsupported.items()]
     lines += [f"Not regrouped: {space}: {reason}" for space, reason in report.frozen.items()]

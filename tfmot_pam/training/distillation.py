@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -124,6 +124,8 @@ def set_up(
     label_weight: float = 0.3,
     temperature: float = TEMPERATURE,
     losses: Mapping[str, Any] | None = None,
+    class_weight: Mapping[str, Mapping[int, float]] | None = None,
+    gaps: Collection[str] = (),
     seed: int = 0,
 ) -> Distillation:
     """The distillation of teachers into students.
@@ -136,6 +138,8 @@ def set_up(
         label_weight: Share of the labels in the loss of a task that has a teacher too.
         temperature: Divisor of the logits of student and teacher in the teacher's loss.
         losses: Keras losses for the labels of some tasks.
+        class_weight: Factors of classes, by task.
+        gaps: Tasks that may have labels that do not count.
         seed: Seed of the students' dropout.
     """
     objectives = {
@@ -148,6 +152,8 @@ def set_up(
             label_weight=label_weight,
             temperature=temperature,
             label_loss=(losses or {}).get(task),
+            masked=task in gaps,
+            class_weight=(class_weight or {}).get(task),
         )
         for task, (shape, kind) in outputs.items()
     }

@@ -132,7 +132,7 @@ class Feed:
 
     def _targets(self, samples: Samples, batch_size: int | None = None) -> Samples:
         by_task = {
-            task: TaskSamples(own.x, self._objectives[task].targets(own, batch_size))
+            task: TaskSamples(own.x, self._objectives[task].targets(own, batch_size), own.weight)
             for task, own in samples.by_task.items()
         }
         return Samples(by_task, samples.shared)
@@ -142,7 +142,7 @@ class Feed:
         if batch.shared:
             x = next(iter(parts.values())).x
             targets = {task: own.y for task, own in parts.items()}
-            sample_weights = {task: np.full(len(x), weights[task], "float32") for task in parts}
+            sample_weights = {task: _weights(own, weights[task]) for task, own in parts.items()}
         else:
             x = np.concatenate([own.x for own in parts.values()])
             targets, sample_weights = _spread(parts, weights, len(x))
@@ -164,6 +164,12 @@ def _head(samples: TaskSamples) -> TaskSamples:
     return TaskSamples(samples.x[:1], None if samples.y is None else samples.y[:1])
 
 
+def _weights(samples: TaskSamples, factor: float) -> np.ndarray:
+    """A task's factor times the weights of its samples."""
+    weights = np.full(len(samples.x), factor, "float32")
+    return weights if samples.weight is None else weights * samples.weight
+
+
 def _spread(
     parts: Mapping[str, TaskSamples], weights: Mapping[str, float], length: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -177,5 +183,5 @@ def _spread(
         targets[task][rows] = own.y
         sample_weights[task] = np.zeros(length, "float32")
         # Keras divides by all rows; the factor makes that the mean over the task's own.
-        sample_weights[task][rows] = weights[task] * length / len(own.x)
+        sample_weights[task][rows] = _weights(own, weights[task] * length / len(own.x))
     return targets, sample_weights

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfmot_pam.data import Samples, take_samples
+from tfmot_pam.data import Samples, take_samples, tasks_with_gaps
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.frozen import with_trainable
 from tfmot_pam.graph.generation import same_generation
@@ -37,6 +37,7 @@ def fine_tune(
     label_weight: float = 0.3,
     temperature: float = TEMPERATURE,
     losses: Mapping[str, Any] | None = None,
+    class_weight: Mapping[str, Mapping[int, float]] | None = None,
     dropout: float = 1.0,
     trainable: str = "as-trained",
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -63,7 +64,9 @@ def fine_tune(
             tf_keras model is trained as its Keras 3 twin and comes back as a tf_keras model.
         data: The data, in any form that `merge` takes; labels optional if there are teachers.
             Arrays are shuffled, and their teacher outputs computed once and kept in memory.
-            Streams are passed through in their own order and batch size.
+            Streams are passed through in their own order and batch size. A third element holds
+            weights of samples, as in Keras: one array for all tasks, or a dict by task. Labels
+            that are NaN, negative class indices, and 255 where it is no class, do not count.
         teachers: The original models, a dict from task to model or a list in task order. None
             trains on labels alone.
         epochs: Passes over the data (over the longest data set, if tasks have their own).
@@ -80,7 +83,9 @@ def fine_tune(
             least 1: a teacher that is all but sure of its training inputs then still tells what
             else they look like. Without effect on outputs that are not probabilities.
         losses: Keras losses to use on the labels of some tasks instead of the chosen ones; they
-            get the labels as given and the task's outputs.
+            get the labels as given, also those that do not count, and the task's outputs.
+        class_weight: Factors of the labels' loss by class, `{task: {class index: factor}}`, for
+            tasks whose labels are classes. Classes that are not named have 1.
         dropout: Factor of the rates of dropout layers during training, in 0..1. Small students of
             a teacher need none: 0 trains without.
         trainable: `"as-trained"`: layers that were frozen in the originals, such as those of a
@@ -131,7 +136,10 @@ def fine_tune(
     weights = _check_task_weights(task_weights, tasks)
     input_shape = tuple(merged.inputs[0].shape[1:])
     sample = take_samples(data, tasks, input_shape, samples=_SCALE_SAMPLES, seed=seed)
-    _check_targets(tasks, sample, teachers, losses or {})
+    _check_targets(tasks, sample, teachers, losses or {}, "losses")
+    _check_targets(tasks, sample, teachers, class_weight or {}, "class_weight")
+    gaps = tasks_with_gaps(data, tasks, input_shape)
+    gaps |= tasks_with_gaps(validation_data, tasks, input_shape)
     distillation = set_up(
         task_outputs(merged, tasks),
         sample,
@@ -140,6 +148,8 @@ def fine_tune(
         label_weight=label_weight,
         temperature=temperature,
         losses=losses,
+        class_weight=class_weight,
+        gaps=gaps,
         seed=seed,
     )
     return distillation.train(
@@ -227,7 +237,7 @@ def _by_task(teachers: Any, tasks: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _check_targets(
-    tasks: tuple[str, ...], sample: Samples, teachers: Mapping, losses: Mapping
+    tasks: tuple[str, ...], sample: Samples, teachers: Mapping, named: Mapping, what: str
 ) -> None:
     unlabelled = [task for task in tasks if sample.by_task[task].y is None]
     if not teachers and unlabelled:
@@ -236,9 +246,9 @@ def _check_targets(
             "labels for them and `teachers` is None. Pass the original models as `teachers`, or "
             "data with labels."
         )
-    useless = [task for task in losses if task not in tasks or task in unlabelled]
+    useless = [task for task in named if task not in tasks or task in unlabelled]
     if useless:
         raise ValueError(
-            f"`losses` names {useless}, which are no tasks with labels. The tasks are "
+            f"`{what}` names {useless}, which are no tasks with labels. The tasks are "
             f"{list(tasks)}; without labels: {unlabelled}. Leave them out."
         )

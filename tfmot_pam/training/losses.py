@@ -13,7 +13,7 @@ softmax are their logarithms, up to a constant that does not matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -26,6 +26,7 @@ TEMPERATURE = 3.0  # unless told otherwise
 # sigmoid's complement is resolved to 6e-8 only.
 _TINY = 1e-30
 _EPSILON = 1e-7
+_SURELY_NOT = -30.0  # a logit
 _ENTROPY_FLOOR = 1e-2
 _VARIANCE_FLOOR = 1e-4
 
@@ -107,19 +108,29 @@ def constant_divergence(kind: str, teacher: np.ndarray, temperature: float) -> f
     return max(float(ops.mean(teacher_divergence(kind, flat, mean, 1.0))), _ENTROPY_FLOOR)
 
 
-def constant_loss(target_kind: str, targets: np.ndarray, classes: int | None = None) -> float:
+def constant_loss(
+    target_kind: str,
+    targets: np.ndarray,
+    classes: int | None = None,
+    counts: np.ndarray | None = None,
+) -> float:
     """Returns the loss of the best constant prediction, the unit of a task's loss.
 
     Args:
         target_kind: A key of `LABEL_LOSSES`.
         targets: Encoded targets of a sample, shape `[n, ..., width]`.
         classes: Number of classes, for the kind `"classes"`.
+        counts: Which targets count, those of classes by rows; None for all.
 
     Returns:
         The entropy of the mean target in nats (at least 0.01), or the variance (at least 1e-4 of
         the mean square, and 1 for targets that are all zero).
     """
     flat = targets.reshape(-1, targets.shape[-1]).astype("float64")
+    if counts is not None:
+        if target_kind in ("binary", "real"):
+            return _constant_loss_with_gaps(target_kind, flat)
+        flat = flat[counts.reshape(-1)]
     if target_kind == "real":
         floor = _VARIANCE_FLOOR * float(np.mean(flat**2))
         return max(float(np.mean(flat.var(axis=0))), floor) or 1.0
@@ -132,6 +143,14 @@ def constant_loss(target_kind: str, targets: np.ndarray, classes: int | None = N
         rest = 1.0 - mean
         return max(float(np.mean(terms - rest * np.log(np.maximum(rest, _TINY)))), _ENTROPY_FLOOR)
     return max(float(np.sum(terms)), _ENTROPY_FLOOR)
+
+
+def _constant_loss_with_gaps(target_kind: str, flat: np.ndarray) -> float:
+    """The same of columns that have NaN where nothing is known."""
+    known = [column[~np.isnan(column)] for column in flat.T]
+    sizes = [len(column) for column in known]
+    losses = [constant_loss(target_kind, column[:, None]) for column in known if len(column)]
+    return float(np.average(losses, weights=[size for size in sizes if size]))
 
 
 @keras.saving.register_keras_serializable(package="tfmot_pam")
@@ -153,6 +172,9 @@ class TaskLoss(keras.losses.Loss):
         temperature: Divisor of the logits of student and teacher in the teacher's loss.
         label_loss: The user's Keras loss, for the kind `"custom"`.
         squeeze_labels: Whether `label_loss` gets labels without their last axis.
+        masked: Whether 0/1 labels and real values may be NaN, which costs nothing. Classes that do
+            not count are -1, or rows of zeros, and cost nothing by themselves.
+        class_weights: A factor for each class, for labels that are classes; None for 1.
         **kwargs: Keras loss arguments.
     """
 
@@ -169,6 +191,8 @@ class TaskLoss(keras.losses.Loss):
         temperature: float = 1.0,
         label_loss: Any = None,
         squeeze_labels: bool = False,
+        masked: bool = False,
+        class_weights: Sequence[float] | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -182,6 +206,8 @@ class TaskLoss(keras.losses.Loss):
         self.temperature = temperature
         self.label_loss = keras.losses.get(label_loss)
         self.squeeze_labels = squeeze_labels
+        self.masked = masked
+        self.class_weights = None if class_weights is None else list(class_weights)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns the loss of every sample, shape `[n]`."""
@@ -204,8 +230,22 @@ class TaskLoss(keras.losses.Loss):
             loss = getattr(self.label_loss, "call", self.label_loss)
             return loss(labels, y_pred)
         if self.label_kind == "classes":
+            # Of a negative index this is all zeros.
             labels = ops.one_hot(ops.cast(labels[..., 0], "int32"), y_pred.shape[-1])
-        return LABEL_LOSSES[self.label_kind][self.output_kind == "linear"](labels, y_pred)
+        if self.masked and self.label_kind in ("binary", "real"):
+            labels, y_pred = self._without_gaps(labels, y_pred)
+        part = LABEL_LOSSES[self.label_kind][self.output_kind == "linear"](labels, y_pred)
+        if self.class_weights is not None:
+            weights = ops.convert_to_tensor(self.class_weights, "float32")
+            part = part * ops.sum(labels * weights, axis=-1)
+        return part
+
+    def _without_gaps(self, labels: Any, y_pred: Any) -> tuple[Any, Any]:
+        """The right answer wherever the label is NaN: it costs nothing and sends no gradient."""
+        known = ops.equal(labels, labels)
+        logits = self.label_kind == "binary" and self.output_kind == "linear"
+        right = ops.full_like(y_pred, _SURELY_NOT if logits else 0.0)
+        return ops.where(known, labels, ops.zeros_like(labels)), ops.where(known, y_pred, right)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -221,6 +261,8 @@ class TaskLoss(keras.losses.Loss):
             "temperature": self.temperature,
             "label_loss": self.label_loss and keras.losses.serialize(self.label_loss),
             "squeeze_labels": self.squeeze_labels,
+            "masked": self.masked,
+            "class_weights": self.class_weights,
         }
 
 

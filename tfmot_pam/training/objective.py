@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmot_pam.data import TaskSamples
+from tfmot_pam.data import TaskSamples, counted, missing
+from tfmot_pam.data.missing import VOID
 from tfmot_pam.graph.network import scope_name
 from tfmot_pam.training.losses import (
     TEMPERATURE,
@@ -75,6 +77,8 @@ def set_objective(
     label_weight: float = 0.3,
     temperature: float = TEMPERATURE,
     label_loss: Any = None,
+    masked: bool = False,
+    class_weight: Mapping[int, float] | None = None,
 ) -> Objective:
     """Chooses the loss of one task from its output, its labels and its teacher.
 
@@ -87,6 +91,8 @@ def set_objective(
         label_weight: Share of the labels in the loss where there is a teacher as well.
         temperature: Divisor of the logits of student and teacher in the teacher's loss.
         label_loss: A Keras loss to use for the labels instead of the chosen one.
+        masked: Whether there may be labels that do not count, in the sample or beyond it.
+        class_weight: Factors of the loss of classes, for labels that are classes.
 
     Returns:
         The objective.
@@ -113,8 +119,14 @@ def set_objective(
             else label_kind(sample.y, output_kind, output_shape, task)
         )
         labels = encode_labels(sample.y, kind, output_shape, task)
-        scale = 1.0 if kind == "custom" else constant_loss(kind, labels, output_shape[-1])
+        scale = (
+            1.0
+            if kind == "custom"
+            else _label_scale(sample.y, kind, labels, task, output_shape[-1])
+        )
         settings = {
+            "masked": masked,
+            "class_weights": _class_weights(class_weight, kind, output_shape[-1], task),
             "label_kind": kind,
             "label_width": labels.shape[-1],
             "label_weight": 1.0 if teacher is None else label_weight,
@@ -130,6 +142,39 @@ def set_objective(
     return Objective(
         task, output_shape, TaskLoss(output_kind, name=scope_name(task), **settings), teacher
     )
+
+
+def _label_scale(y: np.ndarray, kind: str, labels: np.ndarray, task: str, width: int) -> float:
+    """The loss of the best constant answer, times the share of labels that count.
+
+    The others cost nothing, so that this makes it the mean over those that do.
+    """
+    counts = counted(y, kind, width)
+    if counts is None:
+        return constant_loss(kind, labels, width)
+    if not counts.any():
+        raise ValueError(
+            f"No label of the task {task!r} counts in {len(y)} samples: all are NaN, negative or "
+            f"255. The classes are 0 to {width - 1}. Pass labels that are known, or None for the "
+            "task's labels where it has a teacher."
+        )
+    return constant_loss(kind, labels, width, counts) * float(counts.mean())
+
+
+def _class_weights(
+    given: Mapping[int, float] | None, kind: str, width: int, task: str
+) -> list[float] | None:
+    if given is None:
+        return None
+    wrong = [index for index in given if index not in range(width)]
+    low = [index for index, weight in given.items() if not 0 <= weight < math.inf]
+    if kind not in ("classes", "distribution") or wrong or low:
+        raise ValueError(
+            f"`class_weight` of the task {task!r} is {dict(given)}. Expected factors of at least 0 "
+            f"by class index, 0 to {width - 1}, for labels that are classes; they are {kind}. Use "
+            "sample weights, (x, y, sample_weight), for others."
+        )
+    return [float(given.get(index, 1.0)) for index in range(width)]
 
 
 def label_kind(
@@ -160,12 +205,22 @@ def label_kind(
 def encode_labels(
     y: np.ndarray, kind: str, output_shape: tuple[int | None, ...], task: str
 ) -> np.ndarray:
-    """Returns labels as float32 with a last axis: class indices, 0..1 values, or as they are."""
+    """Returns labels as float32 with a last axis: class indices, 0..1 values, or as they are.
+
+    Labels that do not count become -1, rows of zeros, or NaN where they are no classes.
+    """
+    counts = None if kind == "custom" else counted(y, kind, output_shape[-1])
+    if counts is not None:
+        if kind == "distribution":
+            y = np.where(counts[..., np.newaxis], y, 0)
+        else:
+            # As floats: bytes have no room for -1.
+            y = np.where(counts, y.astype("float64"), -1 if kind == "classes" else np.nan)
     if y.ndim == len(output_shape):
         y = y[..., np.newaxis]
     if kind == "classes":
         found = (y.min(), y.max()) if y.size else (0, 0)
-        if found[0] < 0 or found[1] >= output_shape[-1] or (y != np.round(y)).any():
+        if found[1] >= output_shape[-1] or (y != np.round(y)).any():
             raise ValueError(
                 f"The class indices of the task {task!r} must be whole numbers from 0 to "
                 f"{output_shape[-1] - 1}. Received values from {found[0]} to {found[1]}."
@@ -173,11 +228,17 @@ def encode_labels(
     elif kind in ("binary", "distribution"):
         # -1/+1 becomes 0/1, and soft labels stay what they are.
         y = np.maximum(y, 0)
-        if y.size and y.max() > 1:
+        if (y > 1).any():
             raise ValueError(
                 f"The labels of the task {task!r} must be 0/1, -1/+1 or probabilities. "
-                f"Received values up to {y.max()}. Scale them to 0..1."
+                f"Received values up to {np.nanmax(y)}. Scale them to 0..1."
             )
+    elif missing(y) is not None and kind == "custom":
+        raise ValueError(
+            f"The labels of the task {task!r} are NaN in places, and it has a loss of its own, "
+            "which gets labels as they are. Mark those that do not count in a way that the loss "
+            "knows, such as `ignore_class`, or leave the loss out."
+        )
     elif kind == "custom" and not _fits(y.shape[1:-1], output_shape[:-1]):
         raise ValueError(
             f"The labels of the task {task!r} have shape {y.shape}; with a loss of your own they "
@@ -187,11 +248,16 @@ def encode_labels(
 
 
 def _kind_for_logits(y: np.ndarray, width: int) -> str:
-    values = np.unique(y)
+    gaps = missing(y)
+    values = np.unique(y if gaps is None else y[~gaps])
+    if y.dtype.kind in "iu":
+        values = values[values != VOID]
     # One value alone says nothing about a logit; it is a regression target that is constant.
     if len(values) != 2 or values[1] != 1 or values[0] not in (0, -1):
         return "real"
-    positive = (y > 0).sum(axis=-1)
+    positive = (y == 1).sum(axis=-1)
+    if gaps is not None:
+        positive = positive[~gaps.any(axis=-1)]
     return "distribution" if width > 1 and (positive == 1).all() else "binary"
 
 

@@ -1,0 +1,1 @@
+"""How well a model does a task: accuracies, Keras metrics, and functions of one's own."""
