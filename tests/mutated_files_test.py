@@ -43,7 +43,8 @@ def try_all(count, text, use):
         try:
             use(content)
         except Exception as error:
-            assert in_words(error), (seed, type(error), str(error)[:300], content[:300])
+            if not in_words(error):
+                raise AssertionError(f"seed {seed}, {content[:300]!r}: {error!r}") from error
             refused += 1
     return refused
 
@@ -221,7 +222,7 @@ def test_spoilt_checkpoints(kept, count, digest):
         assert repr(next_action(rows, allot(24, False), 0.1))
         if left_out:
             raise ValueError(
-                "left out, the rounds before it are there and the search goes on from."
+                "A round is left out with those after it, and the ones before it are there."
             )
 
     refused = try_all(count // 2, json.dumps(content), use)

@@ -77,7 +77,7 @@ def _double(holder: Any, key: Any, rng: np.random.Generator) -> None:
 
 def _nest(holder: Any, key: Any, rng: np.random.Generator) -> None:
     value = holder[key]
-    for _ in range(rng.choice([1, 2, 60, 300])):
+    for _ in range(rng.choice([1, 2, 60, 100])):
         value = [value] if rng.random() < 0.5 else {"a": value}
     holder[key] = value
 

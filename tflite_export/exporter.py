@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
+import os
 import pathlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -122,6 +125,10 @@ def export(
     >>> [file.path.name for file in files]  # doctest: +SKIP
     ['digit.tflite', 'speaker.tflite', 'digit+speaker.tflite', 'all_combinations.tflite']
     """
+    from tfmot_pam.graph.arguments import check_seed
+
+    check_seed(seed)
+    _check_directory(directory)
     given = networks.split(model, combinations, input_shape)
     aware = any(subnetworks.is_quantization_aware(one) for one, _ in given)
     scheme = find_quantization(quantization, quantizer, aware=aware)
@@ -323,14 +330,26 @@ def _write_file(
 def _check_options(
     mode: str, quantization: str, scheme: Quantization, integer_io: bool, tune: str
 ) -> None:
-    if mode not in MODES:
-        raise ValueError(f"Unknown mode. Received: {mode!r}. Expected one of: {list(MODES)}.")
-    if tune not in TUNINGS:
-        raise ValueError(f"Unknown tuning. Received: {tune!r}. Expected one of: {list(TUNINGS)}.")
+    if not isinstance(mode, str) or mode not in MODES:
+        raise ValueError(
+            f"Unknown mode. Received: {mode!r}. Expected one of: {list(MODES)}. Choose one."
+        )
+    if not isinstance(tune, str) or tune not in TUNINGS:
+        raise ValueError(
+            f"Unknown tuning. Received: {tune!r}. Expected one of: {list(TUNINGS)}. Choose one."
+        )
     if integer_io and scheme.integers is None:
         raise ValueError(
             f"`integer_io` needs quantization='int8' or 'int16x8'. Received: {quantization!r}, "
             "whose inputs and outputs are floating-point numbers."
+        )
+
+
+def _check_directory(directory: Any) -> None:
+    if not isinstance(directory, (str, os.PathLike)) or not str(directory):
+        raise TypeError(
+            f"`directory` must be the path of a folder. Received: {directory!r} of type "
+            f"{type(directory).__name__}. Pass such as 'out'."
         )
 
 
@@ -357,10 +376,22 @@ def _checked_accuracy(
 ) -> dict[str, float] | None:
     if accuracy is None:
         return None
+    if not isinstance(accuracy, Mapping):
+        raise TypeError(
+            f"`accuracy` must be a dict by task. Received: {accuracy!r} of type "
+            f"{type(accuracy).__name__}. Pass such as {{{tasks[0]!r}: 0.97}}."
+        )
     unknown = [task for task in accuracy if task not in tasks]
     if unknown:
         raise ValueError(
             f"`accuracy` must be keyed by tasks of the model. Received: {unknown}. "
             f"The tasks are {list(tasks)}."
         )
+    for task, value in accuracy.items():
+        # R^2 of real-valued targets has no lower bound.
+        if not isinstance(value, numbers.Real) or not -math.inf < value <= 1:
+            raise ValueError(
+                f"`accuracy` has the value {value!r} for {task!r}. Expected a number of at most "
+                "1. Divide percentages by 100."
+            )
     return {task: float(value) for task, value in accuracy.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tflite_export import json_files
@@ -89,15 +89,14 @@ def check(content: Mapping[str, Any]) -> None:
         if len(set(signatures)) != len(signatures):
             raise ValueError(f"{entry['file']} has the signatures {signatures}, expected each once")
         for signature in entry["signatures"]:
-            _check_signature(
-                f"signature {signature['name']!r} of {entry['file']}", signature, content
-            )
+            name = f"signature {signature['name']!r} of {entry['file']}"
+            _check_signature(name, signature, content["tasks"])
 
 
-def _check_signature(name: str, signature: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+def _check_signature(name: str, signature: Mapping[str, Any], known: Sequence[str]) -> None:
     tasks = signature["tasks"]
-    if not {*tasks} <= {*content["tasks"]}:
-        raise ValueError(f"{name} has the tasks {tasks}, expected some of {content['tasks']}")
+    if not {*tasks} <= {*known}:
+        raise ValueError(f"{name} has the tasks {tasks}, expected some of {known}")
     for entry in ("outputs", "agreement"):
         if set(signature[entry]) != set(tasks):
             raise ValueError(

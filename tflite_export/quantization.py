@@ -125,9 +125,9 @@ def find_quantization(
         (name, "quantization", QUANTIZATIONS),
         (quantizer, "quantizer", QUANTIZERS),
     ):
-        if value not in table:
+        if not isinstance(value, str) or value not in table:
             raise ValueError(
-                f"Unknown {what}. Received: {value!r}. Expected one of: {list(table)}."
+                f"Unknown {what}. Received: {value!r}. Expected one of: {list(table)}. Choose one."
             )
     if aware:
         return _find_aware(name, quantizer)

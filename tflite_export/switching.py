@@ -19,8 +19,8 @@ def bytes_to_load(
 
     Returns:
         For each way of shipping the combinations (`"files"`, `"signatures"` and `"alone"`, where
-        all of them are there that way): `first`, the mean over the combinations that the app may start with,
-        and `mean` and `largest` over all changes from one combination to another.
+        all of them are there that way): `first`, the mean over the combinations that the app may
+        start with, and `mean` and `largest` over all changes from one combination to another.
 
     Example:
     >>> def file(name, size, *signatures):

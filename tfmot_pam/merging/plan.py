@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from tflite_export import json_files
 from tfmot_pam.graph.network import Network
 from tfmot_pam.merging.alignment import Alignment, freeze, structure
 from tfmot_pam.merging.grouping import Grouping, fixed_masks, group_order, mask_of, tasks_of
 from tfmot_pam.merging.methods import Paths
 from tfmot_pam.merging.plan_schema import HEADER, PLAN
 from tfmot_pam.merging.relevance import RelevancePath
-from tflite_export import json_files
 
 FORMAT, VERSION = "tfmot_pam.MergePlan", 1
 
@@ -198,6 +198,13 @@ def _indices(channels: Mapping[str, list[int]]) -> dict[str, tuple[int, ...]]:
 
 def check_consistent(plan: MergePlan) -> None:
     """Raises ValueError unless every channel of every space has exactly one place."""
+    for name in ("tasks", "fingerprints", "spaces"):
+        if not isinstance(getattr(plan, name), (tuple, list)):
+            raise ValueError(f"its {name} are {getattr(plan, name)!r}, not a tuple")
+    if not isinstance(plan.options, Mapping):
+        raise ValueError(f"its options are {plan.options!r}, not a dict")
+    if unknown := [space for space in plan.spaces if not isinstance(space, PlannedSpace)]:
+        raise ValueError(f"its spaces hold {unknown[0]!r}, which is no PlannedSpace")
     if len(plan.fingerprints) != len(plan.tasks) or len(set(plan.tasks)) != len(plan.tasks):
         raise ValueError(
             f"{len(plan.tasks)} tasks and {len(plan.fingerprints)} fingerprints do not fit"
@@ -309,7 +316,7 @@ def check_plan_belongs(
             f"The merge plan contradicts itself: {error}. Expected one that merge() made, or one "
             "in which every channel has its place. Merge without `plan` to make a new one."
         ) from error
-    if plan.tasks != alignment.tasks:
+    if tuple(plan.tasks) != alignment.tasks:
         raise ValueError(
             f"The plan belongs to other models: it is for the tasks {list(plan.tasks)}, the models "
             f"are for {list(alignment.tasks)}. Pass the models of the plan, in its order."

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfmot_pam.pipeline.result import Round
 from tflite_export import json_files
+from tfmot_pam.pipeline.result import Round
 
 _ANY_NUMBERS = json_files.table(json_files.any_number)
 _ROUND = json_files.record(

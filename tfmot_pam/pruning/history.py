@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import numbers
 import os
 import pathlib
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import keras
 import numpy as np
 
+from tflite_export import json_files
 from tfmot_pam.graph.channels import ChannelGraph, build_channel_graph
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.network import Tensor
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.surgery import remove_channels
-from tflite_export import json_files
 
 _FORMAT = "tfmot_pam pruning history 1"
 
@@ -42,6 +43,7 @@ class PruningHistory:
         removed: For each of them the positions removed, ascending.
 
     Raises:
+        TypeError: the arguments are no dicts of whole numbers.
         ValueError: a position is outside of its layer's width, or stands there twice.
 
     Example:
@@ -54,13 +56,30 @@ class PruningHistory:
     removed: Mapping[str, tuple[int, ...]]
 
     def __post_init__(self):
+        fits = isinstance(self.widths, Mapping) and isinstance(self.removed, Mapping)
+        whole = fits and all(
+            isinstance(count, numbers.Integral)
+            for counts in (self.widths.values(), *self.removed.values())
+            for count in (counts if isinstance(counts, Iterable) else [None])
+        )
+        if not whole:
+            raise TypeError(
+                f"Received widths={self.widths!r} and removed={self.removed!r}. Expected dicts by "
+                "layer, of a width and of the positions removed, whole numbers. Pass such as "
+                "({'conv': 4}, {'conv': (1, 3)})."
+            )
+        if unknown := sorted(set(self.removed) - set(self.widths), key=str):
+            raise ValueError(
+                f"Received removed positions of {unknown}, which have no widths. Expected the "
+                f"layers {sorted(self.widths, key=str)}. Add the others to `widths`."
+            )
         for name, found in self.removed.items():
-            width = self.widths.get(name, 0)
+            width = self.widths[name]
             if len(set(found)) != len(found) or any(not 0 <= place < width for place in found):
                 raise ValueError(
                     f"Received the removed positions {reprlib.repr(list(found))} of '{name}', "
                     f"which has {width} channels. Expected positions from 0 to {width - 1}, each "
-                    "once. Take the others out, or add the layer to `widths`."
+                    "once. Take the others out."
                 )
 
     def to_json(self) -> str:
