@@ -112,9 +112,9 @@ def export(
     Raises:
         TypeError: `model`, `combinations` or the samples have a wrong type.
         ValueError: The model cannot be exported; a combination, the mode, the quantization or the
-            shape or number of the samples is wrong; the directory is taken or cannot be written;
-            TFLite lacks an operation or cannot quantise a loop; a head is untrained; or a file
-            disagrees with Keras.
+            shape or number of the samples is wrong; a file would be of 2 GB or more; the directory
+            is taken or cannot be written; TFLite lacks an operation or cannot quantise a loop; a
+            head is untrained; or a file disagrees with Keras.
 
     Example:
     >>> import keras, tflite_export
@@ -143,9 +143,10 @@ def export(
         calibration = representative_inputs(first, representative_data)
     samples = representative_data if samples is None else samples
     trial = trial_inputs(first, samples, seed)
-    found = []
-    for one, own in given:
-        found.append(_part(one, own, scheme, trial))
+    found = [_part(one, own, scheme, trial) for one, own in given]
+    costs = [subnetworks.costs(part.network, part.chosen) for part in found]
+    for counted in costs:
+        subnetworks.check_sizes(counted, scheme.weight_bytes)
     tasks = list(dict.fromkeys(task for part in found for task in part.model.output))
     source = f"random, seed {seed}" if samples is None else "given"
     about = {
@@ -167,10 +168,10 @@ def export(
     with whole_folder(directory, overwrite) as folder:
         contents = _convert_all(found, mode, TUNINGS[tune], verbose, options)
         entries = []
-        for part in found:
-            costs = subnetworks.costs(part.network, part.chosen)
+        for part, counted in zip(found, costs, strict=True):
             for name, signatures in _layout(part.chosen, mode).items():
-                entries.append(_write_file(folder / name, signatures, contents, part.checks, costs))
+                entry = _write_file(folder / name, signatures, contents, part.checks, counted)
+                entries.append(entry)
         about.update(files=entries, other_files=[model_card.FILE_NAME])
         model_card.write(folder, manifest.write(folder, about))
     return tuple(record(pathlib.Path(directory), entry, quantization) for entry in entries)
