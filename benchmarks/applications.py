@@ -47,11 +47,23 @@ _CLASSES = {"a": 7, "b": 5}
 
 
 def _model(name: str, task: str, classes: int, options) -> keras.Model:
+    return randomise(network(name, task, classes, **options), classes)
+
+
+def network(name: str, task: str = "a", classes: int = 7, **options) -> keras.Model:
+    """An application with a head of its own, as it is initialised.
+
+    Args:
+        name: A key of `SIDES`.
+        task: The head's name.
+        classes: The head's number of logits.
+        **options: Further arguments of the application.
+    """
     build, side = getattr(keras.applications, name), SIDES[name]
     options = {"include_top": False, "pooling": "avg", **options}
     body = build(weights=None, input_shape=(side, side, 3), **options)
     head = keras.layers.Dense(classes, name=task)(body.output)
-    return randomise(keras.Model(body.input, head), classes)
+    return keras.Model(body.input, head)
 
 
 def images(name: str, count: int, seed: int = 0) -> np.ndarray:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import json
 import multiprocessing
 import pathlib
@@ -22,7 +23,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from benchmarks import results_io
 
 _ONLY = flags.DEFINE_list("only", [], "Which applications; all where empty.")
 _MEMORY = flags.DEFINE_float("memory_gib", 10.0, "Applications that need more are left out.")
+_STAGES = flags.DEFINE_list("stages", ["read", "separate", "pam"], "What is measured.")
 _MINUTES = flags.DEFINE_float("minutes", 0.0, "Begins no further row after so long; 0: no limit.")
 _OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Page's folder.")
 _PAGE = flags.DEFINE_string("page", "docs/applications.md", "The page for readers.")
@@ -42,43 +44,56 @@ _COPIES = 10  # networks that a row has in memory at a time, as Keras and as dat
 _TOLERANCE = 1e-4
 
 
+def measure_read(name: str, memory_gib: float) -> dict[str, Any]:
+    """What is found in an application, read as it is: costs, channel spaces, what is frozen."""
+    import tfmot_pam
+    from benchmarks import applications
+    from tfmot_pam.graph.channels import build_channel_graph
+    from tfmot_pam.graph.reader import read
+
+    del memory_gib
+    model = applications.network(name)
+    cost, graph = tfmot_pam.cost(model), build_channel_graph(read(model))
+    spaces = [space for space in graph.spaces if not space.given]
+    return {
+        "side": applications.SIDES[name],
+        "layers": len(model.layers),
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "uncounted": dict(collections.Counter(cost.unsupported.values())),
+        "spaces": len(spaces),
+        "channels": sum(len(space.channels) for space in spaces),
+        "frozen": dict(collections.Counter(space.frozen for space in spaces if space.frozen)),
+    }
+
+
 def measure_separate(name: str, memory_gib: float) -> dict[str, Any]:
-    """What is found in an application, and whether its separate merge is exact."""
+    """Whether the separate merge of two networks of an application is exact."""
     import tfmot_pam
     from benchmarks import applications
 
     models = applications.two_models(name)
-    x = applications.images(name, _COMPARED)
-    cost = tfmot_pam.cost(models["a"])
-    row = {
-        "side": applications.SIDES[name],
-        "parameters": cost.parameters,
-        "macs": cost.macs,
-        "uncounted": dict(collections.Counter(cost.unsupported.values())),
-    }
-    needed = 4 * _COPIES * cost.parameters / 2**30
+    needed = 4 * _COPIES * models["a"].count_params() / 2**30
     if needed > memory_gib:
-        return {**row, "left out": f"needs about {needed:.0f} GiB, {memory_gib:.0f} were allowed"}
+        return {"left out": f"needs about {needed:.0f} GiB, {memory_gib:.0f} were allowed"}
+    x = applications.images(name, _COMPARED)
     models = {task: applications.alive(model, x) for task, model in models.items()}
     began = time.perf_counter()
     merged = tfmot_pam.merge(models, x, method="separate", compensation=False, verbose=0)
-    spaces = merged.merge_plan.spaces
     return {
-        **row,
-        "spaces": len(spaces),
-        "channels": sum(space.widths[0] for space in spaces),
-        "frozen": dict(collections.Counter(merged.merge_plan.frozen.values())),
+        "trunk frozen": dict(collections.Counter(merged.merge_plan.frozen.values())),
         "separate": _error(merged(x), {task: model(x) for task, model in models.items()}),
         "separate seconds": round(time.perf_counter() - began, 1),
         "peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB / 2**30, 2),
     }
 
 
-def measure_pam(name: str) -> dict[str, Any]:
+def measure_pam(name: str, memory_gib: float) -> dict[str, Any]:
     """The merge `pam` of an application, half of its computation removed, and the file."""
     import tfmot_pam
     from benchmarks import applications
 
+    del memory_gib
     x = applications.images(name, _SAMPLES)
     models = {t: applications.alive(m, x) for t, m in applications.two_models(name).items()}
     began = time.perf_counter()
@@ -139,26 +154,42 @@ def _error(found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
     return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
 
 
+# By the entry of a row that tells that the stage was done. Those that failed are not done again.
+STAGES = {
+    "read": ("layers", measure_read),
+    "separate": ("separate", measure_separate),
+    "pam": ("file", measure_pam),
+}
+
+
 def attempt(stage: str, name: str, memory_gib: float) -> dict[str, Any]:
     """A stage of a row; what goes wrong is part of it."""
     try:
-        return measure_separate(name, memory_gib) if stage == "separate" else measure_pam(name)
+        return STAGES[stage][1](name, memory_gib)
     except Exception as error:
         return {f"{stage} failed": f"{type(error).__name__}: {error}"[:500]}
 
 
-def jobs(rows: Mapping[str, Mapping[str, Any]], only: list[str]) -> list[tuple[str, str]]:
-    """What is still to be measured: all separate merges, then the families."""
+def jobs(
+    rows: Mapping[str, Mapping[str, Any]],
+    only: Sequence[str],
+    stages: Sequence[str] = tuple(STAGES),
+) -> list[tuple[str, str]]:
+    """What is still to be measured: stage by stage, the families first."""
     from benchmarks import applications
 
     names = [name for name in applications.SIDES if not only or name in only]
-    separate = [("separate", name) for name in names if "parameters" not in rows.get(name, {})]
-    families = [name for name in names if name in applications.FAMILIES]
-    pam = [("pam", name) for name in families if not {*rows.get(name, {})} & {*_PAM_DONE}]
-    return separate + pam
-
-
-_PAM_DONE = ("file", "pam failed")
+    names.sort(key=lambda name: name not in applications.FAMILIES)
+    found = []
+    for stage in stages:
+        done = {STAGES[stage][0], f"{stage} failed", *(["left out"] if stage != "read" else [])}
+        found += [
+            (stage, name)
+            for name in names
+            if not done & {*rows.get(name, {})}
+            and (stage != "pam" or name in applications.FAMILIES)
+        ]
+    return found
 
 
 def main(argv):
@@ -166,19 +197,25 @@ def main(argv):
     results_io.one_thread()
     path, began = pathlib.Path(_OUTPUT.value, "applications.json"), time.monotonic()
     kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else {}
-    context = multiprocessing.get_context("spawn")
-    for stage, name in jobs(kept, _ONLY.value):
-        if _MINUTES.value and time.monotonic() - began > 60 * _MINUTES.value:
-            break
-        # A process of its own: the peak of one must not be that of another.
-        with concurrent.futures.ProcessPoolExecutor(
-            1, context, initializer=results_io.end_with_parent
-        ) as pool:
-            found = pool.submit(attempt, stage, name, _MEMORY.value).result()
-        kept[name] = {**kept.get(name, {}), **found}
-        write_page(kept)
-        print(stage, name, found, flush=True)
+    with contextlib.ExitStack() as readers:
+        reader = readers.enter_context(_worker())
+        for stage, name in jobs(kept, _ONLY.value, _STAGES.value):
+            if _MINUTES.value and time.monotonic() - began > 60 * _MINUTES.value:
+                break
+            # Merges have processes of their own: the peak of one must not be that of another.
+            with contextlib.nullcontext(reader) if stage == "read" else _worker() as worker:
+                found = worker.submit(attempt, stage, name, _MEMORY.value).result()
+            kept[name] = {**kept.get(name, {}), **found}
+            write_page(kept)
+            print(stage, name, found, flush=True)
     write_page(kept)
+
+
+def _worker() -> concurrent.futures.ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(
+        1, context, initializer=results_io.end_with_parent
+    )
 
 
 def write_page(rows: Mapping[str, Mapping[str, Any]]) -> None:
@@ -186,8 +223,10 @@ def write_page(rows: Mapping[str, Mapping[str, Any]]) -> None:
     from benchmarks import applications
 
     names = [name for name in applications.SIDES if name in rows]
-    missing = [name for name in applications.SIDES if name not in rows]
-    undone = [n for n in applications.FAMILIES if not {*rows.get(n, {})} & {*_PAM_DONE}]
+    undone = {
+        stage: [name for found, name in jobs(rows, [], [stage]) if found == stage]
+        for stage in STAGES
+    }
     parts = [
         "# Networks of `keras.applications`",
         "Made by `python -m benchmarks.applications_benchmark`, which goes on where it stopped. "
@@ -195,13 +234,16 @@ def write_page(rows: Mapping[str, Mapping[str, Any]]) -> None:
         "heads of 7 and 5 classes. *Separate*: the largest difference between the outputs of "
         '`merge(method="separate")` and of the originals, as a share of the largest output. '
         "*Pam*: MACs of `merge()` for both tasks, as a share of both originals. *Half pruned*: "
-        'what is left of these MACs after `prune_channels(0.5, measure="macs")`, and how far '
-        "the stripped model is from the masked one. *File*: how far the TFLite file is from the "
-        "stripped model. Pam, half pruned and file are measured on one small member of each "
-        "family.",
+        "what is left of its expected MACs (the mean over the combinations) after "
+        '`prune_channels(0.5, measure="macs")`, and how far the stripped model is from the '
+        "masked one. *File*: how far the TFLite file is from the stripped model. Pam, half pruned "
+        "and file are measured on one small member of each family.",
         results_io.markdown_table([told(name, rows[name]) for name in names]) if names else "",
-        f"Not measured yet: {', '.join(missing)}." if missing else "All of them were measured.",
-        f"Of the families not yet: {', '.join(undone)}." if undone else "All families were.",
+        *(
+            f"*{stage.capitalize()}* is still to be measured of {', '.join(left)}."
+            for stage, left in undone.items()
+            if left
+        ),
     ]
     text = "\n\n".join(part for part in parts if part)
     kept = {"rows": {name: rows[name] for name in names}}
@@ -211,8 +253,7 @@ def write_page(rows: Mapping[str, Mapping[str, Any]]) -> None:
 
 def told(name: str, row: Mapping[str, Any]) -> dict[str, str]:
     """A row of the page."""
-    failed = row.get("left out") or row.get("separate failed")
-    pam_failed = row.get("pam failed")
+    failed = row.get("read failed") or row.get("separate failed") or row.get("left out")
     exact = row.get("separate")
     return {
         "application": name,
@@ -221,8 +262,8 @@ def told(name: str, row: Mapping[str, Any]) -> dict[str, str]:
         "channel spaces": row.get("spaces", ""),
         "frozen, and why": "; ".join(f"{n}: {why}" for why, n in row.get("frozen", {}).items())
         or ("none" if "frozen" in row else ""),
-        "separate": failed or _told_error(exact),
-        "pam": pam_failed or _share(row, "pam of originals"),
+        "separate": failed or ("" if exact is None else _told_error(exact)),
+        "pam": row.get("pam failed") or _share(row, "pam of originals"),
         "half pruned": f"{_share(row, 'left of pam')}, {row['stripped']:.0e}"
         + ("" if row["as predicted"] else " (not the MACs predicted)")
         if "stripped" in row

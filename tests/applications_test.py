@@ -95,18 +95,22 @@ def test_all_that_keras_ships_are_listed():
 
 
 def test_the_benchmark_goes_on_where_it_stopped():
-    jobs = applications_benchmark.jobs
-    separate = [("separate", name) for name in applications.SIDES]
+    jobs, names = applications_benchmark.jobs, set(applications.SIDES)
+    every = {stage: {(stage, name) for name in names} for stage in ("read", "separate")}
     pam = {("pam", name) for name in applications.FAMILIES}
-    assert jobs({}, [])[: len(separate)] == separate
-    assert set(jobs({}, [])) == {*separate, *pam}
-    rows = {name: {"parameters": 1} for name in applications.SIDES}
-    assert set(jobs(rows, [])) == pam
-    rows["VGG16"]["file"] = 1e-6
-    assert set(jobs(rows, [])) == pam - {("pam", "VGG16")}
-    assert jobs(rows, ["VGG16", "VGG19"]) == []
-    # What failed before there was anything to see is tried again.
-    assert jobs({"VGG19": {"separate failed": "x"}}, ["VGG19"]) == [("separate", "VGG19")]
+    found = jobs({}, [])
+    assert set(found) == every["read"] | every["separate"] | pam
+    assert [stage for stage, _ in found] == ["read"] * 40 + ["separate"] * 40 + ["pam"] * 14
+    assert {name for _, name in found[:14]} == set(applications.FAMILIES)
+    rows = {name: {"layers": 1} for name in names}
+    assert set(jobs(rows, [])) == every["separate"] | pam
+    rows["VGG16"] |= {"separate": 0.0, "file": 1e-6}
+    rows["VGG19"] |= {"separate failed": "ValueError: y"}
+    rows["ConvNeXtTiny"] |= {"left out": "needs more memory"}
+    done = {"VGG16", "VGG19", "ConvNeXtTiny"}
+    assert jobs(rows, sorted(done)) == []
+    assert {name for _, name in jobs(rows, [], ["separate"])} == names - done
+    assert jobs(rows, ["ResNet50"], ["pam"]) == [("pam", "ResNet50")]
 
 
 def test_rows_tell_what_is_frozen_and_what_failed():
