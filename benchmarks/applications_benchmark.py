@@ -19,6 +19,7 @@ import contextlib
 import json
 import multiprocessing
 import pathlib
+import re
 import resource
 import sys
 import tempfile
@@ -260,7 +261,7 @@ def told(name: str, row: Mapping[str, Any]) -> dict[str, str]:
         "side": row.get("side", ""),
         "parameters": f"{row['parameters'] / 1e6:.1f} M" if "parameters" in row else "",
         "channel spaces": row.get("spaces", ""),
-        "frozen, and why": "; ".join(f"{n}: {why}" for why, n in row.get("frozen", {}).items())
+        "frozen, and why": "; ".join(f"{n}: {why}" for why, n in _by_kind(row).items())
         or ("none" if "frozen" in row else ""),
         "separate": failed or ("" if exact is None else _told_error(exact)),
         "pam": row.get("pam failed") or _share(row, "pam of originals"),
@@ -270,6 +271,14 @@ def told(name: str, row: Mapping[str, Any]) -> dict[str, str]:
         else "",
         "file": f"{row['file']:.0e}" if "file" in row else "",
     }
+
+
+def _by_kind(row: Mapping[str, Any]) -> dict[str, int]:
+    """How many spaces are frozen for each reason, the layers' names left out."""
+    found = collections.Counter()
+    for why, count in row.get("frozen", {}).items():
+        found[re.sub(r" '[^']*'", "", why)] += count
+    return dict(found)
 
 
 def _told_error(error: float) -> str:

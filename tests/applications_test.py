@@ -114,9 +114,14 @@ def test_the_benchmark_goes_on_where_it_stopped():
 
 
 def test_rows_tell_what_is_frozen_and_what_failed():
-    row = {"side": 32, "parameters": 1_500_000, "spaces": 3, "frozen": {"no rule": 2}}
+    row = {
+        "side": 32,
+        "parameters": 1_500_000,
+        "spaces": 3,
+        "frozen": {"A 'a': no rule": 1, "A 'b': no rule": 1},
+    }
     whole = applications_benchmark.told("X", {**row, "separate": 2e-7})
-    assert list(whole.values()) == ["X", 32, "1.5 M", 3, "2: no rule", "2e-07", "", "", ""]
+    assert list(whole.values()) == ["X", 32, "1.5 M", 3, "2: A: no rule", "2e-07", "", "", ""]
     assert applications_benchmark.told("X", {**row, "separate": 0.1})["separate"].endswith("exact)")
     assert applications_benchmark.told("X", {"separate failed": "ValueError: y"})["separate"] == (
         "ValueError: y"
