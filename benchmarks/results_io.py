@@ -52,11 +52,14 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write(directory: str, name: str, text: str, data: Mapping[str, Any]) -> None:
+def write(
+    directory: str, name: str, text: str, data: Mapping[str, Any], *, show: bool = True
+) -> None:
     """Writes `name`.json and `name`.md, and prints the Markdown."""
     folder = pathlib.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     record = {"environment": environment(), **data}
     (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    if show:
+        print(text)

@@ -8,7 +8,7 @@ import pytest
 
 import tflite_export
 import tfmot_pam
-from tests import random_models
+from benchmarks import applications, applications_benchmark
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
 from tfmot_pam.merging.alignment import align
@@ -28,24 +28,11 @@ APPLICATIONS = {
 
 def two_models(name: str) -> dict[str, keras.Model]:
     """Two networks with random weights and statistics, and heads of 7 and 5 logits."""
-    return {task: _model(name, task, classes) for task, classes in {"a": 7, "b": 5}.items()}
-
-
-def _model(name: str, task: str, classes: int) -> keras.Model:
-    build = getattr(keras.applications, name)
-    body = build(
-        weights=None,
-        input_shape=(32, 32, 3),
-        include_top=False,
-        pooling="avg",
-        **APPLICATIONS[name],
-    )
-    head = keras.layers.Dense(classes, name=task)(body.output)
-    return random_models.randomise(keras.Model(body.input, head), classes)
+    return applications.two_models(name, **APPLICATIONS[name])
 
 
 def images(count: int) -> np.ndarray:
-    return np.random.default_rng(0).uniform(0.0, 255.0, (count, 32, 32, 3)).astype("float32")
+    return applications.images("VGG16", count)
 
 
 def assert_reproduces(merged, models, x):
@@ -95,3 +82,53 @@ def test_pam_merges_run_and_export(name, tmp_path):
     files = tflite_export.export(merged, tmp_path / "files", verbose=0)
     assert [file.tasks for file in files] == [("a",), ("b",), ("a", "b"), ("a", "b")]
     assert files[0].bytes < files[2].bytes
+
+
+# --- the benchmark of all of them ---------------------------------------------------------------
+
+
+def test_all_that_keras_ships_are_listed():
+    shipped = {name for name in dir(keras.applications) if name[0].isupper()}
+    assert set(applications.SIDES) == shipped
+    assert len(shipped) >= 38
+    assert set(applications.FAMILIES) <= shipped
+
+
+def test_the_benchmark_goes_on_where_it_stopped():
+    jobs, names = applications_benchmark.jobs, set(applications.SIDES)
+    every = {stage: {(stage, name) for name in names} for stage in ("read", "separate")}
+    pam = {("pam", name) for name in applications.FAMILIES}
+    found = jobs({}, [])
+    assert set(found) == every["read"] | every["separate"] | pam
+    assert [stage for stage, _ in found] == ["read"] * 40 + ["separate"] * 40 + ["pam"] * 14
+    assert {name for _, name in found[:14]} == set(applications.FAMILIES)
+    rows = {name: {"layers": 1} for name in names}
+    assert set(jobs(rows, [])) == every["separate"] | pam
+    rows["VGG16"] |= {"separate": 0.0, "file": 1e-6}
+    rows["VGG19"] |= {"separate failed": "ValueError: y"}
+    rows["ConvNeXtTiny"] |= {"left out": "needs more memory"}
+    done = {"VGG16", "VGG19", "ConvNeXtTiny"}
+    assert jobs(rows, sorted(done)) == []
+    assert {name for _, name in jobs(rows, [], ["separate"])} == names - done
+    assert jobs(rows, ["ResNet50"], ["pam"]) == [("pam", "ResNet50")]
+
+
+def test_rows_tell_what_is_frozen_and_what_failed():
+    row = {
+        "side": 32,
+        "parameters": 1_500_000,
+        "spaces": 3,
+        "frozen": {"A 'a': no rule": 1, "A 'b': no rule": 1},
+    }
+    whole = applications_benchmark.told("X", {**row, "separate": 2e-7})
+    assert list(whole.values()) == ["X", 32, "1.5 M", 3, "2: A: no rule", "2e-07", "", "", ""]
+    assert applications_benchmark.told("X", {**row, "separate": 0.1})["separate"].endswith("exact)")
+    assert applications_benchmark.told("X", {"separate failed": "ValueError: y"})["separate"] == (
+        "ValueError: y"
+    )
+    pam = {"pam of originals": 0.5, "left of pam": 0.51, "stripped": 1e-7, "as predicted": False}
+    found = applications_benchmark.told("X", {**row, "separate": 0.0, **pam, "file": 1e-6})
+    assert found["separate"] == "the same"
+    assert found["pam"] == "50 %"
+    assert found["half pruned"] == "51 %, 1e-07 (not the MACs predicted)"
+    assert found["file"] == "1e-06"

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tfmot_pam
+from benchmarks.applications import SIDES
 from tests import random_models
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import read
@@ -478,25 +479,15 @@ def check_import_order(imports, legacy):
 
 # --- applications -----------------------------------------------------------------------------
 
-APPLICATIONS = {
-    "MobileNet": 32,
-    "MobileNetV2": 32,
-    "MobileNetV3Small": 32,
-    "MobileNetV3Large": 32,
-    "ResNet50": 32,
-    "ResNet50V2": 32,
-    "VGG16": 32,
-    "DenseNet121": 32,
-    "NASNetMobile": 32,
-    "Xception": 71,
-    "InceptionV3": 75,
-    "EfficientNetB0": 32,
-    "EfficientNetV2B0": 32,
-}
+APPLICATIONS = (
+    *("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "ResNet50", "ResNet50V2"),
+    *("VGG16", "DenseNet121", "NASNetMobile", "Xception", "InceptionV3", "EfficientNetB0"),
+    "EfficientNetV2B0",
+)
 
 
 def application(kerases, name):
-    size = APPLICATIONS[name]
+    size = SIDES[name]
     model = getattr(kerases.applications, name)(
         weights=None, input_shape=(size, size, 3), classes=7, classifier_activation=None
     )

@@ -8,8 +8,8 @@ import pytest
 from keras import layers
 
 import tflite_export
-from tflite_export import subnetworks, verify
-from tflite_export.quantization import QUANTIZATIONS
+from tflite_export import packing, subnetworks, verify
+from tflite_export.quantization import QUANTIZATIONS, find_quantization
 
 
 def two_heads(units=96):
@@ -191,3 +191,17 @@ def test_unrolled_layers_can_be_calibrated(tmp_path):
     options = {"quantization": "int8", "representative_data": series, "verbose": 0}
     (file,) = tflite_export.export(model, tmp_path / "out", **options)
     assert file.max_abs_error < 0.1
+
+
+@pytest.mark.parametrize(
+    ("quantization", "weight_bytes"), [("none", 4), ("float16", 2), ("int8", 1)]
+)
+def test_what_is_too_large_for_a_file_is_refused_before_it_is_made(quantization, weight_bytes):
+    scheme = find_quantization(quantization)
+    assert scheme.weight_bytes == weight_bytes
+    most = packing.LIMIT // weight_bytes
+    subnetworks.check_sizes({"a": {"parameters": most}}, scheme.weight_bytes)
+    reason = rf"'a\+b' has {most + 1:,} weights, 2.1 GB .* less than the 2 GB .* Choose a"
+    costs = {"a": {"parameters": 1}, "a+b": {"parameters": most + 1}}
+    with pytest.raises(ValueError, match=reason):
+        subnetworks.check_sizes(costs, scheme.weight_bytes)

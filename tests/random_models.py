@@ -11,6 +11,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from benchmarks.applications import randomise
+
 
 @keras.saving.register_keras_serializable(package="tests")
 class Mixer(layers.Layer):
@@ -51,23 +53,6 @@ def family(seed: int, tasks: int | None = None, unknown: bool = True) -> Family:
 
 
 _SHAPE_ODDS = (0.45, 0.2, 0.2, 0.05, 0.1)
-
-
-def randomise(model: keras.Model, seed: int) -> keras.Model:
-    """Draws all weights, so that biases, slopes and statistics tell channels apart too."""
-    rng = np.random.default_rng(seed)
-    for weight in model.weights:
-        name, size = weight.path.split("/")[-1], tuple(weight.shape)
-        if name in ("gamma", "moving_variance", "variance"):
-            weight.assign(rng.uniform(0.5, 1.5, size))
-        elif name in ("bias", "beta", "moving_mean", "mean", "alpha"):
-            weight.assign(rng.normal(0.0, 0.3, size))
-        elif name.endswith("kernel"):
-            weight.assign(rng.normal(0.0, 1.4 * np.prod(size[:-1]) ** -0.5, size))
-    for layer in model._flatten_layers():
-        if isinstance(layer, layers.Normalization):
-            layer.finalize_state()
-    return model
 
 
 class _Builder:

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from tflite_export import folder as folders
@@ -144,6 +145,7 @@ def benchmark(
         The measurements, as written to `benchmark.json`.
 
     Raises:
+        TypeError: `directory` is no path.
         ValueError: The folder has no manifest, a file is missing, a number is less than 1, a
             single network's task is unknown, or the tool fails.
 
@@ -154,10 +156,17 @@ def benchmark(
     """
     import rich.progress
 
-    numbers = sorted(set(threads or (1, os.cpu_count() or 1)))
-    for name, value in {"runs": runs, "rounds": rounds, "threads": numbers[0]}.items():
-        if value < 1:
+    if not isinstance(directory, (str, os.PathLike)):
+        raise TypeError(
+            f"`directory` must be the path of a folder. Received: {directory!r} of type "
+            f"{type(directory).__name__}. Pass such as 'out'."
+        )
+    numbers = list(dict.fromkeys(threads or (1, os.cpu_count() or 1)))
+    counts = [("runs", runs), ("rounds", rounds), *(("threads", number) for number in numbers)]
+    for name, value in counts:
+        if not isinstance(value, Integral) or value < 1:
             raise ValueError(f"`{name}` must be at least 1. Received: {value}. Pass 1 or more.")
+    numbers.sort()
     root = pathlib.Path(directory)
     manifest = manifests.read(root)
     inside, outside = _targets(root, manifest), _targets_alone(alone or {}, manifest["tasks"])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
+import os
 import pathlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,9 +112,9 @@ def export(
     Raises:
         TypeError: `model`, `combinations` or the samples have a wrong type.
         ValueError: The model cannot be exported; a combination, the mode, the quantization or the
-            shape or number of the samples is wrong; the directory is taken or cannot be written;
-            TFLite lacks an operation or cannot quantise a loop; a head is untrained; or a file
-            disagrees with Keras.
+            shape or number of the samples is wrong; a file would be of 2 GB or more; the directory
+            is taken or cannot be written; TFLite lacks an operation or cannot quantise a loop; a
+            head is untrained; or a file disagrees with Keras.
 
     Example:
     >>> import keras, tflite_export
@@ -122,6 +125,10 @@ def export(
     >>> [file.path.name for file in files]  # doctest: +SKIP
     ['digit.tflite', 'speaker.tflite', 'digit+speaker.tflite', 'all_combinations.tflite']
     """
+    from tfmot_pam.graph.arguments import check_seed
+
+    check_seed(seed)
+    _check_directory(directory)
     given = networks.split(model, combinations, input_shape)
     aware = any(subnetworks.is_quantization_aware(one) for one, _ in given)
     scheme = find_quantization(quantization, quantizer, aware=aware)
@@ -136,9 +143,10 @@ def export(
         calibration = representative_inputs(first, representative_data)
     samples = representative_data if samples is None else samples
     trial = trial_inputs(first, samples, seed)
-    found = []
-    for one, own in given:
-        found.append(_part(one, own, scheme, trial))
+    found = [_part(one, own, scheme, trial) for one, own in given]
+    costs = [subnetworks.costs(part.network, part.chosen) for part in found]
+    for counted in costs:
+        subnetworks.check_sizes(counted, scheme.weight_bytes)
     tasks = list(dict.fromkeys(task for part in found for task in part.model.output))
     source = f"random, seed {seed}" if samples is None else "given"
     about = {
@@ -160,10 +168,10 @@ def export(
     with whole_folder(directory, overwrite) as folder:
         contents = _convert_all(found, mode, TUNINGS[tune], verbose, options)
         entries = []
-        for part in found:
-            costs = subnetworks.costs(part.network, part.chosen)
+        for part, counted in zip(found, costs, strict=True):
             for name, signatures in _layout(part.chosen, mode).items():
-                entries.append(_write_file(folder / name, signatures, contents, part.checks, costs))
+                entry = _write_file(folder / name, signatures, contents, part.checks, counted)
+                entries.append(entry)
         about.update(files=entries, other_files=[model_card.FILE_NAME])
         model_card.write(folder, manifest.write(folder, about))
     return tuple(record(pathlib.Path(directory), entry, quantization) for entry in entries)
@@ -323,14 +331,26 @@ def _write_file(
 def _check_options(
     mode: str, quantization: str, scheme: Quantization, integer_io: bool, tune: str
 ) -> None:
-    if mode not in MODES:
-        raise ValueError(f"Unknown mode. Received: {mode!r}. Expected one of: {list(MODES)}.")
-    if tune not in TUNINGS:
-        raise ValueError(f"Unknown tuning. Received: {tune!r}. Expected one of: {list(TUNINGS)}.")
+    if not isinstance(mode, str) or mode not in MODES:
+        raise ValueError(
+            f"Unknown mode. Received: {mode!r}. Expected one of: {list(MODES)}. Choose one."
+        )
+    if not isinstance(tune, str) or tune not in TUNINGS:
+        raise ValueError(
+            f"Unknown tuning. Received: {tune!r}. Expected one of: {list(TUNINGS)}. Choose one."
+        )
     if integer_io and scheme.integers is None:
         raise ValueError(
             f"`integer_io` needs quantization='int8' or 'int16x8'. Received: {quantization!r}, "
             "whose inputs and outputs are floating-point numbers."
+        )
+
+
+def _check_directory(directory: Any) -> None:
+    if not isinstance(directory, (str, os.PathLike)) or not str(directory):
+        raise TypeError(
+            f"`directory` must be the path of a folder. Received: {directory!r} of type "
+            f"{type(directory).__name__}. Pass such as 'out'."
         )
 
 
@@ -357,10 +377,22 @@ def _checked_accuracy(
 ) -> dict[str, float] | None:
     if accuracy is None:
         return None
+    if not isinstance(accuracy, Mapping):
+        raise TypeError(
+            f"`accuracy` must be a dict by task. Received: {accuracy!r} of type "
+            f"{type(accuracy).__name__}. Pass such as {{{tasks[0]!r}: 0.97}}."
+        )
     unknown = [task for task in accuracy if task not in tasks]
     if unknown:
         raise ValueError(
             f"`accuracy` must be keyed by tasks of the model. Received: {unknown}. "
             f"The tasks are {list(tasks)}."
         )
+    for task, value in accuracy.items():
+        # R^2 of real-valued targets has no lower bound.
+        if not isinstance(value, numbers.Real) or not -math.inf < value <= 1:
+            raise ValueError(
+                f"`accuracy` has the value {value!r} for {task!r}. Expected a number of at most "
+                "1. Divide percentages by 100."
+            )
     return {task: float(value) for task, value in accuracy.items()}

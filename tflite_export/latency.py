@@ -28,13 +28,18 @@ def measure_latency(
         The median time in milliseconds. Inputs are what the allocated tensors hold.
 
     Raises:
-        ValueError: `runs` or `threads` is less than 1, or the file has several signatures (see
-            `benchmark`).
+        ValueError: There is no such file, `runs` or `threads` is less than 1, or the file has
+            several signatures (see `benchmark`).
 
     Example:
     >>> measure_latency("out/digit.tflite")  # doctest: +SKIP
     0.42
     """
+    if not isinstance(path, (str, pathlib.Path)) or not pathlib.Path(path).is_file():
+        raise ValueError(
+            f"There is no file {str(path)!r}. Expected a `.tflite` file. Correct the path, or "
+            "export again."
+        )
     if runs < 1 or threads < 1:
         raise ValueError(f"Received runs={runs}, threads={threads}; both must be at least 1.")
     interpreter = open_file(path, threads)

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tflite_export import verify
+from tflite_export import json_files, manifest_schema, verify
 
 FILE_NAME = "manifest.json"
 SCHEMA_VERSION = 1
@@ -72,22 +72,30 @@ def read(folder: str | pathlib.Path) -> dict[str, Any]:
     """Reads the manifest of an exported folder.
 
     Raises:
-        ValueError: There is none, or it is of another schema.
+        ValueError: There is none, it is of another schema, or it is damaged.
     """
     path = pathlib.Path(folder, FILE_NAME)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content["schema_version"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        content = json_files.read(path)
+        json_files.record({"schema_version": json_files.anything})(content, "the manifest")
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"'{folder}' holds no readable {FILE_NAME} ({error}). Pass a folder that "
             "tflite_export.export wrote."
         ) from error
+    version = content["schema_version"]
     if version != SCHEMA_VERSION:
         raise ValueError(
             f"'{path}' has the schema version {version!r}; expected {SCHEMA_VERSION}. Export the "
             "model again."
         )
+    try:
+        manifest_schema.check(content)
+    except ValueError as error:
+        raise ValueError(
+            f"'{path}' is damaged: {error}. Expected what tflite_export.export wrote. Export the "
+            "model again."
+        ) from error
     return content
 
 
@@ -97,11 +105,12 @@ def listed_names(folder: pathlib.Path) -> set[str]:
     A folder without a readable manifest lists none.
     """
     try:
-        content = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        others = content.get("other_files", [])
-        return {FILE_NAME, *others} | {entry["file"] for entry in content["files"]}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        content = json_files.read(folder / FILE_NAME)
+        manifest_schema.LISTING(content, "the manifest")
+    except (OSError, ValueError):
         return set()
+    others = content.get("other_files", [])
+    return {FILE_NAME, *others} | {entry["file"] for entry in content["files"]}
 
 
 def _versions(content: Mapping[str, Any]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 _ALIGNMENT = 16  # the format's for the contents of buffers
-_LIMIT = 2**31 - 2**20  # of the format's offsets, less room for the tables
+LIMIT = 2**31 - 2**20  # of the format's offsets, less room for the tables
 _RUNTIME_VERSION = b"min_runtime_version"
 
 
@@ -47,7 +47,7 @@ def pack(contents: Sequence[bytes]) -> bytes:
     if len(set(keys)) < len(keys):
         raise ValueError(f"Signatures must have different names. Received: {keys}. Rename them.")
     _keep_used_buffers(model)
-    if sum(0 if buffer.data is None else len(buffer.data) for buffer in model.buffers) > _LIMIT:
+    if sum(0 if buffer.data is None else len(buffer.data) for buffer in model.buffers) > LIMIT:
         raise ValueError("More than 2 GB of weights cannot be packed. Export fewer combinations.")
     _share_tables(model)
     builder = _sharing_builder()

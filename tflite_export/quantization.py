@@ -25,6 +25,7 @@ class Quantization:
         integers: NumPy type of the inputs and outputs where they are integers on request; None
             where they are always floating-point numbers.
         sparse: Whether kernels with many zeros may be stored without them.
+        weight_bytes: Bytes that an entry of a kernel takes.
         finish: Quantises the float32 file that the converter wrote, given its content, the name
             of its signature, representative inputs by name (None if it is not calibrated) and
             whether inputs and outputs become integers. None where the converter quantises.
@@ -36,6 +37,7 @@ class Quantization:
     calibrated: bool = False
     integers: str | None = None
     sparse: bool = False
+    weight_bytes: int = 4
     finish: Callable[[bytes, str, Mapping[str, np.ndarray] | None, bool], bytes] | None = None
 
 
@@ -80,17 +82,19 @@ def _int16x8(converter: Any) -> None:
 # activations leave the error of 8-bit weights, which are the finer half of the 1.2 %.
 QUANTIZATIONS: dict[str, Quantization] = {
     "none": Quantization(_float32, largest_error, 1e-4, sparse=True),
-    "float16": Quantization(_float16, rms_error, 0.01, sparse=True),
-    "dynamic": Quantization(_dynamic, rms_error, 0.1),
-    "int8": Quantization(_int8, rms_error, 0.2, calibrated=True, integers="int8"),
-    "int16x8": Quantization(_int16x8, rms_error, 0.1, calibrated=True, integers="int16"),
+    "float16": Quantization(_float16, rms_error, 0.01, sparse=True, weight_bytes=2),
+    "dynamic": Quantization(_dynamic, rms_error, 0.1, weight_bytes=1),
+    "int8": Quantization(_int8, rms_error, 0.2, calibrated=True, integers="int8", weight_bytes=1),
+    "int16x8": Quantization(
+        _int16x8, rms_error, 0.1, calibrated=True, integers="int16", weight_bytes=1
+    ),
 }
 
 # After quantisation aware training the ranges are in the model, and Keras rounds as the file does.
 # What is left are single steps where a sum lies between two; a layer in floating point, such as
 # LayerNormalization, may enlarge them to what int8 is allowed.
 QUANTIZATION_AWARE: dict[str, Quantization] = {
-    "int8": Quantization(_dynamic, rms_error, 0.2, integers="int8"),
+    "int8": Quantization(_dynamic, rms_error, 0.2, integers="int8", weight_bytes=1),
 }
 
 
@@ -125,9 +129,9 @@ def find_quantization(
         (name, "quantization", QUANTIZATIONS),
         (quantizer, "quantizer", QUANTIZERS),
     ):
-        if value not in table:
+        if not isinstance(value, str) or value not in table:
             raise ValueError(
-                f"Unknown {what}. Received: {value!r}. Expected one of: {list(table)}."
+                f"Unknown {what}. Received: {value!r}. Expected one of: {list(table)}. Choose one."
             )
     if aware:
         return _find_aware(name, quantizer)

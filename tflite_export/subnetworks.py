@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tflite_export.converter import input_name
+from tflite_export.packing import LIMIT
 
 if TYPE_CHECKING:
     import keras
@@ -216,6 +217,23 @@ def costs(network: Network, combinations: Mapping[str, Sequence[str]]) -> dict[s
 
     counted = {name: network_cost(select(network, tasks)) for name, tasks in combinations.items()}
     return {name: {"macs": c.macs, "parameters": c.parameters} for name, c in counted.items()}
+
+
+def check_sizes(costs: Mapping[str, Mapping[str, int]], weight_bytes: int) -> None:
+    """Raises ValueError, before anything is converted, if a combination is too large for a file.
+
+    Args:
+        costs: What `costs` returned.
+        weight_bytes: Bytes that a weight takes.
+    """
+    for name, found in costs.items():
+        size = weight_bytes * found["parameters"]
+        if size > LIMIT:
+            raise ValueError(
+                f"The network of '{name}' has {found['parameters']:,} weights, {size / 1e9:.1f} GB "
+                "as they are to be stored. Expected less than the 2 GB that a TFLite file holds. "
+                "Choose a quantization with fewer bits, prune it, or export fewer tasks together."
+            )
 
 
 def is_sparse(model: keras.Model) -> bool:

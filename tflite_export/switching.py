@@ -18,9 +18,9 @@ def bytes_to_load(
         alone: Bytes of the tasks' single networks, which stay loaded while they run.
 
     Returns:
-        For each way of shipping the combinations (`"files"`, `"signatures"` and `"alone"`, as far
-        as they are there): `first`, the mean over the combinations that the app may start with,
-        and `mean` and `largest` over all changes from one combination to another.
+        For each way of shipping the combinations (`"files"`, `"signatures"` and `"alone"`, where
+        all of them are there that way): `first`, the mean over the combinations that the app may
+        start with, and `mean` and `largest` over all changes from one combination to another.
 
     Example:
     >>> def file(name, size, *signatures):
@@ -43,11 +43,12 @@ def bytes_to_load(
         for signature in entry["signatures"]:
             files.setdefault(way, {})[signature["name"]] = entry["bytes"]
     found = {}
-    if "files" in files:
-        own = files["files"]
+    own = files.get("files", {})
+    if own.keys() == combinations.keys():
         found["files"] = _summary(combinations, own, lambda old, new: own[new])
-    if "signatures" in files:
-        found["signatures"] = _summary(combinations, files["signatures"], lambda old, new: 0)
+    together = files.get("signatures", {})
+    if together.keys() == combinations.keys():
+        found["signatures"] = _summary(combinations, together, lambda old, new: 0)
     if alone and set(alone) >= set().union(*combinations.values()):
         sizes = {name: sum(alone[t] for t in tasks) for name, tasks in combinations.items()}
 

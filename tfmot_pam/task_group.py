@@ -44,7 +44,14 @@ class TaskGroup(keras.layers.Wrapper):
                 f"`layer` must be a Keras layer. Received: {layer!r} of type "
                 f"{type(layer).__name__}. Pass the layer object, such as keras.layers.Dense(4)."
             )
-        names = isinstance(tasks, Sequence) and all(isinstance(task, str) for task in tasks)
+        if isinstance(layer, TaskGroup):
+            raise TypeError(
+                f"`layer` must be an ordinary Keras layer. Received: the TaskGroup '{layer.name}' "
+                f"of the tasks {layer.tasks}. Wrap its own layer: TaskGroup(group.layer, tasks)."
+            )
+        names = isinstance(tasks, Sequence) and all(
+            isinstance(task, str) and task for task in tasks
+        )
         if isinstance(tasks, str) or not names:
             raise TypeError(
                 f"`tasks` must be a sequence of task names. Received: {tasks!r}. "

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfmot_pam.closed_form import linear
+from tfmot_pam.graph.arguments import check_number, check_seed, check_whole
 from tfmot_pam.graph.emitter import instantiate, load_weights
 from tfmot_pam.graph.network import Layer, Network, Node
 from tfmot_pam.graph.runner import Stepper, peak_floats
@@ -46,12 +49,38 @@ class Compensation:
             feature; None chooses it for every layer, by samples that are held out.
         memory: Bytes that the activations of all networks may take.
         seed: Seed of the choice of samples and places.
+
+    Raises:
+        TypeError: one of them is no number.
+        ValueError: one of them is out of range.
     """
 
     places: int = 4096
     ridge: float | None = None
     memory: int = 1 << 30
     seed: int = 0
+
+    def __post_init__(self):
+        check_whole("places", self.places)
+        check_whole("memory", self.memory)
+        check_seed(self.seed)
+        if self.ridge is not None:
+            check_number(
+                "ridge",
+                self.ridge,
+                "at least 0",
+                lambda ridge: 0 <= ridge < math.inf,
+                "Leave it out: it is then chosen for every layer.",
+            )
+
+
+def check_compensation(value: Any) -> None:
+    """Raises TypeError unless a value says whether, or how, weights are compensated."""
+    if not isinstance(value, (bool, np.bool_, Compensation)):
+        raise TypeError(
+            "`compensation` must be True, False or a tfmot_pam.Compensation. Received: "
+            f"{value!r} of type {type(value).__name__}. Leave it out for True."
+        )
 
 
 def compensate(

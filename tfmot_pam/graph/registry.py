@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import get_args
+
 from tfmot_pam.graph.rule_table import BUILT_IN_RULES
-from tfmot_pam.graph.rules import LayerRule, is_keras_class
+from tfmot_pam.graph.rules import Axes, LayerRule, Role, is_keras_class
 
 # The one table that users add to; everything else reads it through `find_rule`.
 _USER_RULES: dict[type | str, LayerRule] = {}
@@ -21,8 +24,8 @@ def register_layer_rule(layer: type | str, rule: LayerRule, *, overwrite: bool =
         overwrite: Whether a rule that exists may be replaced.
 
     Raises:
-        TypeError: `layer` is no class or name, or `rule` is no `LayerRule`.
-        ValueError: there is a rule already and `overwrite` is False.
+        TypeError: `layer` is no class or name, `rule` is no `LayerRule`, or its weights no `Axes`.
+        ValueError: the rule's role is unknown; or there is a rule already and `overwrite` is False.
 
     Example:
     >>> import keras, tfmot_pam
@@ -45,6 +48,19 @@ def register_layer_rule(layer: type | str, rule: LayerRule, *, overwrite: bool =
         raise TypeError(
             f"`rule` must be a tfmot_pam.LayerRule. Received: {rule!r} of type "
             f"{type(rule).__name__}. Build one, such as LayerRule('channelwise')."
+        )
+    if rule.role not in get_args(Role):
+        raise ValueError(
+            f"The rule has the role {rule.role!r}. Expected one of {list(get_args(Role))}. See "
+            "tfmot_pam.LayerRule for what they mean."
+        )
+    axes = isinstance(rule.weights, Mapping) and all(
+        isinstance(found, Axes) for found in rule.weights.values()
+    )
+    if not axes:
+        raise TypeError(
+            f"The rule has weights={rule.weights!r}. Expected a dict of tfmot_pam.Axes by the "
+            "weights' names. Pass such as {'kernel': tfmot_pam.Axes(inputs=0, outputs=1)}."
         )
     if not overwrite and find_rule(layer) is not None:
         raise ValueError(

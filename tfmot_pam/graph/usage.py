@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
 
 from tfmot_pam.graph.selection import all_combinations
 
@@ -21,7 +22,7 @@ def check_usage(
         The same probabilities, combinations as tuples in model order.
 
     Raises:
-        TypeError: `usage` is not a dict.
+        TypeError: `usage` is not a dict from combinations to numbers.
         ValueError: A combination is empty, unknown or given twice, or the probabilities are
             negative or do not sum to 1.
 
@@ -36,6 +37,11 @@ def check_usage(
         )
     checked: dict[tuple[str, ...], float] = {}
     for key, probability in usage.items():
+        if not isinstance(key, Iterable) or not isinstance(probability, numbers.Real):
+            raise TypeError(
+                f"`usage` must give combinations of tasks a number each. Received: {probability!r} "
+                f"for {key!r}. Pass such as {{('a',): 0.5, ('a', 'b'): 0.5}}."
+            )
         named = (key,) if isinstance(key, str) else tuple(key)
         unknown = [task for task in named if task not in tasks]
         combination = tuple(task for task in tasks if task in named)

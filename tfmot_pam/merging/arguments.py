@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
+from tfmot_pam.graph.arguments import check_number
 from tfmot_pam.graph.network import Network, iterate_tensors
 from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.merging.methods import Threshold
@@ -30,15 +32,37 @@ def check_options(rho, alpha, share, width, min_group, samples) -> Threshold:
             f"Received several thresholds: {given}. Expected at most one of `rho`, `alpha` and "
             "`share`. Drop the others."
         )
-    if rho is not None and not 0 <= rho < 1:
-        raise ValueError(
-            f"Received rho={rho!r}. Expected 0 <= rho < 1, a share of each task's relevance. "
-            "Choose one between 0.005 and 0.2."
+    if rho is not None:
+        check_number(
+            "rho",
+            rho,
+            "0 <= rho < 1, a share of each task's relevance",
+            lambda rho: 0 <= rho < 1,
+            "Choose one between 0.005 and 0.2.",
         )
-    if share is not None and not 0 < share <= 1:
-        raise ValueError(
-            f"Received share={share!r}. Expected 0 < share <= 1, the share of shared channels. "
-            "To share nothing, use method='separate'."
+    if share is not None:
+        check_number(
+            "share",
+            share,
+            "0 < share <= 1, the share of shared channels",
+            lambda share: 0 < share <= 1,
+            "To share nothing, use method='separate'.",
+        )
+    if alpha is not None:
+        by_task = alpha if isinstance(alpha, Mapping) else {None: alpha}
+        for task, value in by_task.items():
+            check_number(
+                "alpha" if task is None else f"alpha[{task!r}]",
+                value,
+                "a relevance in nats, below that of all channels",
+                lambda value: True,  # the ceiling is known once relevance is
+                "Pass one number, or a dict of one number a task.",
+            )
+    whole = isinstance(min_group, numbers.Integral) and isinstance(samples, numbers.Integral)
+    if not whole:
+        raise TypeError(
+            f"Received min_group={min_group!r} and samples={samples!r}. Expected whole numbers: at "
+            "least 1 channel and 2 samples. Use the defaults, 4 and 1024."
         )
     if min_group < 1 or samples < 2:
         raise ValueError(
@@ -58,7 +82,7 @@ def check_estimator(estimator: Any) -> tuple[str, dict[str, Any]]:
             f"of type {type(estimator).__name__}. Pass such as {{'name': 'kde', ...}}."
         )
     name = options["name"]
-    if name not in ESTIMATORS:
+    if not isinstance(name, str) or name not in ESTIMATORS:
         raise ValueError(
             f"Received estimator={name!r}; expected one of {sorted(ESTIMATORS)}. Choose one."
         )

@@ -29,7 +29,7 @@ REDUCTIONS: Mapping[str, Callable[[np.ndarray], tuple[np.ndarray, ...]]] = Mappi
 
 def check_reduction(reduction: str) -> None:
     """Raises ValueError unless `reduction` is a key of `REDUCTIONS`."""
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(
             f"Unknown `reduction`: {reduction!r}. Expected one of {sorted(REDUCTIONS)}. Choose one."
         )

@@ -12,6 +12,8 @@ the paper's kernel estimate.
 
 from __future__ import annotations
 
+import numbers
+
 import numpy as np
 from scipy import linalg
 
@@ -56,7 +58,7 @@ def gaussian_path(
     labels = greedy.standardised(targets.matrix())
     samples, columns = standard.shape
     ridge = max(_LEAST_RIDGE, columns / samples) if ridge is None else ridge
-    if not 0.0 < ridge < np.inf:
+    if not (isinstance(ridge, numbers.Real) and 0.0 < ridge < np.inf):
         raise ValueError(
             f"Received ridge={ridge}; expected a positive number, without which duplicate "
             "channels have no solution. Leave it out for the default."

@@ -10,8 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmot_pam.closed_form.compensate import Compensation, compensate
+from tfmot_pam.closed_form.compensate import Compensation, check_compensation, compensate
 from tfmot_pam.data import Samples, TaskSamples, input_statistics, synthetic_inputs, take_samples
+from tfmot_pam.graph.arguments import check_seed
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.generation import same_generation
 from tfmot_pam.graph.network import Network, iterate_tensors
@@ -21,7 +22,14 @@ from tfmot_pam.merging.arguments import check_estimator, check_options, named_mo
 from tfmot_pam.merging.assemble import Assembly, IrregularLayout, assemble
 from tfmot_pam.merging.capture import check_reduction, observe
 from tfmot_pam.merging.grouping import Grouping, free_spaces
-from tfmot_pam.merging.methods import MergeMethod, Paths, Request, Threshold, find_method
+from tfmot_pam.merging.methods import (
+    MergeMethod,
+    Paths,
+    Request,
+    Threshold,
+    checked,
+    find_method,
+)
 from tfmot_pam.merging.observations import Observations
 from tfmot_pam.merging.plan import (
     MergePlan,
@@ -120,6 +128,8 @@ def merge(
     """
     chosen = find_method(method)
     threshold = check_options(rho, alpha, share, width, min_group, samples)
+    check_seed(seed)
+    check_compensation(compensation)
     check_estimator(estimator)
     check_reduction(reduction)
     by_task = named_models(models)
@@ -309,7 +319,7 @@ def _regroup_and_assemble(
 ) -> tuple[Request, Grouping, Assembly]:
     """Regroups; a space whose tensors cannot be put in one order is frozen and all done again."""
     while True:
-        grouping = regroup(request, method, min_group, width)
+        grouping = regroup(request, checked(method), min_group, width)
         try:
             assembly = assemble(request.alignment, grouping, own_width=width == "own")
             return request, grouping, assembly

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -151,6 +152,9 @@ class MergeMethod:
             every task is given a least number of channels.
         own_width: Whether no task gets more channels than its own network has, as it is.
 
+    Raises:
+        TypeError: `name` is no text or `decide` no function.
+
     Example:
     >>> import numpy as np, tfmot_pam
     >>> def first_only(request):
@@ -164,6 +168,13 @@ class MergeMethod:
     decide: Callable[[Request], Mapping[int, np.ndarray]]
     needs_relevance: bool = False
     own_width: bool = False
+
+    def __post_init__(self):
+        if not isinstance(self.name, str) or not callable(self.decide):
+            raise TypeError(
+                f"Received name={self.name!r} and decide={self.decide!r}. Expected a name and a "
+                "function decide(request) -> {space: masks}. Pass the function itself."
+            )
 
 
 METHODS: Mapping[str, MergeMethod] = MappingProxyType(
@@ -199,3 +210,37 @@ def find_method(method: str | MergeMethod) -> MergeMethod:
             f"Unknown `method`: {method!r}. Expected one of {sorted(METHODS)}. Choose one."
         )
     return METHODS[method]
+
+
+def checked(method: MergeMethod) -> MergeMethod:
+    """The same method, whose decisions are held to the form that `decide` promises.
+
+    Use it for methods of users: what is wrong with one is told where it comes from.
+    """
+    return dataclasses.replace(method, decide=lambda request: _decision(method, request))
+
+
+def _decision(method: MergeMethod, request: Request) -> dict[int, np.ndarray]:
+    decided = method.decide(request)
+    if not isinstance(decided, Mapping):
+        raise TypeError(
+            f"The merge method {method.name!r} returned {reprlib.repr(decided)} of type "
+            f"{type(decided).__name__}. Expected a dict from indices of spaces to masks. Return "
+            "such as {index: masks}."
+        )
+    alignment, found = request.alignment, {}
+    known = {i: space for i, space in enumerate(alignment.spaces) if not space.given}
+    most = everything(len(alignment.tasks))
+    for index, masks in decided.items():
+        masks = np.asarray(masks)
+        count = sum(known[index].widths) if index in known else None
+        whole = np.issubdtype(masks.dtype, np.integer) and masks.shape == (count,)
+        if not whole or masks.min(initial=0) < 0 or masks.max(initial=0) > most:
+            raise ValueError(
+                f"The merge method {method.name!r} returned {reprlib.repr(masks)} for the space "
+                f"{index!r}. Expected a whole number from 0 to {most} for each of the channels: "
+                f"{ {i: sum(space.widths) for i, space in known.items()} }. Return one mask a "
+                "channel, the first network's channels first."
+            )
+        found[index] = masks
+    return found

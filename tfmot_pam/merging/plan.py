@@ -6,16 +6,19 @@ import dataclasses
 import hashlib
 import json
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from tflite_export import json_files
 from tfmot_pam.graph.likeness import freeze, structure
 from tfmot_pam.graph.network import Network
 from tfmot_pam.merging.alignment import Alignment
 from tfmot_pam.merging.grouping import Grouping, fixed_masks, group_order, mask_of, tasks_of
 from tfmot_pam.merging.methods import Paths
+from tfmot_pam.merging.plan_schema import HEADER, PLAN
 from tfmot_pam.merging.relevance import RelevancePath
 
 FORMAT, VERSION = "tfmot_pam.MergePlan", 1
@@ -113,19 +116,21 @@ class MergePlan:
             ValueError: the text is no plan, is of another version, or is damaged.
         """
         try:
-            data = json.loads(text)
-            kind, version = data["format"], data["version"]
-        except (ValueError, KeyError, TypeError) as error:
+            data = json_files.parse(text)
+            HEADER(data, "the text")
+        except ValueError as error:
             raise ValueError(
-                f"This is no merge plan: {error!r}. Expected the JSON text that "
+                f"This is no merge plan: {error}. Expected the JSON text that "
                 "MergePlan.to_json() returns. Merge again to make a new plan."
             ) from error
+        kind, version = data["format"], data["version"]
         if kind != FORMAT or version != VERSION:
             raise ValueError(
                 f"Received a file of format {kind!r}, version {version!r}. Expected {FORMAT!r}, "
                 f"version {VERSION}. Merge again to make a new plan."
             )
         try:
+            PLAN(data, "the plan")
             plan = cls(
                 tasks=tuple(data["tasks"]),
                 method=data["method"],
@@ -133,11 +138,10 @@ class MergePlan:
                 fingerprints=tuple(data["fingerprints"]),
                 spaces=tuple(_space_from_dict(space) for space in data["spaces"]),
             )
-            _check(plan)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            reason = f"the entry {error} is missing" if isinstance(error, KeyError) else error
+            check_consistent(plan)
+        except ValueError as error:
             raise ValueError(
-                f"The merge plan is damaged: {reason}. Expected the JSON text that "
+                f"The merge plan is damaged: {error}. Expected the JSON text that "
                 "MergePlan.to_json() returns, unchanged. Merge again to make a new plan."
             ) from error
         return plan
@@ -154,8 +158,7 @@ class MergePlan:
     @classmethod
     def load(cls, path: str | os.PathLike) -> MergePlan:
         """Reads a plan that `save` wrote."""
-        with open(path, encoding="utf-8") as file:
-            return cls.from_json(file.read())
+        return cls.from_json(pathlib.Path(path).read_bytes())
 
 
 def _plain(value: Any) -> Any:
@@ -194,8 +197,15 @@ def _indices(channels: Mapping[str, list[int]]) -> dict[str, tuple[int, ...]]:
     return {task: tuple(int(index) for index in found) for task, found in channels.items()}
 
 
-def _check(plan: MergePlan) -> None:
+def check_consistent(plan: MergePlan) -> None:
     """Raises ValueError unless every channel of every space has exactly one place."""
+    for name in ("tasks", "fingerprints", "spaces"):
+        if not isinstance(getattr(plan, name), (tuple, list)):
+            raise ValueError(f"its {name} are {getattr(plan, name)!r}, not a tuple")
+    if not isinstance(plan.options, Mapping):
+        raise ValueError(f"its options are {plan.options!r}, not a dict")
+    if unknown := [space for space in plan.spaces if not isinstance(space, PlannedSpace)]:
+        raise ValueError(f"its spaces hold {unknown[0]!r}, which is no PlannedSpace")
     if len(plan.fingerprints) != len(plan.tasks) or len(set(plan.tasks)) != len(plan.tasks):
         raise ValueError(
             f"{len(plan.tasks)} tasks and {len(plan.fingerprints)} fingerprints do not fit"
@@ -207,14 +217,25 @@ def _check(plan: MergePlan) -> None:
         unknown = (named | set(space.dropped) | set(space.paths)) - set(plan.tasks)
         if unknown:
             raise ValueError(f"space '{space.name}' names the unknown tasks {sorted(unknown)}")
+        if len(space.widths) != len(plan.tasks):
+            raise ValueError(
+                f"space '{space.name}' has {len(space.widths)} widths for {len(plan.tasks)} tasks"
+            )
+        parts = [*(channels for _, channels in space.groups), space.dropped]
         for task, width in zip(plan.tasks, space.widths, strict=True):
-            parts = [channels for _, channels in space.groups] + [space.dropped]
             found = sorted(index for part in parts for index in part.get(task, ()))
-            if found != list(range(width)):
+            # Counted first: a width can be any number.
+            if len(found) != width or found != list(range(width)):
                 raise ValueError(
                     f"space '{space.name}' does not place each of the {width} channels of "
                     f"{task!r} exactly once"
                 )
+        total = sum(space.widths)
+        wrong = sorted(task for task, path in space.paths.items() if len(path.order) != total)
+        if wrong:
+            raise ValueError(
+                f"space '{space.name}' has {total} channels, its paths of {wrong} others"
+            )
 
 
 def fingerprint(network: Network) -> str:
@@ -289,7 +310,14 @@ def check_plan_belongs(
             f"`plan` must be a tfmot_pam.MergePlan. Received: {plan!r} of type "
             f"{type(plan).__name__}. Read a saved one with MergePlan.load(path)."
         )
-    if plan.tasks != alignment.tasks:
+    try:
+        check_consistent(plan)
+    except ValueError as error:
+        raise ValueError(
+            f"The merge plan contradicts itself: {error}. Expected one that merge() made, or one "
+            "in which every channel has its place. Merge without `plan` to make a new one."
+        ) from error
+    if tuple(plan.tasks) != alignment.tasks:
         raise ValueError(
             f"The plan belongs to other models: it is for the tasks {list(plan.tasks)}, the models "
             f"are for {list(alignment.tasks)}. Pass the models of the plan, in its order."
@@ -311,6 +339,25 @@ def check_plan_belongs(
             f"The plan belongs to other models: {difference}. Pass the original models, or merge "
             "without `plan`."
         )
+    for planned, space in zip(
+        plan.spaces, (s for s in alignment.spaces if not s.given), strict=True
+    ):
+        if (planned.frozen or space.frozen) and not _is_apart(planned):
+            raise ValueError(
+                f"The merge plan regroups the channels of '{space.name}', which cannot be: "
+                f"{planned.frozen or space.frozen}. Expected each task's channels in a group of "
+                "its own there. Merge without `plan` to make a new one."
+            )
+
+
+def _is_apart(space: PlannedSpace) -> bool:
+    """Whether every channel is kept, for the task of its model alone."""
+    dropped = any(space.dropped.values())
+    return not dropped and all(
+        not found or tuple(tasks) == (task,)
+        for tasks, channels in space.groups
+        for task, found in channels.items()
+    )
 
 
 def grouping_of(plan: MergePlan, alignment: Alignment) -> Grouping:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import numbers
+import os
+import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from tfmot_pam.merging.merge import merge
+from tfmot_pam.training.arguments import check_losses
 
 # What `fine_tune_options` may hold.
 LOSS_OPTIONS = ("class_weight", "label_weight", "losses", "temperature")
@@ -80,6 +86,11 @@ def check_name(name: str, value: Any) -> None:
 
 def check_training_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     """The options of training, after they were found to be known and in range."""
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(
+            f"`fine_tune_options` must be a dict. Received: {options!r} of type "
+            f"{type(options).__name__}. Pass such as {{'learning_rate': 1e-3}}."
+        )
     unknown = [name for name in options or {} if name not in TRAINING_OPTIONS]
     if unknown:
         raise ValueError(
@@ -101,6 +112,13 @@ def check_training_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
             f"`learning_rate` must be a number above 0. Received: {rate!r}. compress() lets it "
             "fall itself: pass the rate to start from, such as 1e-3."
         )
+    weight = found.get("label_weight", 0.5)
+    if not isinstance(weight, numbers.Real) or not 0 <= weight <= 1:
+        raise ValueError(
+            f"`label_weight` must be a share, 0 <= x <= 1. Received: {weight!r}. It is that of the "
+            "labels in the loss of a task that has a teacher too: leave it out for 0.3."
+        )
+    check_losses(found.get("losses"))
     return found
 
 
@@ -111,6 +129,39 @@ def _check_amount(name: str, value: Any) -> None:
         raise ValueError(
             f"`{name}` is in the unit of the task's metric: expected a number of at least 0, also "
             f"where lower is better. Received: {value!r}. Pass by how much it may get worse."
+        )
+
+
+def check_merge_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options of merging, after they were found to be known."""
+    known = inspect.signature(merge).parameters
+    allowed = sorted(set(known) - {"models", "data", "method"})
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(
+            f"`merge_options` must be a dict of arguments of merge(). Received: {options!r} of "
+            f"type {type(options).__name__}. Pass such as {{'rho': 0.1}}."
+        )
+    if unknown := [name for name in options or {} if name not in allowed]:
+        raise ValueError(
+            f"`merge_options` has the unknown entries {unknown}. Expected some of {allowed}; "
+            "compress() sets the rest itself. Leave them out."
+        )
+    return dict(options or {})
+
+
+def check_directory(directory: Any) -> None:
+    """Raises unless a directory for checkpoints is one, or is to be made."""
+    if directory is None:
+        return
+    if not isinstance(directory, (str, os.PathLike)):
+        raise TypeError(
+            f"`directory` must be a path. Received: {directory!r} of type "
+            f"{type(directory).__name__}. Pass such as 'rounds', or leave it out."
+        )
+    if pathlib.Path(directory).is_file():
+        raise ValueError(
+            f"'{directory}' is a file. Expected a directory for the checkpoints. Choose another "
+            "name."
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from tfmot_pam.merging.donor import donor_method
@@ -59,6 +59,9 @@ class Arm:
         apart: Whether tasks that need far less than the others stay out of its networks and are
             served by those that the arm `separate` ends with.
 
+    Raises:
+        TypeError: `name` is no text or `starts` no function.
+
     Example:
     >>> import tfmot_pam
     >>> def starts(tasks):
@@ -71,6 +74,28 @@ class Arm:
     name: str
     starts: Callable[[Sequence[str]], Sequence[ArmStart]]
     apart: bool = False
+
+    def __post_init__(self):
+        if not isinstance(self.name, str) or not self.name or not callable(self.starts):
+            raise TypeError(
+                f"Received name={self.name!r} and starts={self.starts!r}. Expected a name and a "
+                "function starts(tasks) -> [ArmStart, ...]. Pass the function itself."
+            )
+
+    def starts_of(self, tasks: Sequence[str]) -> list[ArmStart]:
+        """The starts, after they were found to be such.
+
+        Raises:
+            TypeError: `starts` returned something else, or none.
+        """
+        found = self.starts(tasks)
+        listed = list(found) if isinstance(found, Iterable) else []
+        if not listed or not all(isinstance(start, ArmStart) for start in listed):
+            raise TypeError(
+                f"The arm {self.name!r} returned {found!r} for the tasks {list(tasks)}. Expected a "
+                "list of one tfmot_pam.ArmStart or more. Return such from `starts`."
+            )
+        return listed
 
 
 def _separate(tasks: Sequence[str]) -> list[ArmStart]:
@@ -151,6 +176,11 @@ def find_arms(arms: str | Sequence[str | Arm]) -> tuple[Arm, ...]:
         TypeError: something is neither a name nor an arm.
         ValueError: a name is unknown or given twice, or there is none.
     """
+    if not isinstance(arms, (str, Arm, Iterable)):
+        raise TypeError(
+            f"`arms` must be 'auto', or a list of names or tfmot_pam.Arm objects. Received: "
+            f"{arms!r} of type {type(arms).__name__}. Choose some of {sorted(ARMS)}."
+        )
     named = [arms] if isinstance(arms, (str, Arm)) else list(arms)
     found = []
     for arm in named:

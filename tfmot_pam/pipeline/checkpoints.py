@@ -9,13 +9,24 @@ import pathlib
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 
+from tflite_export import json_files
+
 _MODEL, _STATE = "model.keras", "state.json"
 _PREFIX = "round-"
+
+_CONTENT = json_files.record(
+    {
+        "identity": json_files.table(json_files.text),
+        "sha256": json_files.text,
+        "state": json_files.table(json_files.anything),
+    },
+    {"state_sha256": json_files.text},
+)
 
 
 class Checkpoints:
@@ -24,9 +35,17 @@ class Checkpoints:
     Args:
         directory: Where to keep them; None keeps none.
         identity: What a compression is of: digests by name. Checkpoints of another one are refused.
+        check: Raises ValueError unless the states of rounds, in order, are those of a search.
+            None takes any.
     """
 
-    def __init__(self, directory: str | os.PathLike[str] | None, identity: Mapping[str, str]):
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | None,
+        identity: Mapping[str, str],
+        check: Callable[[Sequence[Any]], None] | None = None,
+    ):
+        self._check = check
         self._directory = None if directory is None else pathlib.Path(directory)
         self._identity = dict(identity)
 
@@ -66,7 +85,12 @@ class Checkpoints:
         except (RuntimeError, ValueError) as error:
             # HDF5 reports a full disk in its own way.
             raise OSError(getattr(error, "errno", None) or 28, str(error)) from error
-        content = {"identity": self._identity, "sha256": _digest(path), "state": dict(state)}
+        content = {
+            "identity": self._identity,
+            "sha256": _digest(path),
+            "state_sha256": _state_digest(state),
+            "state": dict(state),
+        }
         with open(folder / _STATE, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=1)
             file.flush()
@@ -86,7 +110,7 @@ class Checkpoints:
         found: list[dict[str, Any]] = []
         folders = sorted(self._directory.glob(f"{_PREFIX}*"))
         for position, folder in enumerate(folders):
-            content = self._read(folder) if folder == self._path(position) else None
+            content = self._read(folder, found) if folder == self._path(position) else None
             if content is None:
                 warnings.warn(
                     f"The checkpoint '{folder}' is damaged and left out: compress() goes on from "
@@ -94,7 +118,7 @@ class Checkpoints:
                     stacklevel=3,
                 )
                 for later in folders[position:]:
-                    shutil.rmtree(later)
+                    shutil.rmtree(later) if later.is_dir() else later.unlink()
                 break
             self._check_identity(content["identity"])
             found.append(content["state"])
@@ -121,13 +145,21 @@ class Checkpoints:
             if name.startswith(".unfinished-"):
                 shutil.rmtree(self._directory / name, ignore_errors=True)
 
-    def _read(self, folder: pathlib.Path) -> dict[str, Any] | None:
+    def _read(self, folder: pathlib.Path, before: Sequence[Any]) -> dict[str, Any] | None:
+        """What a round's file says; None where it, or the network beside it, is damaged."""
         try:
-            content = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-            whole = content["sha256"] == _digest(folder / _MODEL)
-            return content if whole and {"identity", "state"} <= content.keys() else None
-        except (OSError, ValueError, KeyError, TypeError):
+            content = json_files.read(folder / _STATE)
+            _CONTENT(content, "the state")
+            if content["sha256"] != _digest(folder / _MODEL):
+                return None
+            # Checkpoints written before states had a digest are read without it.
+            if content.get("state_sha256") not in (None, _state_digest(content["state"])):
+                return None
+            if self._check is not None:
+                self._check([*before, content["state"]])
+        except (OSError, ValueError):
             return None
+        return content
 
     def _check_identity(self, found: Mapping[str, str]) -> None:
         other = [name for name, digest in self._identity.items() if found.get(name) != digest]
@@ -155,3 +187,8 @@ def _digest(path: pathlib.Path) -> str:
             if hasattr(hashlib, "file_digest")
             else hashlib.sha256(file.read()).hexdigest()
         )
+
+
+def _state_digest(state: Mapping[str, Any]) -> str:
+    """A digest of what JSON keeps of a state."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

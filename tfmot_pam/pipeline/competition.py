@@ -79,7 +79,7 @@ class Competition:
         alone = tuple(ArmPart((task,), pruned=True) for task in apart)
         starts = [
             ArmStart(start.name, (*start.parts, *alone))
-            for start in arm.starts(tuple(task for task in tasks if task not in apart))
+            for start in arm.starts_of(tuple(task for task in tasks if task not in apart))
         ]
         for start in starts:
             _check_start(arm, start, tasks)

@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from tfmot_pam.graph.arguments import check_seed
 from tfmot_pam.graph.generation import are_tf_keras
 from tfmot_pam.graph.selection import all_combinations, check_tasks
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
@@ -20,7 +21,9 @@ from tfmot_pam.graph.usage import check_usage
 from tfmot_pam.metrics.metric import find_metrics
 from tfmot_pam.pipeline.arguments import (
     check_count,
+    check_directory,
     check_goal,
+    check_merge_options,
     check_name,
     check_training_options,
 )
@@ -167,6 +170,14 @@ def compress(
     if views is not None:
         check_count("views", views)
     check_count("workers", workers)
+    check_seed(seed)
+    check_directory(directory)
+    merging = check_merge_options(merge_options)
+    if augment is not None and not callable(augment):
+        raise TypeError(
+            f"`augment` must be a function augment(x, rng) -> x. Received: {augment!r} of type "
+            f"{type(augment).__name__}. Pass the function itself."
+        )
     find_price(measure)
     apart = _combinations(portfolio, tasks)
     chosen = None if arms == "auto" else find_arms(arms)
@@ -199,8 +210,7 @@ def compress(
     }
     known = identity(originals, training, validation, described, data_name)
     with _kept(directory, workers) as folder:
-        options = dict(merge_options or {})
-        result = Competition(problem, options, folder, known, workers, verbose).run(chosen)
+        result = Competition(problem, merging, folder, known, workers, verbose).run(chosen)
     if any_size is not None:
         arms = tuple(
             dataclasses.replace(arm, model=opened(arm.model, any_size)) for arm in result.arms

@@ -21,6 +21,7 @@ from tfmot_pam.pipeline.inputs import with_task
 from tfmot_pam.pipeline.problem import Problem
 from tfmot_pam.pipeline.result import Round
 from tfmot_pam.pipeline.room import with_room
+from tfmot_pam.pipeline.round_check import RoundCheck
 from tfmot_pam.pipeline.search import Search
 from tfmot_pam.pipeline.strategy import allot
 
@@ -82,7 +83,7 @@ class Searches:
             problem,
             lambda: self._network(problem, part),
             allot(total, part.method is not None, epochs),
-            Checkpoints(folder, {**self._known, "start": digest(part)}),
+            Checkpoints(folder, {**self._known, "start": digest(part)}, RoundCheck(part.tasks)),
             lambda text: self._say(f"{label}: {text}"),
             inherited,
         )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import numbers
 import os
-from collections.abc import Mapping
+import pathlib
+import reprlib
+from collections.abc import Iterable, Mapping
 
 import keras
 import numpy as np
 
+from tflite_export import json_files
 from tfmot_pam.graph.channels import ChannelGraph, build_channel_graph
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.network import Tensor
@@ -17,6 +21,14 @@ from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.surgery import remove_channels
 
 _FORMAT = "tfmot_pam pruning history 1"
+
+_HISTORY = json_files.record(
+    {
+        "format": json_files.one_of(_FORMAT),
+        "widths": json_files.table(json_files.whole),
+        "removed": json_files.table(json_files.many(json_files.integer)),
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +42,10 @@ class PruningHistory:
         widths: The number of channels that each layer wrote before, for layers that lost some.
         removed: For each of them the positions removed, ascending.
 
+    Raises:
+        TypeError: the arguments are no dicts of whole numbers.
+        ValueError: a position is outside of its layer's width, or stands there twice.
+
     Example:
     >>> history = PruningHistory({"conv": 4}, {"conv": (1, 3)})
     >>> PruningHistory.from_json(history.to_json()) == history
@@ -39,12 +55,39 @@ class PruningHistory:
     widths: Mapping[str, int]
     removed: Mapping[str, tuple[int, ...]]
 
+    def __post_init__(self):
+        fits = isinstance(self.widths, Mapping) and isinstance(self.removed, Mapping)
+        whole = fits and all(
+            isinstance(count, numbers.Integral)
+            for counts in (self.widths.values(), *self.removed.values())
+            for count in (counts if isinstance(counts, Iterable) else [None])
+        )
+        if not whole:
+            raise TypeError(
+                f"Received widths={self.widths!r} and removed={self.removed!r}. Expected dicts by "
+                "layer, of a width and of the positions removed, whole numbers. Pass such as "
+                "({'conv': 4}, {'conv': (1, 3)})."
+            )
+        if unknown := sorted(set(self.removed) - set(self.widths), key=str):
+            raise ValueError(
+                f"Received removed positions of {unknown}, which have no widths. Expected the "
+                f"layers {sorted(self.widths, key=str)}. Add the others to `widths`."
+            )
+        for name, found in self.removed.items():
+            width = self.widths[name]
+            if len(set(found)) != len(found) or any(not 0 <= place < width for place in found):
+                raise ValueError(
+                    f"Received the removed positions {reprlib.repr(list(found))} of '{name}', "
+                    f"which has {width} channels. Expected positions from 0 to {width - 1}, each "
+                    "once. Take the others out."
+                )
+
     def to_json(self) -> str:
         """Returns the history as JSON text."""
         content = {
             "format": _FORMAT,
-            "widths": dict(self.widths),
-            "removed": {name: list(found) for name, found in self.removed.items()},
+            "widths": {name: int(width) for name, width in self.widths.items()},
+            "removed": {name: [int(p) for p in found] for name, found in self.removed.items()},
         }
         return json.dumps(content, indent=1) + "\n"
 
@@ -56,22 +99,15 @@ class PruningHistory:
             ValueError: the text is not a pruning history, or a damaged one.
         """
         try:
-            content = json.loads(text)
-            found = content["format"]
-            widths = {str(name): int(width) for name, width in content["widths"].items()}
-            removed = {str(n): tuple(int(p) for p in ps) for n, ps in content["removed"].items()}
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            content = json_files.parse(text)
+            _HISTORY(content, "the history")
+            removed = {name: tuple(found) for name, found in content["removed"].items()}
+            return cls(content["widths"], removed)
+        except ValueError as error:
             raise ValueError(
-                f"The text is no pruning history ({type(error).__name__}: {error}). Expected the "
-                "JSON that PruningHistory.to_json() writes. Write it anew."
+                f"The text is no pruning history, or a damaged one: {error}. Expected the JSON "
+                "that PruningHistory.to_json() writes. Write it anew."
             ) from error
-        damaged = [n for n, ps in removed.items() if any(not 0 <= p < widths.get(n, 0) for p in ps)]
-        if found != _FORMAT or damaged:
-            raise ValueError(
-                f"The pruning history is damaged or of another version: format {found!r}, "
-                f"positions out of range in {damaged}. Expected {_FORMAT!r}. Write it anew."
-            )
-        return cls(widths, removed)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the history to a JSON file."""
@@ -81,8 +117,7 @@ class PruningHistory:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PruningHistory:
         """Reads a history from a JSON file."""
-        with open(path, encoding="utf-8") as file:
-            return cls.from_json(file.read())
+        return cls.from_json(pathlib.Path(path).read_bytes())
 
     def apply(self, model: keras.Model) -> keras.Model:
         """Removes the same channels from another model of the same structure and widths.

@@ -11,6 +11,7 @@ import numpy as np
 
 from tfmot_pam.closed_form.batch_norm import reestimated
 from tfmot_pam.data import take_samples
+from tfmot_pam.graph.arguments import check_seed
 from tfmot_pam.graph.cost import warn_of_uncounted
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.generation import as_keras, is_tf_keras
@@ -124,6 +125,8 @@ def prune_channels(
     network = read(model)
     _check_not_gated(network)
     _check_options(scope, min_channels, width_multiple, observations, kl_weight)
+    check_seed(seed)
+    _check_policy(pruning_policy)
     kind = find_importance(importance)
     if hasattr(pruning_policy, "ensure_model_supports_pruning"):
         pruning_policy.ensure_model_supports_pruning(model)
@@ -231,8 +234,17 @@ def _check_options(scope, min_channels, width_multiple, observations, kl_weight)
             raise ValueError(
                 f"`{name}` must be a whole number of at least 1. Received: {value!r}. Use 1."
             )
-    if not kl_weight >= 0:
+    if not isinstance(kl_weight, numbers.Real) or not kl_weight >= 0:
         raise ValueError(f"`kl_weight` must be 0 or more. Received: {kl_weight!r}. Use 1e-5.")
+
+
+def _check_policy(policy: Any) -> None:
+    if policy is not None and not callable(getattr(policy, "allow_pruning", None)):
+        raise TypeError(
+            "`pruning_policy` must be a TFMOT PruningPolicy, with a method allow_pruning(layer). "
+            f"Received: {policy!r} of type {type(policy).__name__}. Leave it out to prune all "
+            "layers."
+        )
 
 
 def _wanted(pruning_schedule: Any, importance: Any, kind) -> float | None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from tfmot_pam.data import Samples, take_samples, tasks_with_gaps
+from tfmot_pam.graph.arguments import check_seed, check_whole
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.frozen import with_trainable
 from tfmot_pam.graph.generation import same_generation
 from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.graph.selection import task_names
 from tfmot_pam.graph.usage import check_usage
+from tfmot_pam.training.arguments import check_teacher_input, check_training
 from tfmot_pam.training.distillation import set_up, task_outputs
 from tfmot_pam.training.losses import TEMPERATURE
 from tfmot_pam.training.usage import StepTasks
@@ -125,8 +129,11 @@ def fine_tune(
     if isinstance(merged, keras.Sequential):
         merged = keras.Model(merged.inputs, merged.outputs[0], name=merged.name)
     tasks = _tasks(merged)
-    _check_counts(epochs=epochs, batch_size=batch_size)
+    check_whole("epochs", epochs)
+    check_whole("batch_size", batch_size)
+    check_seed(seed)
     _check_shares(joint=joint, label_weight=label_weight, dropout=dropout)
+    callbacks = check_training(learning_rate, optimizer, losses, callbacks)
     teachers = _by_task(teachers, tasks)
     usage = None if usage is None else check_usage(usage, tasks)
     network = read(merged)
@@ -136,6 +143,8 @@ def fine_tune(
     weights = _check_task_weights(task_weights, tasks)
     input_shape = tuple(merged.inputs[0].shape[1:])
     sample = take_samples(data, tasks, input_shape, samples=_SCALE_SAMPLES, seed=seed)
+    for task, teacher in teachers.items():
+        check_teacher_input(task, teacher, input_shape)
     _check_targets(tasks, sample, teachers, losses or {}, "losses")
     _check_targets(tasks, sample, teachers, class_weight or {}, "class_weight")
     gaps = tasks_with_gaps(data, tasks, input_shape)
@@ -180,16 +189,18 @@ def _tasks(merged: keras.Model) -> tuple[str, ...]:
     return task_names(network)
 
 
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1. Received: {value}.")
-
-
 def _check_shares(**shares: float) -> None:
     for name, value in shares.items():
+        if not isinstance(value, numbers.Real):
+            raise TypeError(
+                f"`{name}` is a share and must be a number in 0..1. Received: {value!r} of type "
+                f"{type(value).__name__}. Pass such as 0.5."
+            )
         if not 0 <= value <= 1:
-            raise ValueError(f"`{name}` is a share and must be in 0..1. Received: {value}.")
+            raise ValueError(
+                f"`{name}` is a share and must be in 0..1. Received: {value}. Divide percentages "
+                "by 100."
+            )
 
 
 def _check_task_weights(
@@ -197,7 +208,15 @@ def _check_task_weights(
 ) -> dict[str, float]:
     if weights is None:
         return dict.fromkeys(tasks, 1.0)
-    if set(weights) != set(tasks) or not all(weight > 0 for weight in weights.values()):
+    given = isinstance(weights, Mapping) and all(
+        isinstance(weight, numbers.Real) for weight in weights.values()
+    )
+    if not given:
+        raise TypeError(
+            f"`task_weights` must be a dict with a number for each of the tasks {list(tasks)}. "
+            f"Received: {weights!r}. Pass such as {dict.fromkeys(tasks, 1.0)}."
+        )
+    if set(weights) != set(tasks) or not all(0 < weight < math.inf for weight in weights.values()):
         raise ValueError(
             f"`task_weights` must hold a number above 0 for each of the tasks {list(tasks)}. "
             f"Received: {dict(weights)}. Add the missing ones and take out the others."
@@ -228,7 +247,7 @@ def _by_task(teachers: Any, tasks: tuple[str, ...]) -> dict[str, Any]:
             f"Unknown: {unknown}; missing: {missing}."
         )
     for task, teacher in teachers.items():
-        if not hasattr(teacher, "predict_on_batch"):
+        if not callable(getattr(teacher, "predict_on_batch", None)):
             raise TypeError(
                 f"The teacher of the task {task!r} must be a Keras model. Received: {teacher!r} "
                 f"of type {type(teacher).__name__}."
