@@ -1,0 +1,236 @@
+"""Layers that call another one at each step or both ways, and layers with a state."""
+
+from __future__ import annotations
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfmot_pam
+from tests import exactness
+from tfmot_pam.graph.channels import build_channel_graph
+from tfmot_pam.graph.reader import read
+
+STEPS, FRAMES, CLIP = (4, 5), (3, 6, 5), (3, 6, 6, 2)
+
+
+def steps(layer):
+    """Between a layer that it reads and one that reads it."""
+    return (
+        STEPS,
+        lambda width: (
+            lambda x: layers.Conv1D(4, 1, activation="relu")(
+                layer()(layers.Conv1D(width, 3, padding="same", activation="relu", name="below")(x))
+            )
+        ),
+    )
+
+
+def at_each_step(*inner):
+    """Inner layers on every frame of a clip, then a convolution over time."""
+
+    def body(width):
+        def build(x):
+            h = layers.TimeDistributed(layers.Conv2D(width, 3, padding="same", name="c"))(x)
+            for layer in inner:
+                h = layers.TimeDistributed(layer())(h)
+            return h
+
+        return build
+
+    return CLIP, body
+
+
+def over_clip(rank, layer):
+    shape = (3, *(6, 6, 4)[:rank], 2)
+    return (
+        shape,
+        lambda width: (
+            lambda x: layers.Dense(4, activation="relu")(
+                layer()(layers.Dense(width, activation="relu", name="below")(x))
+            )
+        ),
+    )
+
+
+# By name the input's shape, and what is built for a width; what freezes or mixes, and where.
+KINDS = {
+    "lstm": steps(lambda: layers.LSTM(3, return_sequences=True)),
+    "cells": steps(
+        lambda: layers.RNN([layers.LSTMCell(3), layers.GRUCell(2)], return_sequences=True)
+    ),
+    "one cell": steps(lambda: layers.RNN(layers.SimpleRNNCell(3), return_sequences=True)),
+    "both ways": steps(lambda: layers.Bidirectional(layers.LSTM(3, return_sequences=True))),
+    "both ways, summed": steps(
+        lambda: layers.Bidirectional(layers.GRU(3, return_sequences=True), merge_mode="sum")
+    ),
+    "each way its own": steps(
+        lambda: layers.Bidirectional(
+            layers.LSTM(3, return_sequences=True),
+            backward_layer=layers.SimpleRNN(3, return_sequences=True, go_backwards=True),
+        )
+    ),
+    "conv lstm 1d": over_clip(
+        1, lambda: layers.ConvLSTM1D(3, 3, padding="same", return_sequences=True)
+    ),
+    "conv lstm 2d": over_clip(2, lambda: layers.ConvLSTM2D(3, 3, strides=2)),
+    "conv lstm 3d": over_clip(3, lambda: layers.ConvLSTM3D(2, 2)),
+    "dense at each step": steps(lambda: layers.TimeDistributed(layers.Dense(6, activation="relu"))),
+    "convolutions at each step": at_each_step(
+        layers.BatchNormalization,
+        layers.ReLU,
+        layers.MaxPooling2D,
+        lambda: layers.SeparableConv2D(4, 3, depth_multiplier=2, padding="same"),
+        lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, activation="relu"),
+        lambda: layers.Conv2D(3, 1),
+        layers.GlobalAveragePooling2D,
+    ),
+    "flattened at each step": at_each_step(layers.Flatten, lambda: layers.Dropout(0.1)),
+    "recurrent at each step": at_each_step(
+        lambda: layers.MaxPooling2D(3),
+        lambda: layers.Reshape((4, -1)),
+        lambda: layers.Bidirectional(layers.GRU(2)),
+    ),
+    "spectral": (
+        (6, 6, 2),
+        lambda width: (
+            lambda x: layers.Conv2D(4, 3)(
+                layers.SpectralNormalization(layers.Conv2D(3, 3, activation="relu"))(
+                    layers.Conv2D(width, 1, activation="relu", name="below")(x)
+                )
+            )
+        ),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    return KINDS[request.param]
+
+
+def built(kind, width=6, seed=0, **options) -> keras.Model:
+    shape, body = kind
+    return exactness.model_of(body(width), shape, seed, **options)
+
+
+def test_merged_separately(kind):
+    exactness.assert_merged_separately({"a": built(kind, 6, 0), "b": built(kind, 5, 1, outputs=2)})
+
+
+def test_pruned(kind):
+    model = built(kind)
+    small = exactness.pruned_exactly(model)
+    assert not any("no rule" in text for text in build_channel_graph(read(model)).reasons.values())
+    assert tfmot_pam.cost(small).unsupported == {}
+
+
+def test_what_is_shared_reads_what_is_shared(kind):
+    """Half shared: what feeds the layers has task sets, and combinations are parts."""
+    models = {"a": built(kind, 6, 0), "b": built(kind, 6, 1)}
+    x = exactness.inputs_of(models["a"], 32)
+    merged = tfmot_pam.merge(models, x, method="random", share=0.5, compensation=False, verbose=0)
+    found = {layer.tasks for layer in merged.layers if isinstance(layer, tfmot_pam.TaskGroup)}
+    assert ("a", "b") in found
+    whole = merged(x, training=False)
+    for task in models:
+        alone = tfmot_pam.select_tasks(merged, [task])(x, training=False)
+        exactness.assert_same(alone[task], whole[task])
+
+
+@pytest.mark.parametrize(
+    "name", ["both ways", "conv lstm 2d", "convolutions at each step", "spectral"]
+)
+def test_files(name, tmp_path):
+    small = exactness.pruned_exactly(built(KINDS[name]))
+    exactness.assert_saved(small, tmp_path)
+    exactness.assert_exported(small, tmp_path)
+
+
+def test_random_gates_go_into_both_ways():
+    model = built(KINDS["each way its own"])
+    gated = tfmot_pam.prune_channels(model, _schedule(), "vib")
+    for weight in gated.gates.weights:
+        if weight.path.endswith("/mean"):
+            weight.assign(np.random.default_rng(0).uniform(0.5, 1.5, weight.shape))
+    x = exactness.inputs_of(model)
+    expected = gated(x, training=False)
+    exactness.assert_same(tfmot_pam.strip_pruning(gated)(x, training=False), expected)
+
+
+def _schedule():
+    import tensorflow_model_optimization as tfmot
+
+    return tfmot.sparsity.keras.ConstantSparsity(0.0, 0)
+
+
+def _kept_whole(body, shape=STEPS):
+    model = exactness.model_of(body, shape)
+    return {space.name: space.frozen for space in build_channel_graph(read(model)).spaces}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class OwnCell(layers.SimpleRNNCell):
+    """A cell that no rule can know."""
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class OwnDense(layers.Dense):
+    """A layer that no rule can know."""
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (layers.RNN(OwnCell(3)), r"its cells \['OwnCell'\]"),
+        (layers.Bidirectional(layers.RNN(OwnCell(3))), "no rule"),
+        (layers.TimeDistributed(OwnDense(3)), "no rule"),
+        (layers.TimeDistributed(layers.LayerNormalization()), "no rule"),
+        (layers.TimeDistributed(layers.Activation("softmax")), "may read other channels"),
+        (layers.SpectralNormalization(OwnDense(3)), "no rule"),
+    ],
+)
+def test_what_no_rule_knows_is_kept_whole(layer, reason):
+    found = _kept_whole(lambda x: layer(layers.Conv1D(6, 1, name="below")(x)))
+    assert re.search(reason, found["below"])
+
+
+def test_a_users_rule_counts_at_each_step():
+    """A layer of one's own is known inside wrappers, too."""
+    rule = tfmot_pam.LayerRule("mixing", {"kernel": tfmot_pam.Axes(0, 1)}, width="units")
+
+    def body(x):
+        return layers.TimeDistributed(Ruled(3))(layers.Conv1D(6, 1, name="below")(x))
+
+    assert "no rule" in _kept_whole(body)["below"]
+    tfmot_pam.register_layer_rule(Ruled, rule)
+    assert _kept_whole(body)["below"] is None
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Ruled(layers.Dense):
+    """A layer that gets a rule."""
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "macs", "sums"),
+    [
+        (layers.Bidirectional(layers.LSTM(4)), (6, 3), 2 * 6 * 16 * (3 + 4), 2 * 6 * 16),
+        (layers.RNN([layers.GRUCell(4), layers.SimpleRNNCell(2)]), (6, 3), 6 * (84 + 12), 6 * 14),
+        (layers.ConvLSTM1D(4, 3), (6, 5, 2), 6 * 3 * 16 * 3 * (2 + 4), 6 * 3 * 16),
+        (layers.ConvLSTM2D(4, 3, strides=2), (6, 5, 5, 2), 6 * 4 * 16 * 9 * 6, 6 * 4 * 16),
+        (layers.ConvLSTM3D(2, 2), (6, 3, 3, 3, 2), 6 * 8 * 8 * 8 * 4, 6 * 8 * 8),
+        (layers.TimeDistributed(layers.Conv2D(4, 3)), (6, 5, 5, 2), 6 * 9 * 9 * 8, 6 * 9 * 4),
+        (layers.TimeDistributed(layers.Dense(4)), (6, 3), 6 * 12, 6 * 4),
+        (layers.TimeDistributed(layers.LSTM(4)), (5, 6, 3), 5 * 6 * 16 * 7, 5 * 6 * 16),
+        (layers.TimeDistributed(layers.ReLU()), (6, 3), 0, 0),
+        (layers.SpectralNormalization(layers.Conv2D(4, 3)), (5, 5, 2), 9 * 9 * 8, 9 * 4),
+    ],
+)
+def test_operations_by_formula(layer, shape, macs, sums):
+    x = keras.Input(shape)
+    found = tfmot_pam.cost(keras.Model(x, layer(x)))
+    assert (found.macs, found.flops, found.unsupported) == (macs, 2 * macs - sums, {})
