@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 
 import tfmot_pam
+from tests.identities_test import (
+    aligned,
+    assembled,
+    assert_combinations,
+    assert_reproduces,
+    assert_superset_rule,
+    nothing_is_cut,
+    random_masks,
+)
 from tests.random_models import randomise
+from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import read
 from tfmot_pam.pruning.costs import WidthCosts
 from tfmot_pam.pruning.gates import remove_gates
@@ -43,6 +54,20 @@ def assert_merged_separately(models: dict[str, keras.Model]) -> None:
         assert_same(found, models[task](x, training=False))
 
 
+def merged_in_groups(models: dict[str, keras.Model], seed: int = 0) -> Network:
+    """Any task sets where nothing is cut: the originals; combinations are parts of the whole."""
+    x = inputs_of(next(iter(models.values())))
+
+    def decide(alignment):
+        return nothing_is_cut(alignment, random_masks(alignment, seed, must_own=True))
+
+    network = assembled(aligned(models), decide)
+    assert_superset_rule(network)
+    assert_reproduces(emit(network), models, x)
+    assert_combinations(network, x)
+    return network
+
+
 def pruned_exactly(
     model: keras.Model, fraction: float = 0.5, importance: str = "magnitude", **options
 ) -> keras.Model:
@@ -73,5 +98,6 @@ def assert_exported(model: keras.Model, folder) -> None:
     """A TFLite file that computes what the model computes."""
     import tflite_export
 
-    (file,) = tflite_export.export(model, folder / "out", samples=inputs_of(model), verbose=0)
-    assert file.max_abs_error < 1e-4
+    files = tflite_export.export(model, folder / "out", samples=inputs_of(model), verbose=0)
+    assert files
+    assert all(file.max_abs_error < 1e-4 for file in files)

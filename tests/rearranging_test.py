@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 
+import tfmot_pam
 from tests import exactness
+from tflite_export.lowering.parts import fusable_levels
+from tflite_export.lowering.rewriting import fuse
+from tfmot_pam.graph.channels import build_channel_graph
+from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.following import follow_channels
 from tfmot_pam.graph.reader import read
 
@@ -16,7 +23,7 @@ IMAGE, ROW = (6, 6, 3), (8, 3)
 
 def conv(h, width=4, kernel=1, **options):
     make = layers.Conv2D if len(h.shape) == 4 else layers.Conv1D
-    return make(width, kernel, padding="same", activation="relu", **options)(h)
+    return make(width, kernel, padding="same", activation="elu", **options)(h)
 
 
 def first(h, width=8):
@@ -94,21 +101,21 @@ def gated_halves(h):
     return conv(value * ops.sigmoid(gate))
 
 
-def interleaved_with_itself(h):
-    return ops.repeat(h, 2, axis=-1)
+def grouped_to_last(h):
+    """Two groups of four channels, the groups on the last axis."""
+    return layers.Permute((1, 2, 4, 3))(layers.Reshape((6, 6, 2, 4))(h))
 
 
 def grouped_statistics(h):
     """Groups on an axis of their own, which a layer reads: each keeps all its channels."""
-    h = layers.Reshape((6, 6, 2, 4))(first(h))
-    return layers.Dense(3)(layers.Permute((1, 2, 4, 3))(h))
+    return layers.Dense(3)(grouped_to_last(first(h)))
 
 
-# By name the input's shape, what is built, and whether the channels of "first" can go one by one.
+# By name the input's shape and what is built on it.
 KINDS = {
     "split": (IMAGE, after(lambda h: ops.split(h, 2, axis=-1))),
     "split in parts": (ROW, after(lambda h: ops.split(h, [2, 3], axis=2))),
-    "one part": (IMAGE, after(lambda h: ops.split(h, 4, axis=-1)[2])),
+    "one part": (IMAGE, after(lambda h: ops.split(h, 2, axis=-1)[1])),
     "split in space": (IMAGE, after(lambda h: ops.split(h, 3, axis=1))),
     "slices": (IMAGE, after(lambda h: [h[..., :3], h[:, :, :, 3:]])),
     "every other": (ROW, after(lambda h: [h[:, :, ::2], h[:, 1:, 1::2]])),
@@ -148,6 +155,14 @@ if hasattr(ops, "depth_to_space"):
     KINDS["space to depth"] = (IMAGE, after(lambda h: ops.space_to_depth(h, 2)))
 
 
+# Of these no layer is kept whole where networks are merged.
+MERGED = [
+    *("slices in space", "taken in space", "stacked", "padded", "axes", "transposed", "swapped"),
+    *("moved", "repeat vector", "columns as steps"),
+    *(name for name in ("depth to space", "space to depth") if name in KINDS),
+]
+
+
 def built(name, seed=0, **options) -> keras.Model:
     shape, body = KINDS[name]
     return exactness.model_of(body, shape, seed, **options)
@@ -176,9 +191,80 @@ def test_pruned_at_random(name, seed):
     exactness.pruned_exactly(built(name), 0.1 * (seed + 1), "random", seed=seed)
 
 
-@pytest.mark.parametrize("name", ["shuffle unit", "c2f", "pixels shuffled", "columns as steps"])
+@pytest.mark.parametrize("name", ["shuffle unit", "c2f", "pixels shuffled"])
 def test_merged_separately(name):
     exactness.assert_merged_separately({"a": built(name), "b": built(name, 1, outputs=2)})
+
+
+@pytest.mark.parametrize("name", MERGED)
+def test_merged_in_groups(name):
+    """What leaves channels in order is taken apart where networks are merged, too."""
+    assert build_channel_graph(read(built(name))).reasons == {}
+    network = exactness.merged_in_groups({"a": built(name), "b": built(name, 1, outputs=2)})
+    assert {("a",), ("b",)} <= {layer.tasks for layer in network.layers.values()}
+
+
+@pytest.mark.parametrize("name", ["slices in space", "transposed"])
+def test_files_of_groups(name, tmp_path):
+    network = exactness.merged_in_groups({"a": built(name), "b": built(name, 1)})
+    exactness.assert_exported(emit(network), tmp_path)
+
+
+def test_two_slices_of_one_tensor_stay_two():
+    """Where the groups of a layer are computed in one piece, each slice takes its own rows."""
+    models = {"a": built("slices in space"), "b": built("slices in space", 1)}
+    network, x = exactness.merged_in_groups(models), exactness.inputs_of(models["a"])
+    levels = [level for level in fusable_levels(network) if any("first" in n for n in level)]
+    assert levels
+    found = emit(fuse(network, levels))(x, training=False)
+    for task, model in models.items():
+        exactness.assert_same(found[task], model(x, training=False))
+
+
+def test_tf_keras_models_cross_and_come_back():
+    import tf_keras
+
+    x = tf_keras.Input(IMAGE)
+    h = tf_keras.layers.Conv2D(8, 3, activation="relu")(x)
+    left, right = tf_keras.layers.Conv2D(4, 1)(h[..., :3]), tf_keras.layers.Conv2D(4, 1)(h[..., 3:])
+    h = tf_keras.layers.Concatenate()([left, right])
+    h = tf_keras.layers.Reshape((4, 4, 2, 4))(h)
+    h = tf_keras.layers.Reshape((4, 4, 8))(tf_keras.layers.Permute((1, 2, 4, 3))(h))
+    h = tf_keras.layers.Flatten()(tf_keras.layers.Conv2D(3, 1)(h))
+    model = tf_keras.Model(x, tf_keras.layers.Dense(2)(h))
+    history = tfmot_pam.PruningHistory(
+        {"conv2d": 8, "conv2d_1": 4}, {"conv2d": (0, 4), "conv2d_1": (1,)}
+    )
+    small = history.apply(tfmot_pam.from_tf_keras(model))
+    value = exactness.inputs_of(small)
+    there = tfmot_pam.to_tf_keras(small)
+    exactness.assert_same(there(value, training=False), small(value, training=False))
+
+
+@pytest.mark.parametrize(
+    ("rearrange", "reason"),
+    [
+        # The columns of what is read are neither rows nor columns of the groups before.
+        (lambda h: layers.Reshape((6, 6, 2, 4))(grouped_to_last(h)), "spreads"),
+        (lambda h: layers.Permute((3, 1, 2))(h), "spreads"),
+        (lambda h: ops.squeeze(h[:, :1, :1]), "it may drop"),
+        (lambda h: h[..., 2], "picks"),
+        (lambda h: ops.flip(h, axis=(1, 3)), "picks"),
+        (lambda h: ops.flip(h), "picks"),
+        (lambda h: ops.take(h, [[0, 1], [2, 3]], axis=-1), "picks"),
+        (lambda h: ops.tile(h, (1, 2, 1, 2)), "picks"),
+        (lambda h: ops.expand_dims(h, -1), "spreads"),
+        (lambda h: ops.stack([h, h], axis=-1), "moves the channels"),
+        (lambda h: h[..., None], "picks"),
+    ],
+)
+def test_what_cannot_be_followed_is_kept_whole(rearrange, reason):
+    def body(h):
+        return layers.Dense(2)(rearrange(first(h)))
+
+    model = exactness.model_of(body, IMAGE)
+    _, space = first_space(model)
+    assert re.search(reason, space.frozen or ""), space.frozen
 
 
 @pytest.mark.parametrize("name", ["shuffle unit", "c2f", "pixels shuffled", "csp", "taken"])

@@ -11,6 +11,7 @@ from keras import layers
 
 import tfmot_pam
 from tests import exactness
+from tests.identities_test import aligned
 from tfmot_pam.graph.channels import build_channel_graph
 from tfmot_pam.graph.reader import read
 
@@ -128,17 +129,18 @@ def test_pruned(kind):
     assert tfmot_pam.cost(small).unsupported == {}
 
 
-def test_what_is_shared_reads_what_is_shared(kind):
-    """Half shared: what feeds the layers has task sets, and combinations are parts."""
-    models = {"a": built(kind, 6, 0), "b": built(kind, 6, 1)}
-    x = exactness.inputs_of(models["a"], 32)
-    merged = tfmot_pam.merge(models, x, method="random", share=0.5, compensation=False, verbose=0)
-    found = {layer.tasks for layer in merged.layers if isinstance(layer, tfmot_pam.TaskGroup)}
-    assert ("a", "b") in found
-    whole = merged(x, training=False)
-    for task in models:
-        alone = tfmot_pam.select_tasks(merged, [task])(x, training=False)
-        exactness.assert_same(alone[task], whole[task])
+@pytest.mark.parametrize(
+    "name",
+    ["lstm", "cells", "each way its own", "conv lstm 1d", "spectral", "dense at each step"]
+    + ["convolutions at each step", "flattened at each step"],
+)
+def test_merged_in_groups(name):
+    """What feeds the layers has task sets, and what works at each step, of any widths."""
+    models = {"a": built(KINDS[name], 6, 0), "b": built(KINDS[name], 5, 1, outputs=2)}
+    network = exactness.merged_in_groups(models)
+    assert any(layer.tasks == ("a", "b") and layer.weights for layer in network.layers.values())
+    alignment = aligned(models)
+    assert [alignment.head(k) for k in range(2)] == [("head",)] * 2
 
 
 @pytest.mark.parametrize(

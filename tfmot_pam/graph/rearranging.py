@@ -196,13 +196,18 @@ def placed(entries: np.ndarray, source: Tensor, shape: Shape) -> Placed:
 
 
 def columns_of(found: Placed, entries: np.ndarray, width: int) -> np.ndarray | None:
-    """The place on the last axis of each of the source's positions; None where one has several.
+    """The place on the last axis of each of the source's positions.
 
     Args:
         found: Where the channels of a tensor are.
         entries: The number of each of its entries in the source.
         width: Number of the source's channels.
+
+    Returns:
+        The places; None where one position is at several of them, or all are at one.
     """
+    if entries.shape[-1] == 1:
+        return None
     columns = np.full(width, -1)
     positions = (entries % width).reshape(-1, entries.shape[-1])
     for column, own in enumerate(positions.T):
