@@ -13,6 +13,7 @@ import tfmot_pam
 from tests import exactness
 from tests.identities_test import aligned
 from tfmot_pam.graph.channels import build_channel_graph
+from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
 
 STEPS, FRAMES, CLIP = (4, 5), (3, 6, 5), (3, 6, 6, 2)
@@ -43,6 +44,19 @@ def at_each_step(*inner):
         return build
 
     return CLIP, body
+
+
+def network_of_frames(width):
+    """A small network that is called on every frame, with a shortcut in it."""
+    frame = keras.Input((6, 6, 2))
+    h = layers.Conv2D(width, 3, padding="same", activation="relu", name="c")(frame)
+    h = layers.Add()([h, layers.Conv2D(width, 1)(layers.BatchNormalization()(h))])
+    h = layers.Concatenate()([h, layers.Conv2D(3, 1, activation="relu")(h)])
+    return keras.Model(frame, layers.GlobalAveragePooling2D()(h))
+
+
+def frames_and_steps(network):
+    return CLIP, lambda width: lambda x: layers.LSTM(3)(layers.TimeDistributed(network(width))(x))
 
 
 def over_clip(rank, layer):
@@ -94,6 +108,12 @@ KINDS = {
         lambda: layers.MaxPooling2D(3),
         lambda: layers.Reshape((4, -1)),
         lambda: layers.Bidirectional(layers.GRU(2)),
+    ),
+    "network at each step": frames_and_steps(network_of_frames),
+    "sequence of layers at each step": frames_and_steps(
+        lambda width: keras.Sequential(
+            [layers.Conv2D(width, 3), layers.MaxPooling2D(), layers.Conv2D(3, 1), layers.Flatten()]
+        )
     ),
     "spectral": (
         (6, 6, 2),
@@ -169,6 +189,11 @@ def _schedule():
     return tfmot.sparsity.keras.ConstantSparsity(0.0, 0)
 
 
+def squared(x):
+    """A user's own activation, which a configuration does not tell."""
+    return x * x
+
+
 def _kept_whole(body, shape=STEPS):
     model = exactness.model_of(body, shape)
     return {space.name: space.frozen for space in build_channel_graph(read(model)).spaces}
@@ -236,3 +261,42 @@ def test_operations_by_formula(layer, shape, macs, sums):
     x = keras.Input(shape)
     found = tfmot_pam.cost(keras.Model(x, layer(x)))
     assert (found.macs, found.flops, found.unsupported) == (macs, 2 * macs - sums, {})
+
+
+def test_networks_at_each_step_are_read_layer_by_layer():
+    model = built(KINDS["network at each step"])
+    network = read(model)
+    kinds = [network.layer_of(node).kind for node in network.nodes]
+    assert kinds.count("TimeDistributed") == 5
+    again, x = emit(network), exactness.inputs_of(model)
+    exactness.assert_same(again(x, training=False), model(x, training=False))
+    assert again.count_params() == model.count_params()
+
+
+def test_a_network_at_each_step_that_is_called_twice_has_one_set_of_weights():
+    keras.utils.set_random_seed(0)
+    inner = layers.TimeDistributed(network_of_frames(4))
+    x = keras.Input(CLIP)
+    model = keras.Model(x, layers.Subtract()([inner(x), inner(layers.Rescaling(0.5)(x))]))
+    again, value = emit(read(model)), exactness.inputs_of(model)
+    exactness.assert_same(again(value, training=False), model(value, training=False))
+    assert again.count_params() == model.count_params()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda x: layers.Lambda(lambda h: 2.0 * h)(x),
+        lambda x: keras.ops.abs(x),
+        lambda x: layers.Concatenate(axis=1)([x, x]),
+        lambda x: layers.Conv2D(3, 1, activation=squared)(x),
+        lambda x: layers.Normalization(mean=1.0, variance=2.0)(x),
+    ],
+)
+def test_networks_without_equal_layers_stay_one(body):
+    frame = keras.Input((6, 6, 2))
+    step = keras.Model(frame, body(layers.Conv2D(3, 1)(frame)))
+    x = keras.Input(CLIP)
+    model = keras.Model(x, layers.TimeDistributed(step, name="steps")(x))
+    network = read(model)
+    assert list(network.layers)[1:] == ["steps"]

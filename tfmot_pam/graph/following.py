@@ -83,16 +83,15 @@ class _Following(Tracing):
         follows = node.inputs and node.inputs[0] in self.entries
         if not follows and self._has_rule(node, call):
             return False
-        entries = moved_entries(call, self.entries.get(node.inputs[0]) if follows else None)
+        entries = moved_entries(call, self.entries[node.inputs[0]] if follows else None)
         if entries is None:
             return False
         (tensor,), (before,) = node.outputs, node.inputs
         source = self.placed[before].source if follows else before
         self.placed[tensor] = found = placed(entries, source, self.network.shape(source))
-        self.labels[tensor] = self.labels[source]
-        if found.picked:
-            self.labels[tensor] = self.labels[source][found.positions.ravel()]
-        else:
+        labels = self.labels[source]
+        self.labels[tensor] = labels[found.positions.ravel()] if found.picked else labels
+        if not found.picked:
             self.entries[tensor] = entries
         return True
 
@@ -100,17 +99,17 @@ class _Following(Tracing):
         """Ties the channels of a tensor that are at one place of its last axis."""
         if tensor not in self.entries or self.roles[tensor.node] == "copied":
             return
-        found = self.placed[tensor]
-        labels = self.labels[found.source]
-        columns = columns_of(found, self.entries[tensor], len(labels))
-        before = tensor
-        while columns is not None and before != found.source:
+        source, before = self.placed[tensor].source, tensor
+        labels = self.labels[source]
+        columns = columns_of(self.entries[tensor], len(labels))
+        # What is left of a tensor with channels on several axes must have no gaps.
+        while columns is not None and before != source:
             if not along_one_axis(columns[self.placed[before].positions]):
                 columns = None
             (before,) = self.network.node(before.node).inputs
         if columns is None:
-            call = call_of(self.network, self.network.node(tensor.node), self.calls)
-            self.copy(call.node, [labels], "it spreads channels over several axes")
+            node = self.network.node(tensor.node)
+            self.copy(node, [labels], "it spreads channels over several axes")
             return
         first = labels[np.unique(columns, return_index=True)[1]]
         self.ties.append(np.stack([first[columns], labels]))

@@ -20,7 +20,7 @@ import numpy as np
 from tfmot_pam.graph.channels import rule_of
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.network import Network, Node, iterate_tensors, map_tensors
-from tfmot_pam.graph.rules import LayerRule, call_of
+from tfmot_pam.graph.rules import LayerRule, call_of, seen_config
 from tfmot_pam.graph.selection import combination_masks, task_names, tasks_of_nodes
 from tfmot_pam.graph.time_model import MOST_GROWTH, call_time, is_known, node_times, rating
 
@@ -47,7 +47,7 @@ def likeness(network: Network, node: Node, rule: LayerRule) -> Any:
     layer = network.layer_of(node)
     config = {
         key: value
-        for key, value in layer.config.items()
+        for key, value in seen_config(layer).items()
         if key not in (*_FREE, rule.width) and not key.endswith(_FREE_ENDINGS)
     }
     places = [network.shape(tensor)[1:-1] for tensor in node.inputs]

@@ -81,8 +81,8 @@ def _along_channels(call: Call) -> bool:
 def _split(call: Call, positions: np.ndarray) -> list[np.ndarray]:
     parts = call.config["indices_or_sections"]
     if _along_channels(call):
-        return np.split(positions, parts if isinstance(parts, int) else list(parts))
-    return [positions] * (parts if isinstance(parts, int) else len(parts) + 1)
+        return np.split(positions, parts)
+    return [positions] * (parts if np.ndim(parts) == 0 else len(parts) + 1)
 
 
 def _indexed(call: Call, positions: np.ndarray) -> list[np.ndarray] | None:
@@ -93,8 +93,8 @@ def _indexed(call: Call, positions: np.ndarray) -> list[np.ndarray] | None:
 
 
 def _taken(call: Call, positions: np.ndarray) -> list[np.ndarray] | None:
-    call_kwargs = call.node.kwargs
-    indices = call.node.args[1] if len(call.node.args) > 1 else call_kwargs.get("indices")
+    args, kwargs = call.node.args, call.node.kwargs
+    indices = args[1] if len(args) > 1 else kwargs.get("indices")
     if not _along_channels(call) or np.ndim(indices) != 1:
         return None
     return [positions[np.asarray(indices, int)]]
@@ -111,7 +111,9 @@ def _by(function: Callable[[Call, np.ndarray], np.ndarray]):
 
 def _tiled(call: Call, positions: np.ndarray) -> list[np.ndarray] | None:
     *others, last = np.atleast_1d(call.config["repeats"]).tolist()
-    return None if any(one != 1 for one in others) else [np.tile(positions, last)]
+    if len(others) >= len(call.in_shape) or any(one != 1 for one in others):
+        return None
+    return [np.tile(positions, last)]
 
 
 _PICKS: Mapping[str, Callable[[Call, np.ndarray], list[np.ndarray] | None]] = MappingProxyType(
@@ -121,7 +123,7 @@ _PICKS: Mapping[str, Callable[[Call, np.ndarray], list[np.ndarray] | None]] = Ma
         "Take": _taken,
         "Tile": _tiled,
         "Flip": _by(lambda call, positions: positions[::-1]),
-        "Roll": _by(lambda call, positions: np.roll(positions, call.config["shift"])),
+        "Roll": _by(lambda call, positions: np.roll(positions, np.sum(call.config["shift"]))),
         "Repeat": _by(lambda call, positions: np.repeat(positions, call.config["repeats"])),
     }
 )
@@ -195,12 +197,11 @@ def placed(entries: np.ndarray, source: Tensor, shape: Shape) -> Placed:
     )
 
 
-def columns_of(found: Placed, entries: np.ndarray, width: int) -> np.ndarray | None:
-    """The place on the last axis of each of the source's positions.
+def columns_of(entries: np.ndarray, width: int) -> np.ndarray | None:
+    """The place on a tensor's last axis of each of its source's positions.
 
     Args:
-        found: Where the channels of a tensor are.
-        entries: The number of each of its entries in the source.
+        entries: The number of each of the tensor's entries in the source.
         width: Number of the source's channels.
 
     Returns:
