@@ -157,8 +157,8 @@ if hasattr(ops, "depth_to_space"):
 
 # Of these no layer is kept whole where networks are merged.
 MERGED = [
-    *("slices in space", "taken in space", "stacked", "padded", "axes", "transposed", "swapped"),
-    *("moved", "repeat vector", "columns as steps"),
+    *("slices in space", "taken in space", "stacked", "axes", "transposed", "repeat vector"),
+    "columns as steps",
     *(name for name in ("depth to space", "space to depth") if name in KINDS),
 ]
 
