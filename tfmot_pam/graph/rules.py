@@ -12,6 +12,10 @@ from tfmot_pam.graph.network import Layer, Network, Node, Shape
 
 Role = Literal["mixing", "channelwise", "join", "concatenate"]
 
+# Wrappers that call one layer and nothing else, and all layers that write others out.
+TRANSPARENT = frozenset({"TimeDistributed", "SpectralNormalization"})
+_WRITE_OUT = TRANSPARENT | {"Bidirectional", "RNN"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
@@ -124,11 +128,6 @@ def _opened(kind: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     inner = config["layer"]
     shown = _opened(inner["class_name"], inner["config"])
     return {**config, **shown, "layer": [inner["class_name"], shown.get("layer")]}
-
-
-# Wrappers that call one layer and nothing else, and all layers that write others out.
-TRANSPARENT = frozenset({"TimeDistributed", "SpectralNormalization"})
-_WRITE_OUT = TRANSPARENT | {"Bidirectional", "RNN"}
 
 
 def without_built_shapes(value: Any) -> Any:
