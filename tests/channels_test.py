@@ -298,7 +298,7 @@ class Unknown(layers.Layer):
     [
         (Unknown(), "Unknown '.*': there is no rule for this kind of layer"),
         (layers.LayerNormalization(), "no rule"),
-        (layers.Permute((3, 1, 2)), "no rule"),
+        (layers.Permute((3, 1, 2)), "it moves the channels to another axis"),
         (layers.Softmax(), "it normalises over the channels"),
         (layers.Activation("softmax"), "its activation softmax may read other channels"),
         (layers.Reshape((8, 16, 2)), r"it reshapes the channel axis from \(8, 8, 4\)"),
@@ -312,7 +312,7 @@ class Unknown(layers.Layer):
         (lambda h: h * np.ones(4, "float32"), "an array of constants"),
         (lambda h: h + ops.mean(h, axis=(1, 2)), "different ranks"),
         (lambda h: h * layers.Conv2D(1, 1)(h), r"tensors of \[1, 4\] channels"),
-        (lambda h: h[..., :2], "no rule"),
+        (lambda h: h[..., :2], "picks, repeats or reorders channels"),
         (lambda h: layers.LSTM(3)(layers.Reshape((64, 4))(h), initial_state=None), None),
         (lambda h: Unknown()(h, other=h), "no rule"),
     ],

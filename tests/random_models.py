@@ -162,7 +162,9 @@ class _Builder:
             "straddled generated unflattened",
         ]
         if self.unknown and self.chance(0.15):
-            return self.pick(self.mixer, self.layer_norm, self.softmax, self.twice)(h)
+            kept_whole = (self.mixer, self.layer_norm, self.softmax)
+            followed = (self.twice, self.halves, self.shuffle, self.towers)
+            return self.pick(*kept_whole, *followed)(h)
         return getattr(self, self.pick(*" ".join(names).split()))(h)
 
     def plain(self, h):
@@ -331,7 +333,7 @@ class _Builder:
             return h
         return self.norm(layers.Concatenate()([first, h]))
 
-    # --- blocks that no rule covers ----------------------------------------------------------
+    # --- blocks that are kept whole where networks are merged --------------------------------
 
     def mixer(self, h):
         return self.activation(self.conv(Mixer()(h)))
@@ -345,6 +347,34 @@ class _Builder:
     def twice(self, h):
         layer = self.layer_class("Conv")(h.shape[-1], 3, padding="same", activation="tanh")
         return layers.Add()([layer(layer(h)), h])
+
+    def halves(self, h):
+        """A layer's channels in two parts, which go different ways."""
+        h = self.activation(self.conv(h, filters=2 * self.pick(2, 3)))
+        left, right = keras.ops.split(h, 2, axis=-1)
+        if self.chance(0.5):
+            right = keras.ops.sigmoid(right)
+            return layers.Concatenate()([left * right, self.conv(left)])
+        right = self.depthwise_conv(self.norm(right), 2)
+        return self.conv(layers.Concatenate()([right, left[..., ::-1]]))
+
+    def shuffle(self, h):
+        """A channel shuffle, with something behind that has weights of its own."""
+        groups, width = self.pick((2, 4), (2, 6), (3, 6))
+        h = self.conv(h, filters=width)
+        places = h.shape[1:-1]
+        h = layers.Reshape((*places, groups, width // groups))(h)
+        h = layers.Permute((*range(1, len(places) + 1), len(places) + 2, len(places) + 1))(h)
+        h = self.norm(layers.Reshape((*places, width))(h))
+        return self.conv(layers.Concatenate()([h, keras.ops.take(h, [1, 0, 3], axis=-1)]))
+
+    def towers(self, h):
+        """Two tensors through the same layers."""
+        width = self.pick(2, 3)
+        layer = self.layer_class("Conv")(width, 3, padding="same", activation="tanh")
+        norm = layers.BatchNormalization()
+        left, right = (norm(layer(self.conv(h, filters=4))) for _ in range(2))
+        return layers.Maximum()([left, right]) if self.chance(0.5) else left - 0.5 * right
 
     # --- layers ------------------------------------------------------------------------------
 

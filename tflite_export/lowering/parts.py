@@ -9,7 +9,7 @@ from tfmot_pam.graph.channels import build_channel_graph, rule_of
 from tfmot_pam.graph.levels import likeness, usable_rule
 from tfmot_pam.graph.network import Network, Node, iterate_tensors
 from tfmot_pam.graph.rule_table import activation_reason
-from tfmot_pam.graph.rules import Call, LayerRule, call_of
+from tfmot_pam.graph.rules import TRANSPARENT, Call, LayerRule, call_of, seen_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,8 @@ def splittable_nodes(network: Network) -> list[str]:
     for node in network.nodes:
         rule = usable_rule(network, node, calls)
         if rule is None or rule.role != "mixing" or rule.frozen is not None:
+            continue
+        if network.layer_of(node).kind in TRANSPARENT:
             continue
         source = network.node(node.inputs[0].node)
         before = usable_rule(network, source, calls)
@@ -122,6 +124,6 @@ def _separable_outputs(network: Network, node: Node, rule: LayerRule) -> bool:
         inside
         and rule.frozen is None
         and rule.width is not None
-        and activation_reason(layer.config) is None
+        and activation_reason(seen_config(layer)) is None
         and all(one is not None and one.outputs is not None for one in axes)
     )

@@ -17,9 +17,11 @@ import numpy as np
 import scipy.sparse
 
 from tfmot_pam.graph.network import Network, Node, Tensor
+from tfmot_pam.graph.rearranging import Placed
 from tfmot_pam.graph.registry import find_rule
 from tfmot_pam.graph.rule_table import GROUPED_CONV, KEEP, activation_reason
 from tfmot_pam.graph.rules import Call, LayerRule, call_of, grouped_convolution
+from tfmot_pam.graph.wrappers import wrapper_rule
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,11 +72,13 @@ class ChannelGraph:
 
     Args:
         network: The network.
-        labels: For each tensor, the channel number at each position of its last axis.
+        labels: For each tensor, the channel number at each position of its last axis; all
+            channels of a tensor that has them on several axes.
         spaces: The channel spaces, in topological order of their first writer.
         space_of: For each channel number, the index of its space.
         roles: How each node treats channels; `copied` where it has no usable rule.
         reasons: Why nodes are copied, by node.
+        placed: For each tensor that a layer has rearranged, where its channels are in another one.
     """
 
     network: Network
@@ -83,6 +87,7 @@ class ChannelGraph:
     space_of: np.ndarray
     roles: Mapping[str, str]
     reasons: Mapping[str, str]
+    placed: Mapping[Tensor, Placed] = dataclasses.field(default_factory=dict)
 
     def rule(self, node: Node) -> LayerRule:
         return rule_of(self.call(node))
@@ -106,7 +111,7 @@ def rule_of(call: Call) -> LayerRule | None:
     """The rule of a call, after the choices that its configuration makes; None where none is."""
     rule = find_rule(call.layer.cls)
     if rule is None:
-        return None
+        return wrapper_rule(call, rule_of)
     if grouped_convolution(call):
         return GROUPED_CONV
     if rule.role == "join" and len(call.in_shapes) == 1:
@@ -121,6 +126,10 @@ def rule_of(call: Call) -> LayerRule | None:
 def build_channel_graph(network: Network, given: Collection[str] = ()) -> ChannelGraph:
     """Traces the channels of a network from its inputs to its outputs.
 
+    Layers that are called several times stay whole, and those that pick or move channels by their
+    places: merging writes channels in other orders. Where they are only removed, see
+    `following.follow_channels`.
+
     Args:
         network: Any network; layers without a rule freeze the spaces they touch.
         given: Nodes whose channels count as the network's input does: they are there as they are,
@@ -129,16 +138,16 @@ def build_channel_graph(network: Network, given: Collection[str] = ()) -> Channe
     Returns:
         The channel graph; `print(graph)` lists spaces, members, widths and who reads whom.
     """
-    tracing = _Tracing(network, frozenset(given))
+    tracing = Tracing(network, frozenset(given))
     for node in network.nodes:
         tracing.visit(node)
     return tracing.finish()
 
 
-class _Tracing:
+class Tracing:
     """Numbers positions, collects ties, and closes them at the end."""
 
-    def __init__(self, network: Network, given: frozenset[str]):
+    def __init__(self, network: Network, given: frozenset[str] = frozenset()):
         self.network = network
         self.taken_as_given = given
         self.calls = network.calls()
@@ -151,10 +160,14 @@ class _Tracing:
         self.ties: list[np.ndarray] = []
         self.frozen: list[tuple[np.ndarray, str]] = []
         self.given: set[int] = set()
+        self.placed: dict[Tensor, Placed] = {}
 
     def visit(self, node: Node) -> None:
+        self.trace(node, call_of(self.network, node, self.calls))
+
+    def trace(self, node: Node, call: Call) -> None:
+        """Numbers what a node writes, by the rule of its layer."""
         ins = [self.labels[tensor] for tensor in node.inputs]
-        call = call_of(self.network, node, self.calls)
         if not ins:
             self._write(node, given=True)
             self.roles[node.name] = "input"
@@ -164,9 +177,9 @@ class _Tracing:
             self.roles[node.name] = "copied"
             return
         rule = rule_of(call)
-        reason = _reason(call, rule, ins)
+        reason = copied_because(call, rule, ins)
         if reason is not None:
-            self._copy(node, ins, reason)
+            self.copy(node, ins, reason)
             return
         self.roles[node.name] = rule.role
         getattr(self, f"_visit_{rule.role}")(node, call, rule, ins)
@@ -191,7 +204,8 @@ class _Tracing:
     def _visit_concatenate(self, node, call, rule, ins):
         self.labels[Tensor(node.name)] = np.concatenate(ins)
 
-    def _copy(self, node: Node, ins: list[np.ndarray], reason: str) -> None:
+    def copy(self, node: Node, ins: list[np.ndarray], reason: str) -> None:
+        """Freezes what a node reads and writes."""
         layer = self.network.layer_of(node)
         text = f"{layer.kind} '{layer.name}': {reason}"
         self.roles[node.name] = "copied"
@@ -234,7 +248,9 @@ class _Tracing:
                 frozen.setdefault(space, reason)
         given = {int(raw_space[block]) for block in self.given}
         spaces = self._spaces(channel, blocks, space_of, frozen, given, labels)
-        return ChannelGraph(self.network, labels, spaces, space_of, self.roles, self.reasons)
+        return ChannelGraph(
+            self.network, labels, spaces, space_of, self.roles, self.reasons, self.placed
+        )
 
     def _spaces(self, channel, blocks, space_of, frozen, given, labels):
         roles = self._members(space_of, labels)
@@ -278,7 +294,7 @@ def _title(call: Call) -> str:
     return f"{call.layer.kind} '{call.layer.name}'"
 
 
-def _reason(call: Call, rule: LayerRule | None, ins: list[np.ndarray]) -> str | None:
+def copied_because(call: Call, rule: LayerRule | None, ins: list[np.ndarray]) -> str | None:
     """Why a call is copied as it is instead of being taken apart."""
     if rule is None:
         return "there is no rule for this kind of layer"

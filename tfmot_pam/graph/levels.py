@@ -11,13 +11,16 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from tfmot_pam.graph.channels import rule_of
 from tfmot_pam.graph.cost import network_cost
-from tfmot_pam.graph.network import Network, Node, iterate_tensors
-from tfmot_pam.graph.rules import LayerRule, call_of
+from tfmot_pam.graph.network import Network, Node, iterate_tensors, map_tensors
+from tfmot_pam.graph.rules import LayerRule, call_of, seen_config
 from tfmot_pam.graph.selection import combination_masks, task_names, tasks_of_nodes
 from tfmot_pam.graph.time_model import MOST_GROWTH, call_time, is_known, node_times, rating
 
@@ -44,11 +47,16 @@ def likeness(network: Network, node: Node, rule: LayerRule) -> Any:
     layer = network.layer_of(node)
     config = {
         key: value
-        for key, value in layer.config.items()
+        for key, value in seen_config(layer).items()
         if key not in (*_FREE, rule.width) and not key.endswith(_FREE_ENDINGS)
     }
     places = [network.shape(tensor)[1:-1] for tensor in node.inputs]
-    return layer.cls, repr(sorted(config.items())), tuple(layer.weights), repr(places)
+    # Numbers and slices that an operation is called with are as good as configuration.
+    called = {key: value for key, value in node.kwargs.items() if key != "training"}
+    arguments = map_tensors((node.args, called), lambda tensor: None)
+    with np.printoptions(threshold=sys.maxsize):
+        texts = tuple(map(repr, (sorted(config.items()), places, arguments)))
+    return layer.cls, tuple(layer.weights), texts
 
 
 def combination_times(network: Network) -> dict[tuple[str, ...], float]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tfmot_pam.graph import network as net
 from tfmot_pam.graph.emitter import with_shapes
+from tfmot_pam.graph.steps import at_each_step
 from tfmot_pam.task_group import TaskGroup
 
 
@@ -74,7 +75,8 @@ class _Reading:
         self.nodes: list[net.Node] = []
         # Whether a model is called with other sizes than those that it was built for.
         self.resized = False
-        self._names: dict[int, str] = {}
+        # By layer, or by layer and what it is called in a model that the layer calls.
+        self._names: dict[Any, str] = {}
         self._calls: dict[str, int] = {}
         self._shapes: dict[net.Tensor, net.Shape] = {}
 
@@ -133,6 +135,11 @@ class _Reading:
             for position, tensor in enumerate(keras.tree.flatten(outputs)):
                 resolved[(name, index, position)] = tensor
             return True
+        if isinstance(operation, keras.layers.TimeDistributed) and len(args) == 1:
+            last = self._steps(operation, prefix, args[0])
+            if last is not None:
+                resolved[(name, index, 0)] = last
+                return True
         count = max((key[2] + 1 for key in shapes if key[:2] == (name, index)), default=1)
         found = tuple(shapes.get((name, index, position)) for position in range(count))
         kwargs = {key: value for key, value in kwargs.items() if value is not None}
@@ -141,8 +148,35 @@ class _Reading:
             resolved[(name, index, position)] = net.Tensor(first.node, position)
         return True
 
+    def _steps(self, operation, prefix, tensor) -> net.Tensor | None:
+        """Adds the layers of a model that is called at each step, if this is one."""
+        model, shape = operation.layer, self._shapes.get(tensor)
+        if not isinstance(model, keras.Model) or not model.built or shape is None:
+            return None
+        if not (isinstance(model, keras.Sequential) or _is_functional(model)):
+            return None
+        inner = at_each_step(read(model), shape[1])
+        if inner is None:
+            return None
+        moved = {inner.inputs[0]: tensor}
+        self.resized |= inner.shape(inner.inputs[0]) != shape
+        for node in inner.nodes:
+            if not node.inputs:
+                continue
+            key = id(operation), node.layer
+            if key not in self._names:
+                wanted = f"{operation.name}_{node.layer}"
+                self._names[key] = net.unique_name(wanted, self.layers)
+                layer = dataclasses.replace(inner.layer_of(node), name=self._names[key])
+                self.layers[layer.name] = layer
+            args = net.map_tensors(node.args, moved.__getitem__)
+            moved[net.Tensor(node.name)] = self._append(self._names[key], args, {}, node.shapes)
+        return moved[next(net.iterate_tensors(inner.outputs))]
+
     def _node(self, operation, prefix, args, kwargs, shapes) -> net.Tensor:
-        name = self._layer(operation, prefix)
+        return self._append(self._layer(operation, prefix), args, kwargs, shapes)
+
+    def _append(self, name, args, kwargs, shapes) -> net.Tensor:
         count = self._calls.get(name, 0)
         self._calls[name] = count + 1
         node_name = name if count == 0 else f"{name}@{count}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -9,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from tfmot_pam.graph import rule_costs
 from tfmot_pam.graph.network import iterate_tensors
-from tfmot_pam.graph.rules import Axes, Call, Cost, LayerRule
+from tfmot_pam.graph.rules import Axes, Call, LayerRule, written_by_keras
+from tfmot_pam.graph.space_rules import SPACE_RULES
 
 # Activations that write every channel from that channel alone. Others, and users' own functions,
 # may read all channels, so what they write is left as it is.
@@ -62,6 +66,16 @@ def _activation_check(call: Call) -> str | None:
 
 def _filter_check(call: Call) -> str | None:
     return activation_reason(call.config) or _layer_checks(call)
+
+
+def _cells_check(call: Call) -> str | None:
+    others = [cell["class_name"] for cell in rule_costs.cells_of(call) if not _is_keras_cell(cell)]
+    return f"how its cells {others} read channels is not known" if others else _layer_checks(call)
+
+
+def _is_keras_cell(cell: Mapping[str, Any]) -> bool:
+    kinds = ("LSTMCell", "GRUCell", "SimpleRNNCell")
+    return cell["class_name"] in kinds and written_by_keras(cell)
 
 
 def _noise_check(call: Call) -> str | None:
@@ -157,11 +171,14 @@ def _reshape_sources(call: Call, in_width: int) -> np.ndarray:
 
 def _reshape_check(call: Call) -> str | None:
     in_shape, out_shape = call.in_shape[1:], call.out_shape[1:]
+    size, width = in_shape[-1], out_shape[-1]
+    known = list(itertools.takewhile(lambda size: size is not None, in_shape[::-1]))
+    # One size may be left to infer; where the samples' axis is one of the sizes it is that one.
+    inferred = out_shape.count(None) + ("newshape" in call.config)
+    if inferred < 2 and width in np.cumprod(known):
+        return None
     if None in in_shape or None in out_shape:
         return "it reshapes a tensor of unknown size"
-    size, width = in_shape[-1], out_shape[-1]
-    if width == size or width == math.prod(in_shape):
-        return None
     if len(in_shape) == 1 and size % width == 0:
         return None
     return f"it reshapes the channel axis from {tuple(in_shape)} to {tuple(out_shape)}"
@@ -171,7 +188,8 @@ def _reshape_check(call: Call) -> str | None:
 
 
 def _reshape_resize(config, call, in_width, out_width):
-    target = tuple(call.out_shape[1:-1]) + (out_width,)
+    places = (-1 if size is None else size for size in call.out_shape[1:-1])
+    target = (*places, out_width)
     key = "target_shape" if "target_shape" in config else "newshape"
     batch = () if key == "target_shape" else (-1,)
     return {**config, key: batch + target}
@@ -180,45 +198,6 @@ def _reshape_resize(config, call, in_width, out_width):
 def _grouped_resize(config, call, in_width, out_width):
     block_in, _ = grouped_sizes(call)
     return {**config, "groups": in_width // block_in, "filters": out_width}
-
-
-# --- costs ------------------------------------------------------------------------------------
-
-
-def _conv_cost(call: Call) -> Cost:
-    outputs = math.prod(call.out_shape[1:])
-    kernel = math.prod(call.config["kernel_size"])
-    return Cost(kernel * (call.in_shape[-1] // call.config.get("groups", 1)) * outputs, outputs)
-
-
-def _transposed_cost(call: Call) -> Cost:
-    kernel = math.prod(call.config["kernel_size"])
-    macs = kernel * math.prod(call.in_shape[1:]) * call.out_shape[-1]
-    return Cost(macs, math.prod(call.out_shape[1:]))
-
-
-def _dense_cost(call: Call) -> Cost:
-    outputs = math.prod(call.out_shape[1:])
-    return Cost(call.in_shape[-1] * outputs, outputs)
-
-
-def _depthwise_cost(call: Call) -> Cost:
-    outputs = math.prod(call.out_shape[1:])
-    return Cost(math.prod(call.config["kernel_size"]) * outputs, outputs)
-
-
-def _separable_cost(call: Call) -> Cost:
-    places, width = math.prod(call.out_shape[1:-1]), call.out_shape[-1]
-    middle = call.in_shape[-1] * call.config["depth_multiplier"]
-    kernel = math.prod(call.config["kernel_size"])
-    return Cost(places * middle * (kernel + width), places * (middle + width))
-
-
-def _recurrent_cost(call: Call) -> Cost:
-    units, steps = call.config["units"], call.in_shape[1]
-    gates = {"LSTM": 4, "GRU": 3}.get(call.layer.kind, 1)
-    outputs = steps * units * gates
-    return Cost((call.in_shape[-1] + units) * outputs, outputs)
 
 
 # --- the table --------------------------------------------------------------------------------
@@ -231,7 +210,7 @@ CONV = LayerRule(
     weights={"kernel": Axes(inputs=-2, outputs=-1), "bias": _OUT},
     width="filters",
     check=_layer_checks,
-    macs=_conv_cost,
+    macs=rule_costs.conv_cost,
 )
 GROUPED_CONV = LayerRule(
     "channelwise",
@@ -240,48 +219,55 @@ GROUPED_CONV = LayerRule(
     sources=_grouped_sources,
     resize=_grouped_resize,
     free=("filters", "groups"),
-    macs=_conv_cost,
+    macs=rule_costs.conv_cost,
 )
 TRANSPOSED = LayerRule(
     "mixing",
     weights={"kernel": Axes(inputs=-1, outputs=-2), "bias": _OUT},
     width="filters",
     check=_layer_checks,
-    macs=_transposed_cost,
+    macs=rule_costs.transposed_cost,
 )
 DENSE = LayerRule(
     "mixing",
     weights={"kernel": Axes(inputs=0, outputs=1), "bias": _OUT},
     width="units",
     check=_layer_checks,
-    macs=_dense_cost,
+    macs=rule_costs.dense_cost,
 )
 DEPTHWISE = LayerRule(
     "channelwise",
     weights={"kernel": Axes(inputs=-2), "bias": _OUT},
     check=_filter_check,
     sources=_depthwise_sources,
-    macs=_depthwise_cost,
+    macs=rule_costs.depthwise_cost,
 )
 RECURRENT = LayerRule(
     "mixing",
     weights={"kernel": Axes(inputs=0)},
     frozen="its state reads all channels",
     check=_layer_checks,
-    macs=_recurrent_cost,
+    macs=rule_costs.recurrent_cost,
+)
+RECURRENT_CELLS = dataclasses.replace(RECURRENT, check=_cells_check, macs=rule_costs.cells_cost)
+CONV_LSTM = dataclasses.replace(
+    RECURRENT, weights={"kernel": Axes(inputs=-2)}, macs=rule_costs.conv_lstm_cost
 )
 SEPARABLE = LayerRule(
     "mixing",
     weights={
         "depthwise_kernel": Axes(inputs=-2),
         "pointwise_kernel": Axes(
-            inputs=-2, outputs=-1, fanout=lambda config: config["depth_multiplier"]
+            inputs=-2,
+            outputs=-1,
+            fanout=lambda config: config["depth_multiplier"],
+            later=True,
         ),
         "bias": _OUT,
     },
     width="filters",
     check=_layer_checks,
-    macs=_separable_cost,
+    macs=rule_costs.separable_cost,
 )
 BATCH_NORM = LayerRule(
     "channelwise",
@@ -332,12 +318,14 @@ def _table() -> dict[str, LayerRule]:
         "LSTM": RECURRENT,
         "GRU": RECURRENT,
         "SimpleRNN": RECURRENT,
+        "RNN": RECURRENT_CELLS,
     }
     for rank in ("1D", "2D", "3D"):
         table[f"Conv{rank}"] = CONV
         table[f"Conv{rank}Transpose"] = TRANSPOSED
         table[f"DepthwiseConv{rank}"] = DEPTHWISE
         table[f"SeparableConv{rank}"] = SEPARABLE
+        table[f"ConvLSTM{rank}"] = CONV_LSTM
         for pooling in ("MaxPooling", "AveragePooling", "GlobalMaxPooling"):
             table[f"{pooling}{rank}"] = KEEP_LAST
         for layer in ("GlobalAveragePooling", "ZeroPadding", "Cropping", "UpSampling"):
@@ -362,7 +350,7 @@ def _table() -> dict[str, LayerRule]:
         table[name] = SOFTMAX
     for name in _ELEMENTWISE_OPERATIONS:
         table.setdefault(name, KEEP)
-    return table
+    return {**SPACE_RULES, **table}
 
 
 _ELEMENTWISE_OPERATIONS = (

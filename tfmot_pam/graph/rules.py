@@ -12,6 +12,10 @@ from tfmot_pam.graph.network import Layer, Network, Node, Shape
 
 Role = Literal["mixing", "channelwise", "join", "concatenate"]
 
+# Wrappers that call one layer and nothing else, and all layers that write others out.
+TRANSPARENT = frozenset({"TimeDistributed", "SpectralNormalization"})
+_WRITE_OUT = TRANSPARENT | {"Bidirectional", "RNN"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
@@ -22,12 +26,14 @@ class Axes:
         outputs: Axis over output channels, or None.
         fanout: Entries of the `inputs` axis per input channel, the channel outermost.
         fill: The value that leaves a channel without trained weights as it is.
+        later: Whether it is applied to what another weight of the layer has made of the input.
     """
 
     inputs: int | None = None
     outputs: int | None = None
     fanout: Callable[[Mapping[str, Any]], int] = lambda config: 1
     fill: float = 0.0
+    later: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +48,7 @@ class Call:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        return self.layer.config
+        return seen_config(self.layer)
 
     @property
     def in_shape(self) -> Shape:
@@ -104,6 +110,36 @@ class LayerRule:
         """The input positions that each of the layer's output positions comes from, as rows."""
         sources = np.arange(in_width) if self.sources is None else self.sources(call, in_width)
         return sources.reshape(len(sources), -1)
+
+
+def seen_config(layer: Layer) -> Mapping[str, Any]:
+    """A layer's configuration as rules see it: that of what a wrapper is around lies open in it.
+
+    What layers were built for is left out: that follows from what feeds them.
+    """
+    if layer.kind not in _WRITE_OUT or not is_keras_class(layer.cls):
+        return layer.config
+    return _opened(layer.kind, without_built_shapes(layer.config))
+
+
+def _opened(kind: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    if kind not in TRANSPARENT:
+        return config
+    inner = config["layer"]
+    shown = _opened(inner["class_name"], inner["config"])
+    return {**config, **shown, "layer": [inner["class_name"], shown.get("layer")]}
+
+
+def without_built_shapes(value: Any) -> Any:
+    """A configuration without the shapes that layers written out in it were built for."""
+    if isinstance(value, Mapping):
+        return {k: without_built_shapes(v) for k, v in value.items() if k != "build_config"}
+    return [without_built_shapes(v) for v in value] if isinstance(value, list) else value
+
+
+def written_by_keras(layer: Mapping[str, Any]) -> bool:
+    """Whether a layer that is written out in a configuration is one of Keras itself."""
+    return str(layer.get("module")).split(".")[0] in ("keras", "tf_keras")
 
 
 def is_keras_class(cls: type) -> bool:

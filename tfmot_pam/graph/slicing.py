@@ -129,6 +129,9 @@ def slice_weights(
         Arrays by weight name.
     """
     lead = calls.get(int(columns.nets[0]), next(iter(calls.values())))
+    if rule.frozen is not None:
+        # All outputs are one network's: what it reads of others' channels has weights of 0.
+        calls = {net: call for net, call in calls.items() if np.any(columns.of(net))}
     result = {}
     for name, original in lead.layer.weights.items():
         axes = rule.weights.get(name)

@@ -19,13 +19,16 @@ from tfmot_pam.graph.network import (
     Layer,
     Network,
     Node,
+    Shape,
     Tensor,
     iterate_tensors,
     map_tensors,
     prune_to,
     unique_name,
 )
-from tfmot_pam.graph.rules import Call
+from tfmot_pam.graph.picking import picking, with_shape
+from tfmot_pam.graph.rearranging import Placed, moves_axes, spatial_key
+from tfmot_pam.graph.rules import Call, call_of
 from tfmot_pam.graph.slicing import Layout, Origin, slice_weights
 
 
@@ -87,11 +90,15 @@ def repeatable_channels(graph: ChannelGraph) -> np.ndarray:
     """Whether each channel may be there several times over, the copies next to each other.
 
     It must be free to change, and no layer with weights may pair it with channels by their places,
-    as grouped convolutions do, and depthwise ones that write several channels for each.
+    as grouped convolutions do, and depthwise ones that write several channels for each. Nor may a
+    layer carry it that rearranges channels, or that is called several times.
     """
     result = ~fixed_channels(graph)
     calls = graph.network.calls()
     for node in graph.network.nodes:
+        if graph.roles[node.name] == "rearranged" or calls[node.layer] > 1:
+            for tensor in (*node.inputs, *node.outputs):
+                result[graph.labels[tensor]] = False
         if graph.roles[node.name] != "channelwise" or not graph.network.layer_of(node).weights:
             continue
         call = graph.call(node, calls)
@@ -153,6 +160,9 @@ class _Cutting:
         if node.shapes and all(self._is_empty(tensor) for tensor in node.outputs):
             return
         role = self.graph.roles[node.name]
+        if role == "rearranged":
+            self._rearrange(node)
+            return
         inputs = [tensor for tensor in node.inputs if not self._is_empty(tensor)]
         joins = role == "concatenate" and inputs
         if (len(inputs) < len(node.inputs) and not joins) or any(
@@ -170,22 +180,73 @@ class _Cutting:
     def _is_empty(self, tensor: Tensor) -> bool:
         return len(self.graph.labels[tensor]) > 0 and len(self.kept[tensor]) == 0
 
+    def _rearrange(self, node: Node) -> None:
+        """Writes a layer that picks or moves channels for those that are left.
+
+        A channel shuffle stays one where what is left has as many channels in every group; else
+        the channels are picked from the tensor before it.
+        """
+        (tensor,) = node.inputs
+        found = {output: self.graph.placed[output] for output in node.outputs}
+        if tensor in self.tensors and self._fits(node, found):
+            self._write(node, "rearranged")
+            return
+        for output, place in found.items():
+            if place.picked and not self._is_empty(output):
+                if place.source in self.tensors:
+                    self._pick(node, output, place)
+                else:
+                    self.starved.add(node.name)
+
+    def _fits(self, node: Node, found: Mapping[Tensor, Placed]) -> bool:
+        """Whether a layer does the right thing with what is left of its input."""
+        if len(self.kept[node.inputs[0]]) == len(self.graph.labels[node.inputs[0]]):
+            return True
+        if moves_axes(self._call(node)):
+            return all(self._sizes(output, place) is not None for output, place in found.items())
+        return all(
+            np.array_equal(place.positions, np.arange(len(self.graph.labels[place.source])))
+            for place in found.values()
+        )
+
+    def _sizes(self, output: Tensor, place: Placed) -> tuple[int | None, ...] | None:
+        return place.sizes(self.kept[place.source], self.network.shape(output))
+
+    def _pick(self, node: Node, output: Tensor, place: Placed) -> None:
+        """Writes what picks the channels of a tensor that are left."""
+        source = self.kept[place.source]
+        positions = np.searchsorted(source, place.positions.ravel()[self.kept[output]])
+        picked = self.tensors[place.source]
+        if not np.array_equal(positions, np.arange(len(source))):
+            shape = (*self.network.shape(place.source)[:-1], len(positions))
+            layer, arguments = picking(positions, len(shape), self.network.layer_of(node))
+            picked = self._append(
+                self._add(layer, (node.name, output)), (picked, *arguments), shape
+            )
+        key = spatial_key(self._call(node))
+        if key is not None:
+            layer = self._add(self.network.layer_of(node), (node.layer,))
+            shape = (*self.network.shape(output)[:-1], len(positions))
+            picked = self._append(layer, (picked, key), shape)
+        self.tensors[output] = picked
+
+    def _append(self, layer: str, args: tuple[Any, ...], shape: Shape) -> Tensor:
+        calls = sum(other.layer == layer for other in self.nodes)
+        name = layer if calls == 0 else f"{layer}@{calls}"
+        self.nodes.append(Node(name, layer, args, {}, (shape,)))
+        return Tensor(name)
+
+    def _call(self, node: Node) -> Call:
+        return call_of(self.network, node, self.calls)
+
     def _write(self, node: Node, role: str) -> None:
         original = self.network.node(node.name)
-        call = Call(
-            node=original,
-            layer=self.network.layer_of(original),
-            in_shapes=tuple(self.network.shape(tensor) for tensor in original.inputs),
-            out_shape=original.shapes[0],
-            calls=self.calls[original.layer],
-        )
-        layer = self._layer(call, role)
+        call = self._call(original)
         shapes = tuple(
-            shape and (*shape[:-1], len(self.kept[tensor]))
-            if shape and self.graph.labels[tensor].size == shape[-1]
-            else shape
+            self._shape(tensor, shape)
             for tensor, shape in zip(node.outputs, node.shapes, strict=True)
         )
+        layer = self._layer(call, role, shapes)
         calls = sum(other.layer == layer for other in self.nodes)
         name = layer if calls == 0 else f"{layer}@{calls}"
         self.nodes.append(
@@ -197,16 +258,29 @@ class _Cutting:
                 shapes,
             )
         )
-        if call.layer.weights and role in ("mixing", "channelwise"):
+        # What several calls need is not fitted to one of them.
+        if call.layer.weights and role in ("mixing", "channelwise") and call.calls == 1:
             rows, columns = map(self._layout, (original.inputs[0], Tensor(node.name)))
             self.origins[name] = Origin((node.name,), rows, columns, role)
         for tensor in node.outputs:
             self.tensors[tensor] = Tensor(name, tensor.index)
 
-    def _layer(self, call: Call, role: str) -> str:
+    def _shape(self, tensor: Tensor, shape: Shape | None) -> Shape | None:
+        """The shape of what is left of a tensor."""
+        place = self.graph.placed.get(tensor)
+        if place is not None and not place.picked:
+            return (shape[0], *self._sizes(tensor, place))
+        if shape and self.graph.labels[tensor].size == shape[-1]:
+            return (*shape[:-1], len(self.kept[tensor]))
+        return shape
+
+    def _layer(self, call: Call, role: str, shapes: tuple[Shape | None, ...]) -> str:
         """Writes the layer of a call; calls that need the same one share it."""
         layer = call.layer
-        if role in ("input", "copied"):
+        if role == "rearranged" and layer.kind == "Reshape":
+            config = with_shape(layer.config, shapes[0])
+            return self._add(dataclasses.replace(layer, config=config), (layer.name, shapes))
+        if role in ("input", "copied", "rearranged"):
             return self._add(layer, (layer.name,))
         rows, columns = map(self._layout, (call.node.inputs[0], Tensor(call.node.name)))
         rule = rule_of(call)

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfmot_pam.graph.channels import ChannelGraph, rule_of
 from tfmot_pam.graph.network import Layer, Network
-from tfmot_pam.graph.rules import Axes, call_of
+from tfmot_pam.graph.rules import Axes, call_of, seen_config
 from tfmot_pam.graph.slicing import Origin
 from tfmot_pam.graph.surgery import repeat_channels
 
@@ -64,7 +64,9 @@ def _unused(
             weight[tuple(new)] = rng.normal(scale=scale, size=weight[tuple(new)].shape)
         if axes.inputs is not None:
             read = [slice(None)] * weight.ndim
-            read[axes.inputs] = np.repeat(_copies(origin.rows.positions), axes.fanout(layer.config))
+            read[axes.inputs] = np.repeat(
+                _copies(origin.rows.positions), axes.fanout(seen_config(layer))
+            )
             weight[tuple(read)] = 0.0
         weights[name] = weight
     return dataclasses.replace(layer, weights=weights)

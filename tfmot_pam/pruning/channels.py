@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tfmot_pam.graph.channels import ChannelGraph, build_channel_graph
+from tfmot_pam.graph.channels import ChannelGraph
 from tfmot_pam.graph.emitter import instantiate
+from tfmot_pam.graph.following import follow_channels
 from tfmot_pam.graph.network import Network, Tensor
 from tfmot_pam.graph.selection import task_names, tasks_of_nodes
 from tfmot_pam.graph.surgery import fixed_channels, output_channels
@@ -100,7 +101,7 @@ def find_prunable(network: Network, policy: Any = None) -> PrunableChannels:
     Raises:
         ValueError: nothing may be pruned; the message lists the reasons.
     """
-    graph = build_channel_graph(network)
+    graph = follow_channels(network)
     tasks = task_names(network)
     node_tasks = tasks_of_nodes(network)
     kept_whole = _reasons(graph, policy)

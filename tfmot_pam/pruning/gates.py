@@ -10,7 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfmot_pam.graph.channels import ChannelGraph, build_channel_graph, rule_of
+from tfmot_pam.graph.channels import ChannelGraph, rule_of
+from tfmot_pam.graph.following import follow_channels
 from tfmot_pam.graph.network import Layer, Network, Node, Tensor, map_tensors, unique_name
 from tfmot_pam.graph.selection import tasks_of_nodes
 from tfmot_pam.pruning.channels import Group, PrunableChannels
@@ -258,8 +259,13 @@ def remove_gates(network: Network) -> Ungated:
         nodes.append(dataclasses.replace(node, args=args))
     layers = {name: layer for name, layer in network.layers.items() if name != gates.name}
     plain = network.replace(layers=layers, nodes=tuple(nodes))
-    graph = build_channel_graph(plain)
+    graph = follow_channels(plain)
     numbers = np.zeros(len(gates.weights["mask"]), int)
+    spaces = {space.name: space for space in graph.spaces}
+    for name, _, start, stop in gates.config["groups"]:
+        if name in spaces and spaces[name].width == stop - start:
+            # Channels that no layer reads have a gate, but no place where it stands.
+            numbers[start:stop] = spaces[name].channels
     for tensor, found in positions.items():
         gated = found >= 0
         numbers[found[gated]] = graph.labels[tensor][gated]
@@ -271,24 +277,24 @@ def remove_gates(network: Network) -> Ungated:
 
 def _folded(graph: ChannelGraph, positions, mean: np.ndarray) -> Network:
     """Multiplies the weights that read a gated tensor by the gates' means: exactly the same."""
-    layers = dict(graph.network.layers)
+    layers, done = dict(graph.network.layers), set()
     calls = graph.network.calls()
     for node in graph.network.nodes:
         if graph.roles[node.name] != "mixing" or node.inputs[0] not in positions:
             continue
+        if node.layer in done:  # All calls of a layer read the same channels.
+            continue
+        done.add(node.layer)
         found = positions[node.inputs[0]]
         factors = np.where(found >= 0, mean[found], 1.0)
         call = graph.call(node, calls)
         rule, layer = rule_of(call), layers[node.layer]
-        name = next(n for n in layer.weights if n in rule.weights and _reads(rule.weights[n]))
-        axes, weight = rule.weights[name], layer.weights[name]
-        shape = [1] * weight.ndim
-        shape[axes.inputs] = -1
-        spread = np.repeat(factors, axes.fanout(layer.config)).reshape(shape)
-        weights = {**layer.weights, name: (weight * spread).astype(weight.dtype)}
+        weights = dict(layer.weights)
+        for name, axes in rule.weights.items():
+            if name in weights and axes.inputs is not None and not axes.later:
+                shape = [1] * weights[name].ndim
+                shape[axes.inputs] = -1
+                spread = np.repeat(factors, axes.fanout(call.config)).reshape(shape)
+                weights[name] = (weights[name] * spread).astype(weights[name].dtype)
         layers[node.layer] = dataclasses.replace(layer, weights=weights)
     return graph.network.replace(layers=layers)
-
-
-def _reads(axes) -> bool:
-    return axes.inputs is not None

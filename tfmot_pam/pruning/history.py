@@ -14,8 +14,9 @@ import keras
 import numpy as np
 
 from tflite_export import json_files
-from tfmot_pam.graph.channels import ChannelGraph, build_channel_graph
+from tfmot_pam.graph.channels import ChannelGraph
 from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.following import follow_channels
 from tfmot_pam.graph.network import Tensor
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.surgery import remove_channels
@@ -131,7 +132,7 @@ class PruningHistory:
         Raises:
             ValueError: the model has not these layers, or they have other widths.
         """
-        graph = build_channel_graph(read(model))
+        graph = follow_channels(read(model))
         labels = written_channels(graph)
         other = [n for n, width in self.widths.items() if len(labels.get(n, ())) != width]
         if other:

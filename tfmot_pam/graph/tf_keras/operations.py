@@ -119,6 +119,7 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
             ("compat.v1.pad",),
         ),
         "Where": Operation("where", {"condition": "condition", "x1": "x", "x2": "y"}),
+        "Take": Operation("gather", {"x": "params", "indices": "indices", "axis": "axis"}),
         "GetItem": Operation("__operators__.getitem", {"x": "tensor", "key": "slice_spec"}),
     }
 )
