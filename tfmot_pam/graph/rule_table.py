@@ -15,6 +15,7 @@ from tfmot_pam.graph import rule_costs
 from tfmot_pam.graph.network import iterate_tensors
 from tfmot_pam.graph.rules import Axes, Call, LayerRule, written_by_keras
 from tfmot_pam.graph.space_rules import SPACE_RULES
+from tfmot_pam.graph.whole_rules import WHOLE_RULES
 
 # Activations that write every channel from that channel alone. Others, and users' own functions,
 # may read all channels, so what they write is left as it is.
@@ -350,7 +351,7 @@ def _table() -> dict[str, LayerRule]:
         table[name] = SOFTMAX
     for name in _ELEMENTWISE_OPERATIONS:
         table.setdefault(name, KEEP)
-    return {**SPACE_RULES, **table}
+    return {**WHOLE_RULES, **SPACE_RULES, **table}
 
 
 _ELEMENTWISE_OPERATIONS = (
