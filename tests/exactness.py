@@ -24,6 +24,7 @@ from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import read
 from tfmot_pam.pruning.costs import WidthCosts
 from tfmot_pam.pruning.gates import remove_gates
+from tfmot_pam.toolkit.crossing import import_tfmot
 
 Body = Callable[[keras.KerasTensor], keras.KerasTensor]
 
@@ -84,6 +85,11 @@ def pruned_exactly(
     again = tfmot_pam.PruningHistory.from_json(small.pruning_history.to_json()).apply(model)
     assert_same(again(x, training=False), small(x, training=False), 1e-6)
     return small
+
+
+def nothing_goes():
+    """A schedule that removes no channel."""
+    return import_tfmot().sparsity.keras.ConstantSparsity(0.0, 0)
 
 
 def assert_saved(model: keras.Model, folder) -> None:

@@ -168,19 +168,13 @@ def test_files(name, tmp_path):
 
 def test_random_gates_go_into_both_ways():
     model = built(KINDS["each way its own"])
-    gated = tfmot_pam.prune_channels(model, _schedule(), "vib")
+    gated = tfmot_pam.prune_channels(model, exactness.nothing_goes(), "vib")
     for weight in gated.gates.weights:
         if weight.path.endswith("/mean"):
             weight.assign(np.random.default_rng(0).uniform(0.5, 1.5, weight.shape))
     x = exactness.inputs_of(model)
     expected = gated(x, training=False)
     exactness.assert_same(tfmot_pam.strip_pruning(gated)(x, training=False), expected)
-
-
-def _schedule():
-    import tensorflow_model_optimization as tfmot
-
-    return tfmot.sparsity.keras.ConstantSparsity(0.0, 0)
 
 
 def squared(x):
