@@ -408,3 +408,23 @@ def test_models_on_backbones_of_any_and_of_one_size_merge():
     for task, model in models.items():
         np.testing.assert_allclose(found[task], model.predict(x, verbose=0), rtol=1e-3, atol=1e-4)
     assert tfmot_pam.cost(merged, ["a"]).unsupported == {}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Nameless(keras.layers.Layer):
+    """Its weights have no names of their own, as those of ConvNeXt's LayerScale."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+        self.shift = self.add_weight(shape=(shape[-1],), initializer="zeros")
+
+    def call(self, x):
+        return x * self.scale + self.shift
+
+
+def test_weights_without_names_are_told_apart_by_their_order():
+    x = keras.Input((3,))
+    model = keras.Model(x, Nameless()(Nameless()(x)))
+    model.set_weights([np.full(3, value, "float32") for value in (2.0, 3.0, 5.0, 7.0)])
+    again = emit(read(model))
+    np.testing.assert_array_equal(again(np.ones((1, 3))), np.full((1, 3), 32.0))

@@ -156,7 +156,9 @@ def weight_names(layer: Any) -> list[str]:
     """Names of a layer's weights, unique within the layer, in the order of `layer.weights`."""
     names: list[str] = []
     for weight in getattr(layer, "weights", ()):
-        names.append(unique_name(weight.name, names))
+        # Keras numbers those that were given no name anew whenever a layer is built again.
+        name = re.sub(r"^variable_\d+$", "variable", weight.name)
+        names.append(unique_name(name, names))
     return names
 
 
