@@ -297,7 +297,7 @@ class Unknown(layers.Layer):
     ("build", "reason"),
     [
         (Unknown(), "Unknown '.*': there is no rule for this kind of layer"),
-        (layers.LayerNormalization(), "no rule"),
+        (layers.LayerNormalization(), "its statistics are of all channels"),
         (layers.Permute((3, 1, 2)), "it moves the channels to another axis"),
         (layers.Softmax(), "it normalises over the channels"),
         (layers.Activation("softmax"), "its activation softmax may read other channels"),
@@ -490,13 +490,11 @@ def test_the_graph_prints_itself():
         "image: 3 channels (input)",
         "  written by image",
         "  read by conv",
-        "conv: 4 channels (frozen: LayerNormalization 'norm': there is no rule for this kind of "
-        "layer)",
+        "conv: 4 channels (frozen: LayerNormalization 'norm': its statistics are of all layer)",
         "  written by conv, second",
         "  kept by add",
         "  read by second, norm",
-        "norm: 4 channels (frozen: LayerNormalization 'norm': there is no rule for this kind of "
-        "layer)",
+        "norm: 4 channels (frozen: LayerNormalization 'norm': its statistics are of all layer)",
         "  written by norm",
         "  read by last",
         "last: 2 channels",

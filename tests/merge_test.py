@@ -651,7 +651,7 @@ class Mirror(layers.Layer):
     ("make", "reason"),
     [
         (Mirror, "Mirror 'odd': there is no rule for this kind of layer"),
-        (layers.LayerNormalization, "LayerNormalization 'odd': there is no rule"),
+        (layers.LayerNormalization, "LayerNormalization 'odd': its statistics are of all channels"),
         (lambda name: layers.Softmax(name=name), "Softmax 'odd': it normalises over the channels"),
     ],
 )

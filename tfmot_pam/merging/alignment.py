@@ -12,7 +12,7 @@ from tfmot_pam.graph.channels import ChannelGraph, build_channel_graph, rule_of
 from tfmot_pam.graph.likeness import are_alike, arguments_of, digest, freeze, structure
 from tfmot_pam.graph.network import Network, Tensor, iterate_tensors
 from tfmot_pam.graph.registry import find_rule
-from tfmot_pam.graph.rule_table import JOIN, RESCALING, grouped_sizes
+from tfmot_pam.graph.rule_table import JOIN, RESCALING, activation_reason, grouped_sizes
 from tfmot_pam.graph.rules import Call, call_of, grouped_convolution
 
 
@@ -103,12 +103,12 @@ def align(
     """
     graphs = [build_channel_graph(network) for network in networks]
     trunk = _common_trunk(graphs)
-    if not _has_channels(graphs[0], trunk):
-        own = [_with_first_layers_given(graph) for graph in graphs]
+    own = [_with_first_layers_given(graph) for graph in graphs]
+    if not _has_channels(graphs[0], trunk) or _first_layers_differ(graphs, own, trunk):
         found = _common_trunk(own, own_first=True)
         if _has_channels(own[0], found):
             graphs, trunk = own, found
-        elif trunk_needed:
+        elif trunk_needed and not _has_channels(graphs[0], trunk):
             raise NoCommonTrunk(_no_trunk_message(tasks, graphs))
     networks = [
         _trunk_first(network, [names[index] for names in trunk])
@@ -153,13 +153,23 @@ def _with_first_layers_given(graph: ChannelGraph) -> ChannelGraph:
             node.name
             for node in graph.network.nodes
             if graph.roles[node.name] == "mixing"
-            and graph.rule(node).frozen
             and _is_given(graph, node.inputs)
+            and (graph.rule(node).frozen or activation_reason(graph.call(node).config))
         }
         if not found:
             return graph
         given |= found
         graph = build_channel_graph(graph.network, given)
+
+
+def _first_layers_differ(graphs, own, trunk) -> bool:
+    """Whether first layers of the trunk whose channels stay together have other widths."""
+    for names in trunk:
+        first = graphs[0].roles[names[0]] == "mixing" and own[0].roles[names[0]] == "copied"
+        pairs = zip(graphs, names, strict=True)
+        if first and len({len(graph.labels[Tensor(name)]) for graph, name in pairs}) > 1:
+            return True
+    return False
 
 
 def _common_layers(graphs, trunk) -> list[frozenset[str]]:

@@ -42,6 +42,7 @@ from tfmot_pam.merging.progress import Progress
 from tfmot_pam.merging.regroup import regroup
 from tfmot_pam.merging.relevance import RelevancePath, relevance_path
 from tfmot_pam.merging.targets import Targets, encode_labels, targets_from_outputs
+from tfmot_pam.merging.units import check_units
 from tfmot_pam.training.heads import output_kind
 
 
@@ -143,11 +144,10 @@ def merge(
     if plan is not None:
         check_plan_belongs(plan, alignment, fingerprints)
         alignment = _freeze_as_planned(alignment, plan)
-        assembly = assemble(
-            alignment,
-            grouping_of(plan, alignment),
-            own_width=plan.options.get("width") == "own",
-        )
+        grouping = grouping_of(plan, alignment)
+        check_units(alignment, grouping)
+        own_width = plan.options.get("width") == "own"
+        assembly = assemble(alignment, grouping, own_width=own_width)
     else:
         paths = None
         if chosen.needs_relevance or (width == "own" and not chosen.own_width):

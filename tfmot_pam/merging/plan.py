@@ -339,25 +339,6 @@ def check_plan_belongs(
             f"The plan belongs to other models: {difference}. Pass the original models, or merge "
             "without `plan`."
         )
-    for planned, space in zip(
-        plan.spaces, (s for s in alignment.spaces if not s.given), strict=True
-    ):
-        if (planned.frozen or space.frozen) and not _is_apart(planned):
-            raise ValueError(
-                f"The merge plan regroups the channels of '{space.name}', which cannot be: "
-                f"{planned.frozen or space.frozen}. Expected each task's channels in a group of "
-                "its own there. Merge without `plan` to make a new one."
-            )
-
-
-def _is_apart(space: PlannedSpace) -> bool:
-    """Whether every channel is kept, for the task of its model alone."""
-    dropped = any(space.dropped.values())
-    return not dropped and all(
-        not found or tuple(tasks) == (task,)
-        for tasks, channels in space.groups
-        for task, found in channels.items()
-    )
 
 
 def grouping_of(plan: MergePlan, alignment: Alignment) -> Grouping:

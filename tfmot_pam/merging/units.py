@@ -14,7 +14,7 @@ import scipy.sparse
 
 from tfmot_pam.graph.network import Tensor
 from tfmot_pam.merging.alignment import Alignment
-from tfmot_pam.merging.grouping import everything
+from tfmot_pam.merging.grouping import Grouping, everything
 
 
 def unit_spaces(alignment: Alignment) -> tuple[tuple[int, ...], ...]:
@@ -48,6 +48,32 @@ def separate_unit(alignment: Alignment, unit: tuple[int, ...]) -> dict[int, np.n
     """The task sets of a unit's channels by space where every network keeps its own."""
     masks = 1 << np.arange(len(alignment.tasks))
     return {index: np.repeat(masks, alignment.spaces[index].widths) for index in unit}
+
+
+def check_units(alignment: Alignment, grouping: Grouping) -> None:
+    """Raises ValueError unless what is taken whole is shared whole, or not at all."""
+    whole = {index: unit for unit in unit_spaces(alignment) for index in unit}
+    for index, space in enumerate(alignment.spaces):
+        if space.given or space.frozen is None:
+            continue
+        unit = whole.get(index, (index,))
+        allowed = [separate_unit(alignment, unit)]
+        if index in whole:
+            donors = range(len(alignment.tasks))
+            allowed += [shared_unit(alignment, unit, donor) for donor in donors]
+        found = {other: _masks(alignment, grouping, other) for other in unit}
+        if not any(all(np.array_equal(found[i], masks[i]) for i in unit) for masks in allowed):
+            raise ValueError(
+                f"The merge plan regroups the channels of '{space.name}', which cannot be: "
+                f"{space.frozen}. Expected each task's channels in a group of its own there, or "
+                "one model's in a group of all tasks. Merge without `plan` to make a new one."
+            )
+
+
+def _masks(alignment: Alignment, grouping: Grouping, index: int) -> np.ndarray:
+    """The task sets of a space's channels, those of all networks one after the other."""
+    channels = alignment.spaces[index].channels
+    return np.concatenate([found[own] for found, own in zip(grouping.masks, channels, strict=True)])
 
 
 def _space_indices(alignment: Alignment) -> Mapping[int, int]:
