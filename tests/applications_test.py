@@ -5,10 +5,14 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from keras import layers
+from keras.src.applications.convnext import LayerScale
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 import tflite_export
 import tfmot_pam
 from benchmarks import applications, applications_benchmark
+from tests import exactness
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
 from tfmot_pam.merging.alignment import align
@@ -132,3 +136,27 @@ def test_rows_tell_what_is_frozen_and_what_failed():
     assert found["pam"] == "50 %"
     assert found["half pruned"] == "51 %, 1e-07 (not the MACs predicted)"
     assert found["file"] == "1e-06"
+
+
+def scaled_branches(width):
+    """Residual branches as ConvNeXt scales them, and as InceptionResNetV2 does."""
+
+    def body(h):
+        h = layers.Conv2D(width, 3, name="stem")(h)
+        branch = layers.Dense(width, name="down")(layers.Dense(6, activation="gelu", name="up")(h))
+        h = layers.Add()([h, LayerScale(0.5, width)(branch)])
+        branch = layers.Conv2D(width, 3, padding="same", name="branch")(h)
+        return layers.GlobalAveragePooling2D()(CustomScaleLayer(0.2)([h, branch]))
+
+    return body
+
+
+def test_scaled_branches_are_pruned_and_merged_channel_by_channel():
+    models = {
+        task: exactness.model_of(scaled_branches(width), (6, 6, 3), seed)
+        for seed, (task, width) in enumerate({"a": 8, "b": 10}.items())
+    }
+    small = exactness.pruned_exactly(models["a"])
+    assert small.get_layer("stem").filters < 8
+    exactness.assert_merged_separately(models)
+    exactness.merged_in_groups(models)

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from keras.src.applications.convnext import LayerScale
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 import tfmot_pam
 from tfmot_pam.graph import registry
@@ -117,6 +119,7 @@ def test_recurrent_layers_are_frozen():
         (IMAGE, layers.ELU()),
         (IMAGE, layers.PReLU()),
         (IMAGE, layers.PReLU(shared_axes=[1, 2])),
+        (IMAGE, LayerScale(0.5, 4)),
         (IMAGE, layers.MaxPooling2D()),
         (SEQUENCE, layers.AveragePooling1D(2)),
         (VOLUME, layers.MaxPooling3D()),
@@ -224,6 +227,7 @@ def test_unflattening_ties_the_positions_of_a_channel():
         lambda pair: ops.maximum(*pair),
         lambda pair: pair[0] / pair[1],
         layers.Concatenate(axis=1),
+        CustomScaleLayer(0.2),
     ],
 )
 def test_layers_that_combine_tie_their_inputs(join):
@@ -490,11 +494,11 @@ def test_the_graph_prints_itself():
         "image: 3 channels (input)",
         "  written by image",
         "  read by conv",
-        "conv: 4 channels (frozen: LayerNormalization 'norm': its statistics are of all layer)",
+        "conv: 4 channels (frozen: LayerNormalization 'norm': its statistics are of all channels)",
         "  written by conv, second",
         "  kept by add",
         "  read by second, norm",
-        "norm: 4 channels (frozen: LayerNormalization 'norm': its statistics are of all layer)",
+        "norm: 4 channels (frozen: LayerNormalization 'norm': its statistics are of all channels)",
         "  written by norm",
         "  read by last",
         "last: 2 channels",

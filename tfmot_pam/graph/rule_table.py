@@ -290,6 +290,15 @@ KEEP_LAST = LayerRule("channelwise", check=_last_axis)
 NOISE = LayerRule("channelwise", check=_noise_check, free=("rate", "stddev", "seed"))
 ACTIVATION = LayerRule("channelwise", check=_activation_check)
 PRELU = LayerRule("channelwise", weights={"alpha": Axes(outputs=-1)}, check=_prelu_check)
+# ConvNeXt's, whose weight has no name; InceptionResNetV2's sum of a branch and its scaled residual.
+LAYER_SCALE = LayerRule(
+    "channelwise",
+    weights={"variable": _ONES},
+    width="projection_dim",
+    check=_layer_checks,
+    free=("init_values",),
+)
+SCALED_SUM = LayerRule("join")
 SOFTMAX = LayerRule("channelwise", check=_softmax_check)
 FLATTEN = LayerRule("channelwise", check=_last_axis, sources=_flatten_sources)
 RESHAPE = LayerRule(
@@ -311,6 +320,8 @@ def _table() -> dict[str, LayerRule]:
         "BatchNormalization": BATCH_NORM,
         "Normalization": NORMALIZATION,
         "PReLU": PRELU,
+        "LayerScale": LAYER_SCALE,
+        "CustomScaleLayer": SCALED_SUM,
         "Activation": ACTIVATION,
         "Flatten": FLATTEN,
         "Reshape": RESHAPE,
