@@ -40,7 +40,7 @@ def test_enough_room_takes_nothing_away():
 
 
 @pytest.mark.parametrize("method", ["pam", "pam-paper", "random", "shared"])
-@pytest.mark.parametrize("seed", [0, 1, 4, 5, 6])
+@pytest.mark.parametrize("seed", [0, 1, 5, 6, 7])
 def test_no_combination_costs_more_than_its_originals(method, seed):
     """On random networks; what a task cannot share it keeps, so costs can be equal."""
     found = family(seed)

@@ -203,7 +203,7 @@ class OwnDense(layers.Dense):
         (layers.RNN(OwnCell(3)), r"its cells \['OwnCell'\]"),
         (layers.Bidirectional(layers.RNN(OwnCell(3))), "no rule"),
         (layers.TimeDistributed(OwnDense(3)), "no rule"),
-        (layers.TimeDistributed(layers.LayerNormalization()), "no rule"),
+        (layers.TimeDistributed(layers.LayerNormalization()), "its statistics are of all channels"),
         (layers.TimeDistributed(layers.Activation("softmax")), "may read other channels"),
         (layers.SpectralNormalization(OwnDense(3)), "no rule"),
     ],

@@ -314,7 +314,9 @@ class _Building:
         kwargs = map_tensors(call.node.kwargs, lambda _: next(queue))
         shape = (*call.out_shape[:-1], len(layout))
         name = self.writer.group_name(call, mask, single)
-        tensor = self.writer.write(name, call.layer, call.config, {}, mask, args, kwargs, (shape,))
+        tensor = self.writer.write(
+            name, call.layer, call.layer.config, {}, mask, args, kwargs, (shape,)
+        )
         return Piece(tensor, mask, layout)
 
     def _visit_concatenate(self, calls):
@@ -375,7 +377,7 @@ class _Building:
         if key not in self.copies:
             wanted, tasks = self._copy_name(k, call, mask, owner)
             self.copies[key] = self.writer.add_layer(
-                wanted, call.layer, call.config, call.layer.weights, tasks
+                wanted, call.layer, call.layer.config, call.layer.weights, tasks
             )
         tensor = self.writer.add_node(self.copies[key], args, kwargs, call.node.shapes)
         pieces = []

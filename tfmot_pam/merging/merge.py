@@ -190,7 +190,8 @@ def _aligned(by_task, networks, method: MergeMethod, plan: MergePlan | None) -> 
     apart = method.name == "separate"
     once = not apart
     if isinstance(plan, MergePlan):
-        apart, once = plan.method == "separate", bool(plan.options.get("once"))
+        options = plan.options if isinstance(plan.options, Mapping) else {}
+        apart, once = plan.method == "separate", bool(options.get("once"))
     return align(list(by_task), networks, once=once, trunk_needed=not apart)
 
 
