@@ -199,6 +199,8 @@ def _demote(found: np.ndarray, owner: np.ndarray, allowed: list[set[int]]) -> np
         if _is_fed(mask, allowed):
             continue
         parts = [part for part in _parts(mask) if _is_fed(part, allowed)]
+        if not parts:
+            continue  # once the layers below have been demoted too, there is something to read
         for j in np.flatnonzero(found == mask).tolist():
             found[j] = next((p for p in parts if p >> int(owner[j]) & 1), parts[0])
     return found
