@@ -145,8 +145,9 @@ def test_blocks_train_save_and_export(kind, tmp_path):
     trained.save(tmp_path / "trained.keras")
     loaded = keras.models.load_model(tmp_path / "trained.keras")
     np.testing.assert_allclose(np.array(loaded(x)["b"]), np.array(trained(x)["b"]), atol=1e-5)
-    manifest = tflite_export.export(loaded, tmp_path / "files", samples=x[:4], verbose=0)
-    assert manifest
+    files = tflite_export.export(loaded, tmp_path / "files", samples=x[:4], verbose=0)
+    assert {file.tasks for file in files} >= {("a",), ("b",), ("a", "b")}
+    assert max(file.max_abs_error for file in files) < 1e-3
 
 
 def test_a_head_with_a_normalisation_of_its_own_reads_the_donors_channels():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfmot_pam.graph.network import Layer, Shape
+from tfmot_pam.graph.network import Layer
 from tfmot_pam.graph.reader import described
 
 
@@ -37,10 +36,3 @@ def picking(positions: np.ndarray, rank: int, like: Layer) -> tuple[Layer, tuple
 def _operation(result: keras.KerasTensor, like: Layer) -> Layer:
     layer = described(result._keras_history.operation, like.name)
     return Layer(like.name, layer.cls, layer.config, {}, like.tasks)
-
-
-def with_shape(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    """The configuration of a `Reshape`, layer or operation, to another shape."""
-    if "target_shape" in config:
-        return {**config, "target_shape": tuple(shape[1:])}
-    return {**config, "newshape": (-1, *shape[1:])}

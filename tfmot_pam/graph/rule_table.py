@@ -14,7 +14,7 @@ import numpy as np
 from tfmot_pam.graph import rule_costs
 from tfmot_pam.graph.network import iterate_tensors
 from tfmot_pam.graph.rules import Axes, Call, LayerRule, written_by_keras
-from tfmot_pam.graph.space_rules import SPACE_RULES
+from tfmot_pam.graph.space_rules import SPACE_RULES, with_sizes
 from tfmot_pam.graph.whole_rules import WHOLE_RULES
 
 # Activations that write every channel from that channel alone. Others, and users' own functions,
@@ -190,10 +190,7 @@ def _reshape_check(call: Call) -> str | None:
 
 def _reshape_resize(config, call, in_width, out_width):
     places = (-1 if size is None else size for size in call.out_shape[1:-1])
-    target = (*places, out_width)
-    key = "target_shape" if "target_shape" in config else "newshape"
-    batch = () if key == "target_shape" else (-1,)
-    return {**config, key: batch + target}
+    return with_sizes(config, (*places, out_width))
 
 
 def _grouped_resize(config, call, in_width, out_width):

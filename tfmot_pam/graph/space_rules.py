@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -12,6 +12,13 @@ from tfmot_pam.graph.rules import Call, LayerRule
 
 _MOVED = "it moves the channels to another axis"
 _PICKED = "it picks, repeats or reorders channels by their places"
+
+
+def with_sizes(config: Mapping[str, Any], sizes: Sequence[int]) -> dict[str, Any]:
+    """The configuration of a `Reshape`, layer or operation, to other sizes of a sample."""
+    if "target_shape" in config:
+        return {**config, "target_shape": tuple(sizes)}
+    return {**config, "newshape": (-1, *sizes)}
 
 
 def key_of(call: Call) -> tuple[Any, ...] | None:

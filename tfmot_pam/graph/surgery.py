@@ -26,10 +26,11 @@ from tfmot_pam.graph.network import (
     prune_to,
     unique_name,
 )
-from tfmot_pam.graph.picking import picking, with_shape
+from tfmot_pam.graph.picking import picking
 from tfmot_pam.graph.rearranging import Placed, moves_axes, spatial_key
 from tfmot_pam.graph.rules import Call, call_of
 from tfmot_pam.graph.slicing import Layout, Origin, slice_weights
+from tfmot_pam.graph.space_rules import with_sizes
 
 
 def output_channels(graph: ChannelGraph) -> np.ndarray:
@@ -220,21 +221,21 @@ class _Cutting:
         if not np.array_equal(positions, np.arange(len(source))):
             shape = (*self.network.shape(place.source)[:-1], len(positions))
             layer, arguments = picking(positions, len(shape), self.network.layer_of(node))
-            picked = self._append(
-                self._add(layer, (node.name, output)), (picked, *arguments), shape
-            )
+            layer = self._add(layer, (node.name, output))
+            picked = Tensor(self._append(layer, (picked, *arguments), {}, (shape,)))
         key = spatial_key(self._call(node))
         if key is not None:
             layer = self._add(self.network.layer_of(node), (node.layer,))
             shape = (*self.network.shape(output)[:-1], len(positions))
-            picked = self._append(layer, (picked, key), shape)
+            picked = Tensor(self._append(layer, (picked, key), {}, (shape,)))
         self.tensors[output] = picked
 
-    def _append(self, layer: str, args: tuple[Any, ...], shape: Shape) -> Tensor:
+    def _append(self, layer: str, args, kwargs, shapes: tuple[Shape | None, ...]) -> str:
+        """Writes a call of a layer; returns its name."""
         calls = sum(other.layer == layer for other in self.nodes)
         name = layer if calls == 0 else f"{layer}@{calls}"
-        self.nodes.append(Node(name, layer, args, {}, (shape,)))
-        return Tensor(name)
+        self.nodes.append(Node(name, layer, args, kwargs, shapes))
+        return name
 
     def _call(self, node: Node) -> Call:
         return call_of(self.network, node, self.calls)
@@ -247,17 +248,8 @@ class _Cutting:
             for tensor, shape in zip(node.outputs, node.shapes, strict=True)
         )
         layer = self._layer(call, role, shapes)
-        calls = sum(other.layer == layer for other in self.nodes)
-        name = layer if calls == 0 else f"{layer}@{calls}"
-        self.nodes.append(
-            Node(
-                name,
-                layer,
-                map_tensors(node.args, self.tensors.__getitem__),
-                map_tensors(dict(node.kwargs), self.tensors.__getitem__),
-                shapes,
-            )
-        )
+        args, kwargs = map_tensors((node.args, dict(node.kwargs)), self.tensors.__getitem__)
+        name = self._append(layer, args, kwargs, shapes)
         # What several calls need is not fitted to one of them.
         if call.layer.weights and role in ("mixing", "channelwise") and call.calls == 1:
             rows, columns = map(self._layout, (original.inputs[0], Tensor(node.name)))
@@ -278,7 +270,7 @@ class _Cutting:
         """Writes the layer of a call; calls that need the same one share it."""
         layer = call.layer
         if role == "rearranged" and layer.kind == "Reshape":
-            config = with_shape(layer.config, shapes[0])
+            config = with_sizes(layer.config, shapes[0][1:])
             return self._add(dataclasses.replace(layer, config=config), (layer.name, shapes))
         if role in ("input", "copied", "rearranged"):
             return self._add(layer, (layer.name,))

@@ -32,19 +32,19 @@ def _heads_cost(call: Call, queries: int, keys: int, query_dim: int, value_dim: 
     """
     query, value = call.in_shapes[:2]
     key = call.in_shapes[2] if len(call.in_shapes) > 2 else value
-    read, scored = _places(query), _places(query) * _attended(call, value) * queries
+    asked, scored = _places(query), _places(query) * _attended(call, value) * queries
     projections = (
-        (read, query[-1], queries * query_dim),
+        (asked, query[-1], queries * query_dim),
         (_places(key), key[-1], keys * query_dim),
         (_places(value), value[-1], keys * value_dim),
-        (read, queries * value_dim, call.out_shape[-1]),
+        (asked, queries * value_dim, call.out_shape[-1]),
     )
     if call.config.get("use_gate"):
-        projections += ((read, query[-1], queries * value_dim),)
+        projections += ((asked, query[-1], queries * value_dim),)
     outputs = [places * width for places, _, width in projections]
     macs = sum(places * width * read for places, read, width in projections)
     attention = scored * (query_dim + value_dim)
-    return Cost(macs + attention, sum(outputs) + scored + read * queries * value_dim)
+    return Cost(macs + attention, sum(outputs) + scored + asked * queries * value_dim)
 
 
 def multi_head_cost(call: Call) -> Cost:

@@ -135,7 +135,8 @@ def merge(
     check_reduction(reduction)
     by_task = named_models(models)
     networks = read_models(by_task)
-    alignment = _aligned(by_task, networks, chosen, plan)
+    once = chosen.name != "separate"  # what is the same in all networks
+    alignment = _aligned(by_task, networks, once, plan)
     threshold = _check_alpha_tasks(threshold, alignment.tasks)
     calibration = _calibration(by_task, data, samples, seed)
     _check_crossing(by_task, networks, calibration)
@@ -165,7 +166,7 @@ def merge(
             "samples": samples,
             "min_group": min_group,
             "seed": seed,
-            "once": chosen.name != "separate",
+            "once": once,
         }
         plan = make_plan(alignment, grouping, paths, chosen.name, options, fingerprints)
     network = assembly.network
@@ -185,14 +186,13 @@ def merge(
     return merged
 
 
-def _aligned(by_task, networks, method: MergeMethod, plan: MergePlan | None) -> Alignment:
-    """The networks side by side; what is the same in all is computed once, but by `separate`."""
-    apart = method.name == "separate"
-    once = not apart
+def _aligned(by_task, networks, once: bool, plan: MergePlan | None) -> Alignment:
+    """The networks side by side; a plan knows what was computed once when it was made."""
+    trunk_needed = once
     if isinstance(plan, MergePlan):
         options = plan.options if isinstance(plan.options, Mapping) else {}
-        apart, once = plan.method == "separate", bool(options.get("once"))
-    return align(list(by_task), networks, once=once, trunk_needed=not apart)
+        trunk_needed, once = plan.method != "separate", bool(options.get("once"))
+    return align(list(by_task), networks, once=once, trunk_needed=trunk_needed)
 
 
 def _check_alpha_tasks(threshold: Threshold, tasks: tuple[str, ...]) -> Threshold:

@@ -12,7 +12,7 @@ import numpy as np
 from tfmot_pam.merging.alignment import Alignment
 from tfmot_pam.merging.grouping import everything, free_spaces, tasks_of
 from tfmot_pam.merging.relevance import RelevancePath
-from tfmot_pam.merging.units import shared_unit, unit_spaces
+from tfmot_pam.merging.units import kept_apart, shared_unit, unit_spaces
 
 # Relevance paths by (index of the trunk space, index of the task). A path's channels are those of
 # all networks in the space, the first network's first.
@@ -131,11 +131,7 @@ def _shared(request: Request) -> dict[int, np.ndarray]:
 
 
 def _separate(request: Request) -> dict[int, np.ndarray]:
-    alignment = request.alignment
-    return {
-        space: np.repeat(1 << np.arange(len(alignment.tasks)), alignment.spaces[space].widths)
-        for space in free_spaces(alignment)
-    }
+    return kept_apart(request.alignment, free_spaces(request.alignment))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from tfmot_pam.merging.grouping import (
     tasks_of,
 )
 from tfmot_pam.merging.methods import MergeMethod, Request, Threshold, find_method
-from tfmot_pam.merging.units import separate_unit, unit_spaces
+from tfmot_pam.merging.units import kept_apart, unit_spaces
 from tfmot_pam.merging.width import own_width
 
 # Halvings of rho in the search for a wanted share: finer than one channel in a million.
@@ -173,7 +173,7 @@ def _readable(alignment: Alignment, decided: dict[int, np.ndarray]) -> dict[int,
         changed = False
         for unit in units:
             if not all(_is_fed_in(alignment, decided, inputs, index) for index in unit):
-                decided |= separate_unit(alignment, unit)
+                decided |= kept_apart(alignment, unit)
                 changed = True
         for index, found in decided.items():
             if index in whole:

@@ -7,7 +7,7 @@ weights, take the place of those of all networks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import scipy.sparse
@@ -44,10 +44,10 @@ def shared_unit(alignment: Alignment, unit: tuple[int, ...], donor: int) -> dict
     return {index: np.repeat(masks, alignment.spaces[index].widths) for index in unit}
 
 
-def separate_unit(alignment: Alignment, unit: tuple[int, ...]) -> dict[int, np.ndarray]:
-    """The task sets of a unit's channels by space where every network keeps its own."""
+def kept_apart(alignment: Alignment, spaces: Iterable[int]) -> dict[int, np.ndarray]:
+    """The task sets of the channels by space where every network keeps its own."""
     masks = 1 << np.arange(len(alignment.tasks))
-    return {index: np.repeat(masks, alignment.spaces[index].widths) for index in unit}
+    return {index: np.repeat(masks, alignment.spaces[index].widths) for index in spaces}
 
 
 def check_units(alignment: Alignment, grouping: Grouping) -> None:
@@ -57,7 +57,7 @@ def check_units(alignment: Alignment, grouping: Grouping) -> None:
         if space.given or space.frozen is None:
             continue
         unit = whole.get(index, (index,))
-        allowed = [separate_unit(alignment, unit)]
+        allowed = [kept_apart(alignment, unit)]
         if index in whole:
             donors = range(len(alignment.tasks))
             allowed += [shared_unit(alignment, unit, donor) for donor in donors]
