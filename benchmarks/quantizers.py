@@ -17,7 +17,8 @@ import numpy as np
 import tflite_export
 import tfmot_pam
 from tflite_export import packing, subnetworks, verify
-from tflite_export.converter import convert, input_name, traced_module
+from tflite_export.converter import convert, traced_module
+from tflite_export.model_inputs import inputs_of
 from tflite_export.quantization import QUANTIZATIONS, QUANTIZERS, Quantization
 
 # The machine is busy: the least disturbed of many rounds, in which all files take turns.
@@ -135,10 +136,11 @@ def converter_rows(model: Any, x: np.ndarray) -> list[dict[str, Any]]:
     model = subnetworks.exportable(model)
     chosen = subnetworks.signature_names(subnetworks.choose_combinations(model.output, "all"))
     networks = subnetworks.views(model, chosen)
-    expected = subnetworks.keras_outputs(model, x)
+    inputs = {name: x for name in inputs_of(model)}
+    expected = subnetworks.keras_outputs(model, inputs)
     rows = []
     for name, quantization in QUANTIZATIONS.items():
-        options = {"calibration": x if quantization.calibrated else None}
+        options = {"calibration": inputs if quantization.calibrated else None}
         alone = [
             convert(network, key, quantization, **options) for key, network in networks.items()
         ]
@@ -148,7 +150,7 @@ def converter_rows(model: Any, x: np.ndarray) -> list[dict[str, Any]]:
         }
         row = {"quantization": name, "all tasks' file, kB": f"{len(alone[-1]) / 1e3:.0f}"}
         for kind, content in contents.items():
-            error = _largest_rms_error(content, input_name(model), x, expected)
+            error = _largest_rms_error(content, inputs, expected)
             row[f"{kind}, kB"] = f"{len(content) / 1e3:.0f}"
             row[f"{kind}, ratio"] = f"{len(content) / len(alone[-1]):.2f}"
             row[f"{kind}, rms error"] = f"{error:.1e}"
@@ -169,7 +171,7 @@ def _converted_together(
     def samples() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         for name, network in networks.items():
             for index in range(len(x)):
-                yield name, {input_name(network): x[index : index + 1]}
+                yield name, {key: x[index : index + 1] for key in inputs_of(network)}
 
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures=forwards)
@@ -181,12 +183,12 @@ def _converted_together(
         return converter.convert()
 
 
-def _largest_rms_error(content: bytes, name: str, x, expected) -> float:
+def _largest_rms_error(content: bytes, inputs, expected) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "file.tflite")
         path.write_bytes(content)
         errors = []
         for signature in verify.describe_file(path):
-            for task, values in verify.run_file(path, {name: x}, signature).items():
+            for task, values in verify.run_file(path, inputs, signature).items():
                 errors.append(verify.rms_error(values, expected[task]))
     return max(errors)

@@ -51,7 +51,7 @@ def exports(model, data, tmp_path_factory):
 
 @needs_package
 def test_every_file_is_near_keras(exports, model, data):
-    expected = subnetworks.keras_outputs(model, data)
+    expected = subnetworks.keras_outputs(model, {"image": data})
     limits = {"float16": 1e-3, "dynamic": 0.02, "int8": 0.03, "int16x8": 0.01}
     for name, files in exports.items():
         for file in files:

@@ -10,7 +10,7 @@ from keras import layers
 import tfmot_pam
 from tests.compress_test import models, samples  # noqa: F401
 from tests.search_test import round_of
-from tfmot_pam.data import Samples, TaskSamples
+from tfmot_pam.data import HeadSamples, Samples
 from tfmot_pam.pipeline.accuracy import Examination
 from tfmot_pam.pipeline.averaging import mean_network, steadier
 from tfmot_pam.pipeline.strategy import tries_of
@@ -47,7 +47,7 @@ def trunk(models):  # noqa: F811
 @pytest.fixture(scope="module")
 def examination(models):  # noqa: F811
     x, labels = samples()
-    by_task = {task: TaskSamples(x, y) for task, y in labels.items()}
+    by_task = {task: HeadSamples(x, y) for task, y in labels.items()}
     return Examination(models, [Samples(by_task, True)])
 
 

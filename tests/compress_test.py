@@ -14,7 +14,7 @@ import pytest
 from keras import layers
 
 import tfmot_pam
-from tfmot_pam.data import Samples, TaskSamples
+from tfmot_pam.data import HeadSamples, Samples
 from tfmot_pam.graph.generation import is_tf_keras
 from tfmot_pam.pipeline.accuracy import (
     Examination,
@@ -509,7 +509,7 @@ def test_no_lucky_half_is_enough():
 
 def test_losses_are_paired_and_halved(models):
     x, labels = samples()
-    by_task = {task: TaskSamples(x, y) for task, y in labels.items()}
+    by_task = {task: HeadSamples(x, y) for task, y in labels.items()}
     examination = Examination(models, [Samples(by_task, True)])
     judged = examination.judge(models["sign"])
     assert judged.lost == {"sign": 0.0}
@@ -530,7 +530,7 @@ def test_losses_are_paired_and_halved(models):
 def test_views_of_the_validation_samples_are_averaged(models):
     x, labels = samples()
     views = [
-        Samples({"sign": TaskSamples(own, labels["sign"])}, True)
+        Samples({"sign": HeadSamples(own, labels["sign"])}, True)
         for own in (x, -x, np.roll(x, 1, axis=0))
     ]
     originals = {"sign": models["sign"]}

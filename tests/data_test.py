@@ -89,18 +89,18 @@ OWN_INPUTS = [
 @pytest.mark.parametrize("name", NAMES)
 def test_every_form_gives_the_same_samples(name):
     samples = take_samples(every_form()[name], TASKS, SHAPE)
-    assert list(samples.by_task) == list(TASKS)
+    assert list(samples.by_head) == list(TASKS)
     assert samples.shared is (name not in OWN_INPUTS)
-    assert (samples.by_task["a"].x is samples.by_task["b"].x) is samples.shared
+    assert (samples.by_head["a"].x is samples.by_head["b"].x) is samples.shared
     labelled = name not in ("x", "x and None", "per task, x", "tf.data, x", "PyDataset, x")
     for i, task in enumerate(TASKS):
         np.testing.assert_array_equal(
-            samples.by_task[task].x, inputs(seed=0 if samples.shared else i)
+            samples.by_head[task].x, inputs(seed=0 if samples.shared else i)
         )
         if labelled:
-            np.testing.assert_array_equal(samples.by_task[task].y, labels()[task])
+            np.testing.assert_array_equal(samples.by_head[task].y, labels()[task])
         else:
-            assert samples.by_task[task].y is None
+            assert samples.by_head[task].y is None
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,7 +109,7 @@ def test_every_form_gives_batches_with_all_tasks(name):
     got = list(batches.epoch(0))
     assert batches.steps == len(got) == 5
     for i, task in enumerate(TASKS):
-        x = np.concatenate([batch.by_task[task].x for batch in got])
+        x = np.concatenate([batch.by_head[task].x for batch in got])
         want = inputs(seed=i if name in OWN_INPUTS else 0)
         np.testing.assert_array_equal(np.sort(x, axis=0), np.sort(want, axis=0))
 
@@ -117,7 +117,7 @@ def test_every_form_gives_batches_with_all_tasks(name):
 def test_only_arrays_are_read_completely():
     forms = every_form()
     whole = read_arrays(forms["arrays"], TASKS, SHAPE)
-    assert whole.by_task["a"].x is forms["arrays"][0]
+    assert whole.by_head["a"].x is forms["arrays"][0]
     assert whole.shared
     assert read_arrays(forms["tf.data"], TASKS, SHAPE) is None
     assert read_arrays(forms["stream and array"], TASKS, SHAPE) is None
@@ -131,29 +131,29 @@ def test_one_array_given_for_each_task_is_shared():
 def test_a_single_task_takes_plain_labels():
     y = np.arange(40) % 2
     samples = take_samples((inputs(), y), ["a"], SHAPE)
-    np.testing.assert_array_equal(samples.by_task["a"].y, y)
+    np.testing.assert_array_equal(samples.by_head["a"].y, y)
 
 
 def test_none_stands_for_a_task_without_labels():
     samples = take_samples((inputs(), {"a": np.arange(40), "b": None}), TASKS, SHAPE)
-    assert samples.by_task["b"].y is None
-    assert samples.by_task["a"].y is not None
+    assert samples.by_head["b"].y is None
+    assert samples.by_head["a"].y is not None
 
 
 def test_types_are_kept():
     x = np.arange(40 * 12).reshape(40, *SHAPE).astype("uint8")
     samples = take_samples((x, {"a": np.arange(40, dtype="int8")}), ["a"], SHAPE, samples=7)
-    assert samples.by_task["a"].x.dtype == np.uint8
-    assert samples.by_task["a"].y.dtype == np.int8
+    assert samples.by_head["a"].x.dtype == np.uint8
+    assert samples.by_head["a"].y.dtype == np.int8
 
 
 def test_unknown_sizes_match_anything():
-    assert take_samples(inputs(), ["a"], (None, 3), samples=2).by_task["a"].x.shape == (2, *SHAPE)
+    assert take_samples(inputs(), ["a"], (None, 3), samples=2).by_head["a"].x.shape == (2, *SHAPE)
 
 
 def test_the_draw_is_seeded():
     draw = [
-        take_samples(inputs(), TASKS, SHAPE, samples=9, seed=s).by_task["a"].x for s in (1, 1, 2)
+        take_samples(inputs(), TASKS, SHAPE, samples=9, seed=s).by_head["a"].x for s in (1, 1, 2)
     ]
     np.testing.assert_array_equal(draw[0], draw[1])
     assert not np.array_equal(draw[0], draw[2])
@@ -168,10 +168,10 @@ def test_rare_values_of_every_label_are_drawn(sign):
     classes[[17, 1500]] = 1, 2
     x = np.zeros((n, 1), "float32")
     samples = take_samples((x, {"a": matrix, "b": classes}), TASKS, (1,), samples=50)
-    assert len(samples.by_task["a"].x) == 50
-    assert (samples.by_task["a"].y[:, :2].max(axis=0) == 1).all()
-    assert (samples.by_task["a"].y[:, :2].min(axis=0) == sign).all()
-    assert set(samples.by_task["b"].y) == {0, 1, 2}
+    assert len(samples.by_head["a"].x) == 50
+    assert (samples.by_head["a"].y[:, :2].max(axis=0) == 1).all()
+    assert (samples.by_head["a"].y[:, :2].min(axis=0) == sign).all()
+    assert set(samples.by_head["b"].y) == {0, 1, 2}
 
 
 def test_rare_classes_of_dense_maps_are_drawn():
@@ -180,21 +180,21 @@ def test_rare_classes_of_dense_maps_are_drawn():
     x = np.zeros((500, 1), "float32")
     one_hot = np.eye(3)[maps]
     samples = take_samples((x, {"a": maps, "b": one_hot}), TASKS, (1,), samples=20)
-    assert set(np.unique(samples.by_task["a"].y)) == {0, 1, 2}
+    assert set(np.unique(samples.by_head["a"].y)) == {0, 1, 2}
     alone = take_samples((x, {"b": one_hot}), ["b"], (1,), samples=20)
-    assert (alone.by_task["b"].y.max(axis=(0, 1, 2)) == 1).all()
+    assert (alone.by_head["b"].y.max(axis=(0, 1, 2)) == 1).all()
 
 
 def test_more_classes_than_samples():
     y = np.arange(300) % 100
     samples = take_samples((np.zeros((300, 1)), {"a": y}), ["a"], (1,), samples=30)
-    assert len(set(samples.by_task["a"].y)) == 30
+    assert len(set(samples.by_head["a"].y)) == 30
 
 
 def test_real_targets_are_drawn_without_strata():
     y = np.random.default_rng(0).normal(size=(300, 2))
     samples = take_samples((np.zeros((300, 1)), {"a": y}), ["a"], (1,), samples=30)
-    assert samples.by_task["a"].y.shape == (30, 2)
+    assert samples.by_head["a"].y.shape == (30, 2)
 
 
 def test_only_the_head_of_an_endless_stream_is_read():
@@ -206,16 +206,16 @@ def test_only_the_head_of_an_endless_stream_is_read():
     spec = (tf.TensorSpec((None, 2)), {"a": tf.TensorSpec((None,), tf.int64)})
     stream = tf.data.Dataset.from_generator(batches, output_signature=spec)
     samples = take_samples(stream, ["a"], (2,), samples=20)
-    assert len(samples.by_task["a"].x) == 20
-    assert set(samples.by_task["a"].y) == set(range(7))
-    np.testing.assert_array_equal(samples.by_task["a"].x[:, 0] % 7, samples.by_task["a"].y)
-    assert samples.by_task["a"].x.max() < 4 * 20
+    assert len(samples.by_head["a"].x) == 20
+    assert set(samples.by_head["a"].y) == set(range(7))
+    np.testing.assert_array_equal(samples.by_head["a"].x[:, 0] % 7, samples.by_head["a"].y)
+    assert samples.by_head["a"].x.max() < 4 * 20
 
 
 def test_epochs_shuffle_anew_and_repeat_with_the_seed():
     def order(seed, epoch):
         batches = open_batches(inputs(), ["a"], SHAPE, batch_size=16, seed=seed)
-        return np.concatenate([batch.by_task["a"].x for batch in batches.epoch(epoch)])
+        return np.concatenate([batch.by_head["a"].x for batch in batches.epoch(epoch)])
 
     np.testing.assert_array_equal(order(3, 1), order(3, 1))
     assert not np.array_equal(order(3, 1), order(3, 2))
@@ -226,7 +226,7 @@ def test_epochs_shuffle_anew_and_repeat_with_the_seed():
 def test_labels_stay_with_their_inputs():
     x = np.arange(40, dtype="float32")[:, None]
     for batch in open_batches((x, {"a": x[:, 0]}), ["a"], (1,), batch_size=7).epoch(0):
-        np.testing.assert_array_equal(batch.by_task["a"].x[:, 0], batch.by_task["a"].y)
+        np.testing.assert_array_equal(batch.by_head["a"].x[:, 0], batch.by_head["a"].y)
 
 
 def test_shorter_data_sets_start_again():

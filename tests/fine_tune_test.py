@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from tfmot_pam.data import TaskSamples, take_samples
+from tfmot_pam.data import HeadSamples, take_samples
 from tfmot_pam.graph.usage import check_usage
 from tfmot_pam.task_group import TaskGroup
 from tfmot_pam.training.feed import Feed
@@ -288,7 +288,7 @@ def feed_of(student, data):
     objectives = {
         task: set_objective(
             task,
-            sample.by_task[task],
+            sample.by_head[task],
             (3,),
             output_kind(student, task),
             teacher=single(student)[task],
@@ -444,7 +444,7 @@ CLASSES = np.array([0, 1, 2, 1])
     ],
 )
 def test_the_label_loss_follows_the_output_and_the_labels(kind, y, reference, reference_y):
-    samples = TaskSamples(inputs(4), y)
+    samples = HeadSamples(inputs(4), y)
     objective = set_objective("a", samples, (3,), kind)
     output = np.random.default_rng(0).uniform(0.1, 0.9, (4, 3)).astype("float32")
     output /= output.sum(-1, keepdims=True) if kind == "softmax" else 1.0
@@ -665,11 +665,11 @@ def test_bad_arguments_are_explained(changes, error, message):
 )
 def test_labels_that_do_not_fit_are_explained(output, y, message):
     with pytest.raises(ValueError, match=message):
-        set_objective("a", TaskSamples(inputs(8), y), output, "sigmoid")
+        set_objective("a", HeadSamples(inputs(8), y), output, "sigmoid")
 
 
 def test_own_losses_need_labels_with_the_outputs_leading_shape():
-    samples = TaskSamples(inputs(8), np.ones((8, 2, 2, 1)))
+    samples = HeadSamples(inputs(8), np.ones((8, 2, 2, 1)))
     with pytest.raises(ValueError, match="with a loss of your own"):
         set_objective("a", samples, (4, 4, 3), "linear", label_loss="mse")
 

@@ -10,7 +10,7 @@ from keras import layers
 
 import tfmot_pam
 from tests.small_nets import classes, dense_net, vectors
-from tfmot_pam.data import TaskSamples, counted, open_batches, take_samples, tasks_with_gaps
+from tfmot_pam.data import HeadSamples, counted, heads_with_gaps, open_batches, take_samples
 from tfmot_pam.merging.targets import encode_labels
 from tfmot_pam.training.objective import set_objective
 
@@ -51,7 +51,7 @@ def outputs_of_kind(shape, kind, count=40):
 
 def label_objective(x, y, shape, kind):
     """The objective of labels alone."""
-    return set_objective("a", TaskSamples(x, y), shape, kind, masked=True)
+    return set_objective("a", HeadSamples(x, y), shape, kind, masked=True)
 
 
 @pytest.mark.parametrize("name", list(KINDS))
@@ -60,11 +60,11 @@ def test_the_loss_is_the_mean_over_what_counts(name):
     outputs = outputs_of_kind(shape, kind)
     given = with_holes(y, void)
     objective = label_objective(X, given, shape, kind)
-    targets = objective.targets(TaskSamples(X, given))
+    targets = objective.targets(HeadSamples(X, given))
     kept = label_objective(X[~HOLES], y[~HOLES], shape, kind)
     assert objective.loss.label_kind == kept.loss.label_kind
     found = np.mean(objective.loss.call(targets, outputs))
-    expected = kept.loss.call(kept.targets(TaskSamples(X[~HOLES], y[~HOLES])), outputs[~HOLES])
+    expected = kept.loss.call(kept.targets(HeadSamples(X[~HOLES], y[~HOLES])), outputs[~HOLES])
     assert found == pytest.approx(np.mean(expected), rel=1e-5)
 
 
@@ -73,7 +73,7 @@ def test_what_does_not_count_sends_no_gradient(name):
     shape, kind, y, void = KINDS[name]
     outputs = tf.Variable(outputs_of_kind(shape, kind))
     objective = label_objective(X, with_holes(y, void), shape, kind)
-    targets = objective.targets(TaskSamples(X, with_holes(y, void)))
+    targets = objective.targets(HeadSamples(X, with_holes(y, void)))
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(objective.loss.call(targets, outputs))
     found = np.abs(tape.gradient(loss, outputs).numpy()).reshape(40, -1).sum(axis=1)
@@ -87,7 +87,7 @@ def test_entries_count_one_by_one():
     y[::2, 0], y[1, 1] = np.nan, np.nan
     objective = label_objective(X, y, (2,), "linear")
     outputs = outputs_of_kind((2,), "linear")
-    loss = np.mean(objective.loss.call(objective.targets(TaskSamples(X, y)), outputs))
+    loss = np.mean(objective.loss.call(objective.targets(HeadSamples(X, y)), outputs))
     known = ~np.isnan(y)
     variances = [y[known[:, k], k].var() for k in range(2)]
     variance = np.average(variances, weights=known.sum(axis=0))
@@ -96,11 +96,11 @@ def test_entries_count_one_by_one():
 
 def test_losses_without_gaps_are_what_they_were():
     for shape, kind, y, _ in KINDS.values():
-        plain = set_objective("a", TaskSamples(X, y), shape, kind)
+        plain = set_objective("a", HeadSamples(X, y), shape, kind)
         masked = label_objective(X, y, shape, kind)
         outputs = outputs_of_kind(shape, kind)
-        targets = plain.targets(TaskSamples(X, y))
-        np.testing.assert_array_equal(targets, masked.targets(TaskSamples(X, y)))
+        targets = plain.targets(HeadSamples(X, y))
+        np.testing.assert_array_equal(targets, masked.targets(HeadSamples(X, y)))
         np.testing.assert_array_equal(
             plain.loss.call(targets, outputs), masked.loss.call(targets, outputs)
         )
@@ -115,10 +115,10 @@ def test_masked_losses_survive_their_config():
 
 def test_which_data_may_have_gaps():
     labels = {"a": INDEX, "b": with_holes(X[:, :2], np.nan)}
-    assert tasks_with_gaps((X, labels), ["a", "b"], (6,)) == {"b"}
-    assert tasks_with_gaps(None, ["a"], (6,)) == set()
+    assert heads_with_gaps((X, labels), ["a", "b"], (6,)) == {"b"}
+    assert heads_with_gaps(None, ["a"], (6,)) == set()
     stream = tf.data.Dataset.from_tensor_slices((X, labels)).batch(8)
-    assert tasks_with_gaps(stream, ["a", "b"], (6,)) == {"a", "b"}
+    assert heads_with_gaps(stream, ["a", "b"], (6,)) == {"a", "b"}
 
 
 @pytest.mark.parametrize("value", [np.nan, -1.0, 255.0])
@@ -131,7 +131,7 @@ def test_gaps_are_no_matter_of_own_losses():
     with pytest.raises(ValueError, match="NaN in places, and it has a loss of its own"):
         set_objective(
             "a",
-            TaskSamples(X, with_holes(X[:, :1], np.nan)),
+            HeadSamples(X, with_holes(X[:, :1], np.nan)),
             (1,),
             "linear",
             label_loss=keras.losses.MeanAbsoluteError(),
@@ -183,8 +183,8 @@ WEIGHTS = np.where(HOLES, 0.0, 40 / (~HOLES).sum())
 )
 def test_training_with_weights_of_samples(kept, data):
     # The unit of the loss is that of all labels.
-    scale = set_objective("a", TaskSamples(X, INDEX), (3,), "softmax").loss.label_scale
-    own = set_objective("a", TaskSamples(X[~HOLES], INDEX[~HOLES]), (3,), "softmax")
+    scale = set_objective("a", HeadSamples(X, INDEX), (3,), "softmax").loss.label_scale
+    own = set_objective("a", HeadSamples(X[~HOLES], INDEX[~HOLES]), (3,), "softmax")
     factor = scale / own.loss.label_scale
     assert_same(trained(data, task_weights={"head": factor}), kept)
 
@@ -212,11 +212,11 @@ def test_bad_weights_of_classes_are_explained(weights, message):
 def test_weights_stay_with_their_samples():
     weights = np.arange(40.0)
     rows = X[:, 0]
-    drawn = take_samples((X, INDEX, weights), ["a"], (6,), samples=10).by_task["a"]
+    drawn = take_samples((X, INDEX, weights), ["a"], (6,), samples=10).by_head["a"]
     places = [int(np.flatnonzero(rows == x)[0]) for x in drawn.x[:, 0]]
     assert drawn.weight.tolist() == weights[places].tolist()
     for batch in open_batches((X, INDEX, weights), ["a"], (6,), batch_size=16).epoch(0):
-        own = batch.by_task["a"]
+        own = batch.by_head["a"]
         places = [int(np.flatnonzero(rows == x)[0]) for x in own.x[:, 0]]
         assert own.weight.tolist() == weights[places].tolist()
 

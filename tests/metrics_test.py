@@ -12,7 +12,7 @@ from keras import layers
 
 import tfmot_pam
 from tests.small_nets import vectors
-from tfmot_pam.data import Samples, TaskSamples, counted
+from tfmot_pam.data import HeadSamples, Samples, counted
 from tfmot_pam.metrics.accuracy import accuracy_scores, constant_accuracy
 from tfmot_pam.metrics.keras_metric import as_keras_metric
 from tfmot_pam.metrics.marks import Scores, Values
@@ -391,7 +391,7 @@ def aging(scale: float = 1.0, name: str = "age") -> keras.Model:
 def examined(metric, y=None, **options):
     x = vectors(40)
     y = 10.0 * x[:, :1] if y is None else y
-    samples = Samples({"age": TaskSamples(x, y)}, True)
+    samples = Samples({"age": HeadSamples(x, y)}, True)
     metrics = find_metrics({"age": metric}, ["age"])
     return Examination({"age": aging()}, [samples], metrics, **options)
 
@@ -431,7 +431,7 @@ def test_examinations_can_be_sent_to_workers(metric):
 
 
 def test_without_labels_a_metric_is_of_the_originals_outputs():
-    samples = Samples({"age": TaskSamples(vectors(40), None)}, True)
+    samples = Samples({"age": HeadSamples(vectors(40), None)}, True)
     examination = Examination({"age": aging()}, [samples], find_metrics({"age": "mae"}, ["age"]))
     assert examination.originals == {"age": 0.0}
     assert examination.judge(aging(0.5)).lost["age"] > 1.0

@@ -58,7 +58,7 @@ def exports(model, data, tmp_path_factory):
 
 
 def test_every_quantization_stays_near_keras(exports, model, data):
-    expected = subnetworks.keras_outputs(model, data)
+    expected = subnetworks.keras_outputs(model, {"image": data})
     for files in exports.values():
         assert len(files) == 3
         for file in files:

@@ -420,6 +420,3 @@ def test_bad_arguments(model, arguments, error, match):
 def test_bad_models():
     with pytest.raises(TypeError, match="must be a keras.Model"):
         report("merged.keras")
-    x = keras.Input((2,))
-    with pytest.raises(ValueError, match="without task names"):
-        report(keras.Model(x, [keras.layers.Dense(1)(x), keras.layers.Dense(1)(x)]))

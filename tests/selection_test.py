@@ -128,18 +128,6 @@ def test_bad_combinations(tasks, match):
         tfmot_pam.select_tasks(hand_built.two_task_model(), tasks)
 
 
-@pytest.mark.parametrize(
-    "outputs",
-    [lambda a, b: [a, b], lambda a, b: {"a": a, "more": {"b": b}}],
-    ids=["list", "nested"],
-)
-def test_outputs_without_task_names(outputs):
-    x = keras.Input((2,))
-    heads = keras.layers.Dense(1)(x), keras.layers.Dense(1)(x)
-    with pytest.raises(ValueError, match="without task names.*dict of outputs by task"):
-        tfmot_pam.combinations(keras.Model(x, outputs(*heads)))
-
-
 def test_subclassed_model():
     class Subclassed(keras.Model):
         pass

@@ -48,18 +48,18 @@ STREAMS = {"tf.data": tf_stream, "PyDataset": Batches}
 def test_streams_are_read_as_arrays(kind):
     found = read_all(STREAMS[kind]((X, Y, WEIGHTS)), ["a", "b"], (6,))
     assert found.shared
-    for task, own in found.by_task.items():
+    for task, own in found.by_head.items():
         np.testing.assert_array_equal(own.x, X)
         np.testing.assert_array_equal(own.y, Y[task])
         np.testing.assert_array_equal(own.weight, WEIGHTS)
-    assert found.by_task["a"].x is found.by_task["b"].x
+    assert found.by_head["a"].x is found.by_head["b"].x
 
 
 def test_streams_of_one_task_beside_arrays():
     found = read_all({"a": (X, Y["a"]), "b": tf_stream((X, Y["b"]))}, ["a", "b"], (6,))
     assert not found.shared
-    assert found.by_task["a"].x is X
-    np.testing.assert_array_equal(found.by_task["b"].y, Y["b"])
+    assert found.by_head["a"].x is X
+    np.testing.assert_array_equal(found.by_head["b"].y, Y["b"])
 
 
 def test_what_runs_in_parallel_is_read_in_order():
@@ -68,7 +68,7 @@ def test_what_runs_in_parallel_is_read_in_order():
     options = tf.data.Options()
     options.deterministic = False
     found = read_all(stream.with_options(options), ["a"], (6,))
-    np.testing.assert_array_equal(found.by_task["a"].x, X)
+    np.testing.assert_array_equal(found.by_head["a"].x, X)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tflite_export.model_inputs import called, inputs_of
 from tflite_export.quantization import Quantization
 from tflite_export.quiet import quiet_stderr
 
@@ -21,23 +22,23 @@ def convert(
     signature: str,
     quantization: Quantization,
     *,
-    calibration: np.ndarray | None = None,
+    calibration: Mapping[str, np.ndarray] | None = None,
     integer_io: bool = False,
     sparse: bool = False,
 ) -> bytes:
-    """Converts a model with one input and a dict of outputs, for one sample at a time.
+    """Converts a model with a dict of outputs, for one sample at a time.
 
-    The file has one signature, whose input has the name of the model's InputLayer and whose
-    outputs have the keys of the model's output dict. It uses TFLite's built-in operations only.
+    The file has one signature, whose inputs have the names of the model's InputLayers and whose
+    outputs have those of its heads. It uses TFLite's built-in operations only.
     One signature at a time, because the converter gives several of them wrong biases in 16 bits;
     `packing.pack` joins files afterwards.
 
     Args:
-        network: A functional model of either Keras with one input tensor and a dict of outputs.
+        network: A functional model of either Keras with a dict of outputs.
         signature: Name of the signature.
         quantization: What `find_quantization` returned.
-        calibration: Representative inputs of shape `(n, ...)`, where the quantization is
-            calibrated.
+        calibration: Representative inputs by name, each of shape `(n, ...)`, where the
+            quantization is calibrated.
         integer_io: Whether inputs and outputs are integers, where the quantization allows it.
         sparse: Whether kernels that are mostly zeros are stored without the zeros.
 
@@ -70,7 +71,7 @@ def convert(
             raise ValueError(_conversion_failure(str(error))) from error
     if quantization.finish is None:
         return content
-    samples = {input_name(network): calibration} if quantization.calibrated else None
+    samples = _own(network, calibration) if quantization.calibrated else None
     return quantization.finish(content, signature, samples, integer_io)
 
 
@@ -78,27 +79,27 @@ def _quantize_while_converting(
     converter: Any,
     network: keras.Model,
     quantization: Quantization,
-    calibration: np.ndarray | None,
+    calibration: Mapping[str, np.ndarray] | None,
     integer_io: bool,
 ) -> None:
     import tensorflow as tf
 
     if quantization.calibrated:
-        converter.representative_dataset = lambda: _one_by_one(network, calibration)
+        samples = _own(network, calibration)
+        converter.representative_dataset = lambda: _one_by_one(samples)
     if integer_io and quantization.integers:
         converter.inference_input_type = tf.as_dtype(quantization.integers)
         converter.inference_output_type = tf.as_dtype(quantization.integers)
 
 
-def input_name(network: keras.Model) -> str:
-    """Returns the name of a one-input functional model's InputLayer, of either Keras."""
-    return next(layer.name for layer in network.layers if type(layer).__name__ == "InputLayer")
+def _own(network: keras.Model, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The samples of the inputs that a network has."""
+    return {name: samples[name] for name in inputs_of(network)}
 
 
-def _one_by_one(network: keras.Model, samples: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    name = input_name(network)
-    for index in range(len(samples)):
-        yield {name: samples[index : index + 1]}
+def _one_by_one(samples: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    for index in range(len(next(iter(samples.values())))):
+        yield {name: array[index : index + 1] for name, array in samples.items()}
 
 
 def traced_module(network: keras.Model) -> Any:
@@ -109,14 +110,16 @@ def traced_module(network: keras.Model) -> Any:
     """
     import tensorflow as tf
 
-    tensor = network.inputs[0]
-    spec = tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, name=input_name(network))
+    specs = {
+        name: tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, name=name)
+        for name, tensor in inputs_of(network).items()
+    }
 
-    def forward(samples: Any) -> dict[str, Any]:
-        return dict(network(samples, training=False))
+    def forward(*samples: Any) -> dict[str, Any]:
+        return called(network, dict(zip(specs, samples, strict=True)))
 
     module = tf.Module()
-    module.forward = tf.function(forward, input_signature=[spec], autograph=False)
+    module.forward = tf.function(forward, input_signature=list(specs.values()), autograph=False)
     module.captured = list(module.forward.get_concrete_function().variables)
     return module
 

@@ -73,7 +73,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "representative_data",
         None,
         "Inputs from the training split, at least 16, better 100 or more, that show which values "
-        "occur: a .npy file, or an .npz file with one array or one named 'x', of shape (n, ...).",
+        "occur: a .npy file, or an .npz file with one array or one named 'x', of shape (n, ...); "
+        "for a model with several inputs an .npz file with an array for each, by name.",
         **options,
     )
     flags.DEFINE_bool(
@@ -157,7 +158,7 @@ def _read_shape(sizes: Sequence[str] | None) -> tuple[int, ...] | None:
         ) from error
 
 
-def _load_samples(path: str | None, flag: str) -> np.ndarray | None:
+def _load_samples(path: str | None, flag: str) -> np.ndarray | dict[str, np.ndarray] | None:
     if path is None:
         return None
     try:
@@ -171,10 +172,7 @@ def _load_samples(path: str | None, flag: str) -> np.ndarray | None:
     with loaded:
         names = loaded.files
         if len(names) != 1 and "x" not in names:
-            raise ValueError(
-                f"'{path}' must hold one array or one named 'x'. Received: {names}. "
-                "Write it with np.savez(path, x=inputs)."
-            )
+            return {name: loaded[name] for name in names}  # of several inputs
         return loaded["x" if "x" in names else names[0]]
 
 

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tflite_export import manifest, model_card, networks, subnetworks, verify
-from tflite_export.converter import convert, input_name
+from tflite_export.converter import convert
 from tflite_export.folder import whole_folder
 from tflite_export.packing import pack
 from tflite_export.quantization import Quantization, find_quantization
 from tflite_export.records import ExportedFile, record
-from tflite_export.samples import representative_inputs, trial_inputs
+from tflite_export.samples import count, representative_inputs, trial_inputs
 from tflite_export.tuning import TUNINGS, Costs, tune_alone, tune_together
 
 if TYPE_CHECKING:
     import keras
 
     from tfmot_pam.graph.network import Network
+    from tfmot_pam.graph.sizes import InputShape
 
 ONE_FILE = "all_combinations"
 MODES = ("both", "files", "signatures")
@@ -44,7 +45,7 @@ def export(
     integer_io: bool = False,
     tune: str = "estimate",
     samples: Any = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: InputShape | None = None,
     accuracy: Mapping[str, float] | None = None,
     overwrite: bool = False,
     verbose: int = 1,
@@ -54,15 +55,16 @@ def export(
 
     Use it once a model is trained. A signature is the network of one combination and nothing
     else, for one sample at a time, in TFLite's built-in operations. It is named after its tasks;
-    its input has the name of the model's InputLayer and its outputs have the names of the tasks.
+    its inputs, those that its tasks need, have the names of the model's InputLayers, and its
+    outputs those of the tasks, or `task/key` where what a task yields is a dict.
     `manifest.json` beside the files lists signatures, tensors, sizes, hashes and errors, and
     `README.md` says how to run them on a device. The folder appears when everything in it is
     finished and checked; when anything fails or the process is killed, an old folder stays.
 
     Args:
-        model: A functional or sequential model, Keras 3 or tf_keras, with one input and a dict of
-            outputs keyed by task, as `tfmot_pam.merge` returns it; or with a single output, which
-            is then a task with the name of the output layer. Also what
+        model: A functional or sequential model, Keras 3 or tf_keras, with a dict of outputs keyed
+            by task, as `tfmot_pam.merge` returns it; or with a single output, which is then a task
+            with the name of the output layer. Also what
             `tfmot_pam.quantize_model` returned, trained: with `quantization="int8"`. Or a dict
             from combinations (tuples of task names) to models, as the `models` of a
             `tfmot_pam.Portfolio`: each combination is then a file of its own network.
@@ -82,10 +84,10 @@ def export(
         quantizer: What quantises: `"converter"`, TensorFlow's, or `"ai-edge-quantizer"`, the
             package of that name, which quantises float32 files to `"float16"`, `"dynamic"`,
             `"int8"` and `"int16x8"`; install `tfmot-pam[ai-edge-quantizer]`.
-        representative_data: Inputs of shape `(n, ...)` from the training split, without labels,
-            from which `"int8"` and `"int16x8"` take the ranges of the activations: at least 16,
-            better 100 or more; at most 256 of them, evenly spaced, are used. A model after
-            quantisation aware training needs none: it has learned the ranges.
+        representative_data: Inputs of shape `(n, ...)` from the training split, without labels, of
+            several a dict by name, from which `"int8"` and `"int16x8"` take the ranges of the
+            activations: at least 16, better 100 or more; at most 256 of them, evenly spaced, are
+            used. A model after quantisation aware training needs none: it has learned the ranges.
         integer_io: Whether inputs and outputs of `"int8"` and `"int16x8"` files are 8-bit and
             16-bit integers; scales and zero points are in the manifest.
         tune: How layers are written for speed: `"estimate"`: as a rule of thumb says; `"measure"`:
@@ -95,12 +97,13 @@ def export(
             `"files"`, groups of channels are besides computed in one piece where that is faster.
             Outputs change by at most 1e-5, parameters grow by half at most. A model after
             quantisation aware training stays as it was trained.
-        samples: Real inputs to check the files on, of shape `(n, ...)`, without labels; at most
-            256 of them are used. Without them the representative data are used, or else 16
+        samples: Real inputs to check the files on, likewise; at most 256 of them are used. Without
+            them the representative data are used, or else 16
             random inputs.
         input_shape: The shape of the input, without the samples' axis, of a model that takes
-            images or sequences of any size: files are of one size.
-        accuracy: Accuracy by task as measured elsewhere, for the manifest and the model card.
+            images or sequences of any size: files are of one size. Of several a dict by name.
+        accuracy: Accuracy by task, or by output of a task with several, as measured elsewhere, for
+            the manifest and the model card.
         overwrite: Whether to replace the folder of an earlier export. A folder that holds other
             files is refused all the same.
         verbose: 1 shows a progress bar, 0 nothing.
@@ -148,6 +151,7 @@ def export(
     for counted in costs:
         subnetworks.check_sizes(counted, scheme.weight_bytes)
     tasks = list(dict.fromkeys(task for part in found for task in part.model.output))
+    heads = [head for part in found for own in part.checks.heads.values() for head in own]
     source = f"random, seed {seed}" if samples is None else "given"
     about = {
         "tasks": tasks,
@@ -156,9 +160,9 @@ def export(
         "quantization_aware_training": aware,
         "quantizer": quantizer,
         "tune": tune,
-        "checked_on": {"inputs": source, "number": len(trial)},
-        "calibrated_on": None if calibration is None else len(calibration),
-        "accuracy": _checked_accuracy(accuracy, tasks),
+        "checked_on": {"inputs": source, "number": count(trial)},
+        "calibrated_on": None if calibration is None else count(calibration),
+        "accuracy": _checked_accuracy(accuracy, list(dict.fromkeys([*tasks, *heads]))),
     }
     options = {
         "quantization": scheme,
@@ -179,15 +183,16 @@ def export(
 
 @dataclasses.dataclass(frozen=True)
 class _Checks:
-    """What every signature is held against: inputs by name, Keras's outputs by task."""
+    """What every signature is held against: inputs by name, Keras's outputs by head."""
 
     scheme: Quantization
+    heads: Mapping[str, Sequence[str]]
     inputs: Mapping[str, np.ndarray]
     expected: Mapping[str, np.ndarray]
 
     def unchanged(self, network: keras.Model) -> bool:
         """Whether a lowered network's outputs are within 1e-5 of what they were."""
-        outputs = subnetworks.keras_outputs(network, *self.inputs.values())
+        outputs = subnetworks.keras_outputs(network, self.inputs)
         return all(
             verify.largest_error(values, self.expected[task]) <= _LOWERED_TOLERANCE
             for task, values in outputs.items()
@@ -196,8 +201,13 @@ class _Checks:
     def agreement(
         self, path: pathlib.Path, signature: str, tasks: Sequence[str]
     ) -> dict[str, verify.Agreement]:
-        actual = verify.run_file(path, self.inputs, signature)
-        expected = {task: self.expected[task] for task in tasks}
+        inputs = self.inputs
+        if len(inputs) > 1:
+            # A combination takes those that its tasks need.
+            own = verify.describe_file(path)[signature]["inputs"]
+            inputs = {name: inputs[name] for name in own}
+        actual = verify.run_file(path, inputs, signature)
+        expected = {head: self.expected[head] for task in tasks for head in self.heads[task]}
         measure, tolerance = self.scheme.measure, self.scheme.tolerance
         return verify.check_outputs(path.name, actual, expected, measure, tolerance)
 
@@ -223,16 +233,19 @@ def _part(
     model: keras.Model,
     combinations: Sequence[Sequence[str]],
     scheme: Quantization,
-    trial: np.ndarray,
+    trial: Mapping[str, np.ndarray],
 ) -> _Part:
     """A network that was checked to be fit for export, with what its files are held against."""
+    from tfmot_pam.graph.selection import network_heads
+
     chosen = subnetworks.signature_names(combinations)
     expected = subnetworks.keras_outputs(model, trial)
     network = subnetworks.network_of(model)
     if scheme.calibrated:
         subnetworks.check_loops(network)
     subnetworks.check_heads(network, trial, expected)
-    return _Part(model, network, chosen, _Checks(scheme, {input_name(model): trial}, expected))
+    heads = {task: tuple(own) for task, own in network_heads(network).items()}
+    return _Part(model, network, chosen, _Checks(scheme, heads, trial, expected))
 
 
 def _layout(chosen: Mapping[str, Sequence[str]], mode: str) -> dict[str, dict[str, Sequence[str]]]:

@@ -27,7 +27,7 @@ def file_entry(
     Args:
         path: The `.tflite` file.
         tasks: The tasks of each of its signatures, in model order.
-        agreements: By signature and task, how far the file is from Keras.
+        agreements: By signature and output, how far the file is from Keras.
         costs: By signature, `macs` and `parameters`.
 
     Returns:
@@ -44,9 +44,9 @@ def file_entry(
                 "name": name,
                 "tasks": list(of_signature),
                 "inputs": tensors[name]["inputs"],
-                "outputs": {task: tensors[name]["outputs"][task] for task in of_signature},
+                "outputs": {head: tensors[name]["outputs"][head] for head in agreements[name]},
                 "agreement": {
-                    task: dataclasses.asdict(agreements[name][task]) for task in of_signature
+                    head: dataclasses.asdict(found) for head, found in agreements[name].items()
                 },
                 **costs[name],
             }

@@ -97,10 +97,24 @@ def _check_signature(name: str, signature: Mapping[str, Any], known: Sequence[st
     tasks = signature["tasks"]
     if not {*tasks} <= {*known}:
         raise ValueError(f"{name} has the tasks {tasks}, expected some of {known}")
-    for entry in ("outputs", "agreement"):
-        if set(signature[entry]) != set(tasks):
-            raise ValueError(
-                f"{name} has the {entry} {sorted(signature[entry])}, expected those of {tasks}"
-            )
-    if len(signature["inputs"]) != 1:
-        raise ValueError(f"{name} has the inputs {sorted(signature['inputs'])}, expected one")
+    outputs = outputs_of_tasks(signature)
+    listed = [output for own in outputs.values() for output in own]
+    if not all(outputs.values()) or set(listed) != set(signature["outputs"]):
+        raise ValueError(
+            f"{name} has the outputs {sorted(signature['outputs'])}, expected those of {tasks}"
+        )
+    if set(signature["agreement"]) != set(listed):
+        raise ValueError(
+            f"{name} has the agreement {sorted(signature['agreement'])}, expected that of {listed}"
+        )
+
+
+def outputs_of_tasks(signature: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The outputs of each task of a signature: one of its name, or several below it."""
+    tasks, outputs = signature["tasks"], list(signature["outputs"])
+    return {
+        task: [task]
+        if task in outputs
+        else [name for name in outputs if name not in tasks and name.startswith(f"{task}/")]
+        for task in tasks
+    }

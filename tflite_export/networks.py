@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tflite_export import subnetworks
-from tflite_export.converter import input_name
+from tflite_export.model_inputs import inputs_of
 
 if TYPE_CHECKING:
     import keras
 
+    from tfmot_pam.graph.sizes import InputShape
+
 
 def split(
-    model: Any, combinations: Any, input_shape: Sequence[int] | None = None
+    model: Any,
+    combinations: Any,
+    input_shape: InputShape | None = None,
 ) -> list[tuple[keras.Model, list[tuple[str, ...]]]]:
     """Exportable models, each with the combinations that are written from it, in model order.
 
@@ -73,10 +77,12 @@ def only_mode(mode: str) -> str:
 
 def _check_inputs(models: Sequence[keras.Model]) -> None:
     inputs = {
-        (input_name(model), tuple(model.inputs[0].shape), str(model.inputs[0].dtype))
+        (name, tuple(tensor.shape), str(tensor.dtype))
         for model in models
+        for name, tensor in inputs_of(model).items()
     }
-    if len(inputs) > 1:
+    single = all(len(model.inputs) == 1 for model in models)
+    if len({name for name, *_ in inputs}) < len(inputs) or (single and len(inputs) > 1):
         raise ValueError(
             f"The networks of one folder must take the same input. Received inputs of (name, "
             f"shape, type): {sorted(inputs)}. Build them on inputs that are alike."

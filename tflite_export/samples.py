@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from tflite_export.model_inputs import inputs_of
 
 if TYPE_CHECKING:
     import keras
@@ -14,13 +17,14 @@ _MOST_SAMPLES = 256
 _FEWEST_REPRESENTATIVE = 16
 
 
-def trial_inputs(model: keras.Model, samples: Any, seed: int) -> np.ndarray:
-    """Returns the inputs that the files are run on.
+def trial_inputs(model: keras.Model, samples: Any, seed: int) -> dict[str, np.ndarray]:
+    """Returns the inputs that the files are run on, by name.
 
     Args:
-        model: A functional model with one input of fixed size.
-        samples: Real inputs of shape `(n, ...)`, of which at most 256, evenly spaced, are taken;
-            or None for 16 random ones: standard normal numbers, for integer inputs 0 and 1.
+        model: A functional model with inputs of fixed size.
+        samples: Real inputs of shape `(n, ...)`, of several inputs a dict by name, of which at most
+            256, evenly spaced, are taken; or None for 16 random ones: standard normal numbers, for
+            integer inputs 0 and 1.
         seed: Seed of the random inputs.
 
     Raises:
@@ -29,21 +33,28 @@ def trial_inputs(model: keras.Model, samples: Any, seed: int) -> np.ndarray:
     """
     if samples is not None:
         return _checked(model, samples, "samples")
-    shape, dtype = _input_kind(model)
     random = np.random.default_rng(seed)
-    size = (_RANDOM_SAMPLES, *shape)
-    if np.issubdtype(dtype, np.floating):
-        return random.standard_normal(size).astype(dtype)
-    return random.integers(0, 2, size).astype(dtype)
+    drawn = {}
+    for name, (shape, dtype) in _input_kinds(model).items():
+        size = (_RANDOM_SAMPLES, *shape)
+        floating = np.issubdtype(dtype, np.floating)
+        values = random.standard_normal(size) if floating else random.integers(0, 2, size)
+        drawn[name] = values.astype(dtype)
+    return drawn
 
 
-def representative_inputs(model: keras.Model, data: Any) -> np.ndarray:
-    """Returns the inputs from which a quantiser learns the ranges of the activations.
+def count(samples: Mapping[str, np.ndarray]) -> int:
+    """The number of samples."""
+    return len(next(iter(samples.values())))
+
+
+def representative_inputs(model: keras.Model, data: Any) -> dict[str, np.ndarray]:
+    """Returns the inputs from which a quantiser learns the ranges of the activations, by name.
 
     Args:
-        model: A functional model with one input of fixed size.
-        data: Real inputs of shape `(n, ...)` with n >= 16, of which at most 256, evenly spaced,
-            are taken.
+        model: A functional model with inputs of fixed size.
+        data: Real inputs of shape `(n, ...)` with n >= 16, of several inputs a dict by name, of
+            which at most 256, evenly spaced, are taken.
 
     Raises:
         TypeError: `data` has another kind of numbers than the model's input.
@@ -56,25 +67,48 @@ def representative_inputs(model: keras.Model, data: Any) -> np.ndarray:
             "inputs from the training split, as the model takes them."
         )
     checked = _checked(model, data, "representative_data")
-    if len(checked) < _FEWEST_REPRESENTATIVE:
+    if count(checked) < _FEWEST_REPRESENTATIVE:
         raise ValueError(
             f"`representative_data` must hold at least {_FEWEST_REPRESENTATIVE} samples. "
-            f"Received: {len(checked)}. Pass 100 or more from the training split: ranges that "
+            f"Received: {count(checked)}. Pass 100 or more from the training split: ranges that "
             "the quantiser has not seen are cut off."
         )
     return checked
 
 
-def _input_kind(model: keras.Model) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape without the batch and type of a model's input, of either Keras."""
+def _input_kinds(model: keras.Model) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape without the batch and type of a model's inputs, of either Keras, by name."""
     import keras
 
-    tensor = model.inputs[0]
-    return tuple(tensor.shape[1:]), np.dtype(keras.backend.standardize_dtype(tensor.dtype))
+    return {
+        name: (tuple(t.shape[1:]), np.dtype(keras.backend.standardize_dtype(t.dtype)))
+        for name, t in inputs_of(model).items()
+    }
 
 
-def _checked(model: keras.Model, data: Any, name: str) -> np.ndarray:
-    shape, dtype = _input_kind(model)
+def _checked(model: keras.Model, data: Any, what: str) -> dict[str, np.ndarray]:
+    kinds = _input_kinds(model)
+    if len(kinds) == 1 and not isinstance(data, Mapping):
+        ((name, kind),) = kinds.items()
+        return {name: _checked_array(*kind, data, what)}
+    if not isinstance(data, Mapping) or set(data) != set(kinds):
+        received = list(data) if isinstance(data, Mapping) else type(data).__name__
+        raise ValueError(
+            f"`{what}` must be a dict of arrays for the inputs {list(kinds)}. Received: "
+            f"{received}. Pass one array for each of these names."
+        )
+    lengths = {name: len(data[name]) for name in kinds}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            f"`{what}` has different numbers of samples: {lengths}. Expected one row a sample in "
+            "each. Cut them to one length."
+        )
+    return {
+        name: _checked_array(*kind, data[name], f"{what}[{name!r}]") for name, kind in kinds.items()
+    }
+
+
+def _checked_array(shape: tuple[int, ...], dtype: np.dtype, data: Any, name: str) -> np.ndarray:
     given = np.asarray(data)
     if given.ndim == 0 or given.shape[1:] != shape or not len(given):
         raise ValueError(

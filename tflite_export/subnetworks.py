@@ -9,35 +9,38 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tflite_export.converter import input_name
+from tflite_export.model_inputs import called, inputs_of, structure
 from tflite_export.packing import LIMIT
+from tflite_export.samples import count
 
 if TYPE_CHECKING:
     import keras
 
     from tfmot_pam.graph.network import Network
+    from tfmot_pam.graph.sizes import InputShape
 
 _KERAS_BATCH = 32
 _SIGNATURE_NAME = r"[A-Za-z0-9.][A-Za-z0-9_.-]*"
 
 
-def exportable(model: Any, input_shape: Sequence[int] | None = None) -> keras.Model:
+def exportable(model: Any, input_shape: InputShape | None = None) -> keras.Model:
     """Returns a functional model with a dict of outputs, checked to fit into TFLite files.
 
     Args:
         model: What the user passed.
-        input_shape: The size of its input, of a model that takes any.
+        input_shape: The size of its input, of a model that takes any; of several a dict by name.
 
     Returns:
-        A functional model of the same layers and weights, called on a bare tensor. A single
-        output is keyed by the name of the output layer. It is of Keras 3, except that a model
-        after quantisation aware training stays one of tf_keras, where TFMOT's layers live.
+        A functional model of the same layers and weights, called on a bare tensor, or on a dict of
+        several by name. A single output is keyed by the name of the output layer. It is of Keras 3,
+        except that a model after quantisation aware training stays one of tf_keras, where TFMOT's
+        layers live.
 
     Raises:
         TypeError: `model` is not a functional or sequential model of either Keras.
-        ValueError: It is not built, its outputs have no task names, it has several inputs, an
-            input of unknown size or with a name that TensorFlow cannot write, or a weight that is
-            not finite; or Keras runs on another backend than TensorFlow.
+        ValueError: It is not built, it has an input of unknown size or with a name that TensorFlow
+            cannot write, or a weight that is not finite; or Keras runs on another backend than
+            TensorFlow.
     """
     import keras
 
@@ -56,13 +59,9 @@ def exportable(model: Any, input_shape: Sequence[int] | None = None) -> keras.Mo
         model = as_keras(model, "`model`")
         reader.check_model(model, "`model`")
         model = _of_fixed_form(model, input_shape)
-    if len(model.inputs) != 1:
-        raise ValueError(
-            f"The model must have one input. Received: {len(model.inputs)} inputs. "
-            "Feed it one tensor and split that inside the model."
-        )
-    model = _model_class(model)(model.inputs[0], _outputs_by_task(model), name=model.name)
-    _check_input(model)
+    inputs = structure(model, inputs_of(model))
+    model = _model_class(model)(inputs, _outputs_by_task(model), name=model.name)
+    _check_inputs(model)
     for variable in model.weights:
         if not np.isfinite(np.asarray(variable.numpy(), dtype=np.float64)).all():
             raise ValueError(
@@ -73,7 +72,7 @@ def exportable(model: Any, input_shape: Sequence[int] | None = None) -> keras.Mo
     return model
 
 
-def _of_fixed_form(model: Any, input_shape: Sequence[int] | None) -> Any:
+def _of_fixed_form(model: Any, input_shape: InputShape | None) -> Any:
     """A model at one size and, whatever precision it was trained in, in float32."""
     from tfmot_pam.graph.emitter import emit
     from tfmot_pam.graph.precision import in_float32, is_in_float32
@@ -83,8 +82,9 @@ def _of_fixed_form(model: Any, input_shape: Sequence[int] | None) -> Any:
     network = read(model)
     if input_shape is not None:
         network = sized(network, input_shape)
-    elif is_in_float32(network):
+    elif is_in_float32(network) and len(network.inputs) == 1:
         return model
+    # Several inputs are called what the model's dict calls them.
     return emit(in_float32(network))
 
 
@@ -168,33 +168,43 @@ def views(model: keras.Model, combinations: Mapping[str, Sequence[str]]) -> dict
         model: A model that `exportable` returned.
         combinations: Tasks by name of the network.
     """
-    build = _model_class(model)
-    return {
-        name: build(model.inputs[0], {task: model.output[task] for task in tasks}, name="network")
-        for name, tasks in combinations.items()
-    }
+    from tfmot_pam.graph.heads import input_names
+    from tfmot_pam.graph.selection import select
+
+    build, inputs, network = _model_class(model), inputs_of(model), None
+    found = {}
+    for name, tasks in combinations.items():
+        own = inputs
+        if len(inputs) > 1:
+            network = network or network_of(model)
+            own = {key: inputs[key] for key in input_names(select(network, tasks))}
+        given = next(iter(own.values())) if len(inputs) == 1 else own
+        found[name] = build(given, {task: model.output[task] for task in tasks}, name="network")
+    return found
 
 
-def keras_outputs(network: keras.Model, inputs: np.ndarray) -> dict[str, np.ndarray]:
+def keras_outputs(network: keras.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Runs a network with a dict of outputs in Keras.
 
     Args:
-        network: A functional model with one input and a dict of outputs.
-        inputs: Inputs of shape `(n, ...)`.
+        network: A functional model with a dict of outputs.
+        inputs: Inputs by name, each of shape `(n, ...)`.
 
     Returns:
-        Outputs by task, each of shape `(n, ...)`.
+        Outputs by head, each of shape `(n, ...)`.
 
     Raises:
         ValueError: An output is NaN or infinite.
     """
     import keras
 
-    starts = range(0, len(inputs), _KERAS_BATCH)
-    batches = [network(inputs[start : start + _KERAS_BATCH], training=False) for start in starts]
+    batches = [
+        called(network, {name: a[start : start + _KERAS_BATCH] for name, a in inputs.items()})
+        for start in range(0, count(inputs), _KERAS_BATCH)
+    ]
     outputs = {
-        task: np.concatenate([keras.ops.convert_to_numpy(batch[task]) for batch in batches])
-        for task in network.output
+        head: np.concatenate([keras.ops.convert_to_numpy(batch[head]) for batch in batches])
+        for head in batches[0]
     }
     for task, values in outputs.items():
         if not np.isfinite(values).all():
@@ -243,13 +253,15 @@ def is_sparse(model: keras.Model) -> bool:
     return sum(np.count_nonzero(kernel) for kernel in kernels) <= entries / 2 < entries
 
 
-def check_heads(network: Network, inputs: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
+def check_heads(
+    network: Network, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+) -> None:
     """Finds heads that cannot have been trained.
 
     Args:
         network: What `network_of` read.
-        inputs: Inputs of shape `(n, ...)`.
-        outputs: The model's outputs for them, by task.
+        inputs: Inputs by name, each of shape `(n, ...)`.
+        outputs: The model's outputs for them, by head.
 
     Raises:
         ValueError: A task's output is the same for all inputs.
@@ -257,13 +269,17 @@ def check_heads(network: Network, inputs: np.ndarray, outputs: Mapping[str, np.n
     Warns:
         UserWarning: The bias of a task's last layer is zero throughout, as when it was made.
     """
+    from tfmot_pam.graph.selection import network_heads
+
+    varied = any((array != array[:1]).any() for array in inputs.values())
     for task, values in outputs.items():
-        if (inputs != inputs[:1]).any() and np.ptp(values, axis=0).max() == 0:
+        if varied and np.ptp(values, axis=0).max() == 0:
             raise ValueError(
                 f"The output for '{task}' is the same for all {len(values)} inputs, so its head "
                 "has not been trained, or has died. Train the model first."
             )
-    for task, tensor in network.outputs.items():
+    tensors = {h: t for own in network_heads(network).values() for h, t in own.items()}
+    for task, tensor in tensors.items():
         node = network.node(tensor.node)
         while not network.layer_of(node).weights and len(node.inputs) == 1:
             node = network.node(node.inputs[0].node)
@@ -334,19 +350,20 @@ def _model_class(model: Any) -> Any:
     return tf_keras.Model
 
 
-def _check_input(model: keras.Model) -> None:
-    shape = tuple(model.inputs[0].shape)
-    if None in shape[1:]:
-        raise ValueError(
-            f"The input's shape must be fixed but for the batch. Received: {shape}. Pass the size "
-            "that it will have on the device, such as input_shape=(224, 224, 3)."
-        )
-    name = input_name(model)
-    if not re.fullmatch(_SIGNATURE_NAME, name):
-        raise ValueError(
-            f"The input's name must be one that TensorFlow can write. Received: {name!r}. Use "
-            "letters, digits, '_', '.' and '-' in keras.Input(name=...)."
-        )
+def _check_inputs(model: keras.Model) -> None:
+    for name, tensor in inputs_of(model).items():
+        shape = tuple(tensor.shape)
+        if None in shape[1:]:
+            raise ValueError(
+                f"The input's shape must be fixed but for the batch. Received: {shape}. Pass the "
+                "size that it will have on the device, such as input_shape=(224, 224, 3), or a "
+                "dict of one for each input by name."
+            )
+        if not re.fullmatch(_SIGNATURE_NAME, name):
+            raise ValueError(
+                f"The input's name must be one that TensorFlow can write. Received: {name!r}. Use "
+                "letters, digits, '_', '.' and '-' in keras.Input(name=...)."
+            )
 
 
 def _outputs_by_task(model: keras.Model) -> dict[str, Any]:
@@ -363,11 +380,7 @@ def _outputs_by_task(model: keras.Model) -> dict[str, Any]:
         if is_quantization_aware(model):
             name = unwrapped(model.get_layer(name)).name
         return {name: model.outputs[0]}
-    raise ValueError(
-        f"The outputs must be one tensor or a dict keyed by task. Received: {len(model.outputs)} "
-        f"outputs in a {type(model.output).__name__}. Build the model as keras.Model(inputs, "
-        "{'task': output, ...})."
-    )
+    return {model.name: model.output}
 
 
 def _one_combination(known: Sequence[str], combination: Any) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ import numpy as np
 from tfmot_pam.closed_form import linear
 from tfmot_pam.graph.arguments import check_number, check_seed, check_whole
 from tfmot_pam.graph.emitter import instantiate, load_weights
+from tfmot_pam.graph.heads import Inputs
+from tfmot_pam.graph.inputs import count, rows
 from tfmot_pam.graph.network import Layer, Network, Node
 from tfmot_pam.graph.runner import Stepper, peak_floats
 from tfmot_pam.graph.slicing import Origin
@@ -87,7 +89,7 @@ def compensate(
     network: Network,
     origins: Mapping[str, Origin],
     originals: Sequence[Network],
-    x: np.ndarray,
+    x: Inputs,
     options: Compensation,
     progress: Callable[[float], None] = lambda fraction: None,
     *,
@@ -99,7 +101,8 @@ def compensate(
         network: The network that was put together from others, or cut out of one.
         origins: By node, where its weights come from.
         originals: The networks that they come from.
-        x: Calibration inputs `[samples, ...]`, from the training split.
+        x: Calibration inputs `[samples, ...]`, from the training split; of several a dict by
+            name.
         options: See `Compensation`.
         progress: Called with the share of the work done, 0 to 1.
         known: Keeps what the originals compute on these inputs, for further networks that are cut
@@ -119,14 +122,14 @@ def compensate(
     return network.replace(layers=layers)
 
 
-def choose_samples(networks: list[Network], x: np.ndarray, options: Compensation) -> np.ndarray:
+def choose_samples(networks: list[Network], x: Inputs, options: Compensation) -> Inputs:
     """As many samples as the activations' memory allows, at least 64."""
     floats = sum(peak_floats(network) for network in networks)
-    count = max(64, options.memory // (4 * max(floats, 1)))
-    if len(x) <= count:
+    most = max(64, options.memory // (4 * max(floats, 1)))
+    if count(x) <= most:
         return x
     rng = np.random.default_rng(options.seed)
-    return x[np.sort(rng.choice(len(x), size=count, replace=False))]
+    return rows(x, np.sort(rng.choice(count(x), size=most, replace=False)))
 
 
 class _Fitting:

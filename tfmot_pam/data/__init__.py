@@ -1,30 +1,31 @@
 """The user's data: every accepted form in, arrays or batches per task out."""
 
 from tfmot_pam.data.batches import Batches, open_batches
-from tfmot_pam.data.forms import (
-    Samples,
-    TaskSamples,
-    as_form,
-    read_arrays,
-    tasks_with_gaps,
-)
+from tfmot_pam.data.forms import as_form, heads_with_gaps, read_arrays
 from tfmot_pam.data.missing import counted, missing
 from tfmot_pam.data.reading import read_all
+from tfmot_pam.data.samples import HeadSamples, Samples
 from tfmot_pam.data.sampling import take_samples
 from tfmot_pam.data.synthetic import input_statistics, synthetic_inputs
+from tfmot_pam.graph.inputs import as_types, count, joined, map_inputs, rows
 
 __all__ = [
     "Batches",
+    "HeadSamples",
     "Samples",
-    "TaskSamples",
     "as_form",
+    "as_types",
+    "count",
     "counted",
+    "heads_with_gaps",
     "input_statistics",
+    "joined",
+    "map_inputs",
     "missing",
     "open_batches",
     "read_all",
     "read_arrays",
+    "rows",
     "synthetic_inputs",
     "take_samples",
-    "tasks_with_gaps",
 ]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfmot_pam.data.forms import Samples, Source, TaskSamples, open_sources
+from tfmot_pam.data.forms import Source, open_sources
+from tfmot_pam.data.samples import HeadSamples, Samples
+from tfmot_pam.graph.heads import Heads, InputShapes
+from tfmot_pam.graph.inputs import rows
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Batches:
         readers = [self._read(i, index, 0) for i in passes]
         ended: set[int] = set()
         while True:
-            by_task: dict[str, TaskSamples] = {}
+            by_head: dict[str, HeadSamples] = {}
             for i, reader in enumerate(readers):
                 part = next(reader, None)
                 if part is None:
@@ -52,13 +55,13 @@ class Batches:
                     passes[i] += 1
                     readers[i] = self._read(i, index, passes[i])
                     part = next(readers[i])
-                by_task.update(part.by_task)
-            yield Samples(by_task, len(readers) == 1 and part.shared)
+                by_head.update(part.by_head)
+            yield Samples(by_head, len(readers) == 1 and part.shared)
 
     def _steps(self, source: Source) -> int | None:
         if source.arrays is None:
             return source.steps
-        return -(-len(next(iter(source.arrays.by_task.values())).x) // self.batch_size)
+        return -(-len(next(iter(source.arrays.by_head.values()))) // self.batch_size)
 
     def _read(self, i: int, epoch: int, repeat: int) -> Iterator[Samples]:
         source = self.sources[i]
@@ -70,23 +73,23 @@ class Batches:
             source.stream.on_epoch_end()
 
     def _slices(self, samples: Samples, key: list[int]) -> Iterator[Samples]:
-        length = len(next(iter(samples.by_task.values())).x)
+        first = next(iter(samples.by_head.values()))
+        length = len(first)
         order = np.arange(length)
         if self.seed is not None:
             np.random.default_rng([self.seed, *key]).shuffle(order)
         for start in range(0, length, self.batch_size):
-            rows = order[start : start + self.batch_size]
-            x = next(iter(samples.by_task.values())).x[rows]
+            chosen = order[start : start + self.batch_size]
+            x = rows(first.x, chosen)
             yield Samples(
-                {task: own.rows(rows, x) for task, own in samples.by_task.items()},
-                True,
+                {head: own.rows(chosen, x) for head, own in samples.by_head.items()}, True
             )
 
 
 def open_batches(
     data: Any,
-    tasks: Sequence[str],
-    input_shape: Sequence[int | None],
+    tasks: Heads,
+    input_shape: InputShapes,
     *,
     batch_size: int = 32,
     seed: int | None = 0,
@@ -99,8 +102,9 @@ def open_batches(
 
     Args:
         data: The user's data in one of the forms of `tfmot_pam.data.forms`.
-        tasks: Names of the tasks, in model order.
-        input_shape: Shape of one input without the batch dimension; None matches any size.
+        tasks: Names of the tasks, in model order, or the heads of each.
+        input_shape: Shape of one input without the batch dimension; None matches any size. Of
+            several inputs a dict by name.
         batch_size: Rows per batch taken from each array data set.
         seed: Seed of the shuffling; None keeps the order (for validation).
 
@@ -115,7 +119,7 @@ def open_batches(
     >>> import numpy as np
     >>> x, y = np.zeros((100, 3), "float32"), np.arange(100) % 4
     >>> batches = open_batches((x, {"a": y}), ["a"], (3,), batch_size=32)
-    >>> [len(batch.by_task["a"].x) for batch in batches.epoch(0)]
+    >>> [len(batch.by_head["a"].x) for batch in batches.epoch(0)]
     [32, 32, 32, 4]
     """
     if batch_size < 1:

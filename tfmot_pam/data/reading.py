@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from tfmot_pam.data.forms import Samples, Source, TaskSamples, open_sources
+from tfmot_pam.data.forms import Source, open_sources
+from tfmot_pam.data.samples import HeadSamples, Samples
+from tfmot_pam.graph.heads import Heads, Inputs, InputShapes, all_heads
+from tfmot_pam.graph.inputs import arrays_of, joined
 
 _SHARE, _UNKNOWN = 0.5, 2**33  # of the memory; where it is not known how much there is
 
 
 def read_all(
     data: Any,
-    tasks: Sequence[str],
-    input_shape: Sequence[int | None],
+    tasks: Heads,
+    input_shape: InputShapes,
     *,
     name: str = "data",
     limit: int | None = None,
@@ -29,8 +32,9 @@ def read_all(
 
     Args:
         data: The user's data in one of the forms of `tfmot_pam.data.forms`.
-        tasks: Names of the tasks, in model order.
-        input_shape: Shape of one input without the batch dimension; None matches any size.
+        tasks: Names of the tasks, in model order, or the heads of each.
+        input_shape: Shape of one input without the batch dimension; None matches any size. Of
+            several inputs a dict by name.
         name: What the data is called in errors.
         limit: The most bytes that streams may have; None takes half of the memory.
 
@@ -45,18 +49,18 @@ def read_all(
     Example:
     >>> import numpy as np
     >>> x, y = np.zeros((10, 3), "float32"), np.arange(10) % 4
-    >>> read_all((x, {"a": y}), ["a"], (3,)).by_task["a"].x is x
+    >>> read_all((x, {"a": y}), ["a"], (3,)).by_head["a"].x is x
     True
     """
     sources = open_sources(data, tasks, input_shape)
     limit = _memory() if limit is None else limit
-    by_task: dict[str, TaskSamples] = {}
+    by_head: dict[str, HeadSamples] = {}
     shared = len(sources) == 1
     for source in sources:
         found = source.arrays or join_batches(_bounded(source, name, limit), source)
         shared = shared and found.shared
-        by_task.update(found.by_task)
-    return Samples({task: by_task[task] for task in tasks}, shared)
+        by_head.update(found.by_head)
+    return Samples({head: by_head[head] for head in all_heads(tasks)}, shared)
 
 
 def join_batches(found: Iterable[Samples], source: Source) -> Samples:
@@ -67,16 +71,17 @@ def join_batches(found: Iterable[Samples], source: Source) -> Samples:
     """
     batches = list(found)
     shared = all(batch.shared for batch in batches)
-    inputs: np.ndarray | None = None
-    by_task = {}
-    for task in source.tasks:
+    inputs: Inputs | None = None
+    by_head = {}
+    for heads in source.tasks.values():
         if inputs is None or not shared:
-            inputs = np.concatenate([batch.by_task[task].x for batch in batches])
-        own = [batch.by_task[task] for batch in batches]
-        labels = _joined([part.y for part in own], source.where, task, "labels")
-        weights = _joined([part.weight for part in own], source.where, task, "sample weights")
-        by_task[task] = TaskSamples(inputs, labels, weights)
-    return Samples(by_task, shared)
+            inputs = joined([batch.by_head[heads[0]].x for batch in batches])
+        for head in heads:
+            own = [batch.by_head[head] for batch in batches]
+            labels = _joined([part.y for part in own], source.where, head, "labels")
+            weights = _joined([part.weight for part in own], source.where, head, "sample weights")
+            by_head[head] = HeadSamples(inputs, labels, weights)
+    return Samples(by_head, shared)
 
 
 def _joined(parts: list, where: str, task: str, what: str) -> np.ndarray | None:
@@ -123,7 +128,7 @@ def _ordered(source: Source) -> Source:
 
 
 def _bytes(batch: Samples) -> int:
-    arrays = [a for own in batch.by_task.values() for a in (own.x, own.y, own.weight)]
+    arrays = [a for own in batch.by_head.values() for a in (*arrays_of(own.x), own.y, own.weight)]
     return sum({id(array): array.nbytes for array in arrays if array is not None}.values())
 
 

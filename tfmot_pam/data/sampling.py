@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from tfmot_pam.data.forms import Samples, Source, TaskSamples, open_sources
+from tfmot_pam.data.forms import Source, open_sources
 from tfmot_pam.data.missing import missing
 from tfmot_pam.data.reading import join_batches
+from tfmot_pam.data.samples import HeadSamples, Samples
+from tfmot_pam.graph.heads import Heads, InputShapes, all_heads
+from tfmot_pam.graph.inputs import rows
 
 _READ_FACTOR = 4
 _MEMBERS = 16
@@ -18,8 +21,8 @@ _MAP_CLASSES = 256
 
 def take_samples(
     data: Any,
-    tasks: Sequence[str],
-    input_shape: Sequence[int | None],
+    tasks: Heads,
+    input_shape: InputShapes,
     *,
     samples: int = 1024,
     seed: int = 0,
@@ -33,8 +36,9 @@ def take_samples(
 
     Args:
         data: The user's data in one of the forms of `tfmot_pam.data.forms`.
-        tasks: Names of the tasks, in model order.
-        input_shape: Shape of one input without the batch dimension; None matches any size.
+        tasks: Names of the tasks, in model order, or the heads of each.
+        input_shape: Shape of one input without the batch dimension; None matches any size. Of
+            several inputs a dict by name.
         samples: Number of samples per task; all are taken if there are fewer.
         seed: Seed of the draw.
 
@@ -50,19 +54,19 @@ def take_samples(
     Example:
     >>> import numpy as np
     >>> x, y = np.zeros((100, 3), "float32"), np.arange(100) % 4
-    >>> take_samples((x, {"a": y}), ["a"], (3,), samples=10).by_task["a"].x.shape
+    >>> take_samples((x, {"a": y}), ["a"], (3,), samples=10).by_head["a"].x.shape
     (10, 3)
     """
     if samples < 1:
         raise ValueError(f"`samples` must be at least 1. Received: {samples}.")
-    by_task: dict[str, TaskSamples] = {}
+    by_head: dict[str, HeadSamples] = {}
     shared = True
     for index, source in enumerate(open_sources(data, tasks, input_shape)):
         rng = np.random.default_rng([seed, index])
         pool = source.arrays or _read(source, samples)
         shared = pool.shared and index == 0
-        by_task.update(_draw(pool, samples, rng))
-    return Samples({task: by_task[task] for task in tasks}, shared)
+        by_head.update(_draw(pool, samples, rng))
+    return Samples({head: by_head[head] for head in all_heads(tasks)}, shared)
 
 
 def stratified_rows(labels: Sequence[np.ndarray], samples: int, rng) -> np.ndarray:
@@ -116,29 +120,29 @@ def _strata(y: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero((maps == value).any(axis=(1, 2))) for value in values]
 
 
-def _draw(pool: Samples, samples: int, rng) -> dict[str, TaskSamples]:
+def _draw(pool: Samples, samples: int, rng) -> dict[str, HeadSamples]:
     if not pool.shared:
         drawn = {}
-        for task, own in pool.by_task.items():
-            drawn.update(_draw(Samples({task: own}, True), samples, rng))
+        for part in pool.apart:
+            drawn.update(_draw(part, samples, rng))
         return drawn
-    x = next(iter(pool.by_task.values())).x
-    labels = [own.y for own in pool.by_task.values() if own.y is not None]
+    first = next(iter(pool.by_head.values()))
+    labels = [own.y for own in pool.by_head.values() if own.y is not None]
     # Without labels there are no strata; zeros stand for "all rows are alike".
-    rows = stratified_rows(labels or [np.zeros(len(x), bool)], samples, rng)
-    chosen = x[rows]
-    return {task: own.rows(rows, chosen) for task, own in pool.by_task.items()}
+    chosen = stratified_rows(labels or [np.zeros(len(first), bool)], samples, rng)
+    x = rows(first.x, chosen)
+    return {head: own.rows(chosen, x) for head, own in pool.by_head.items()}
 
 
 def _read(source: Source, samples: int) -> Samples:
     """Reads the head of a stream into memory."""
     batches: list[Samples] = []
-    rows = 0
+    found = 0
     for batch in source.read():
         batches.append(batch)
         # The task with the fewest rows decides; without labels there is nothing to stratify.
-        rows += min(len(own.x) for own in batch.by_task.values())
-        labelled = any(own.y is not None for own in batch.by_task.values())
-        if rows >= samples * (_READ_FACTOR if labelled else 1):
+        found += min(len(own) for own in batch.by_head.values())
+        labelled = any(own.y is not None for own in batch.by_head.values())
+        if found >= samples * (_READ_FACTOR if labelled else 1):
             break
     return join_batches(batches, source)

@@ -14,14 +14,9 @@ from tfmot_pam.graph.channels import rule_of
 from tfmot_pam.graph.generation import read_model
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.rules import Call, call_of
-from tfmot_pam.graph.selection import (
-    select,
-    sums_by_combination,
-    task_names,
-    tasks_of_layers,
-    tasks_of_nodes,
-)
+from tfmot_pam.graph.selection import select, sums_by_combination, task_names
 from tfmot_pam.graph.sizes import InputShape, is_of_open_size, sized
+from tfmot_pam.graph.task_sets import tasks_of_layers, tasks_of_nodes
 
 # Weights that the paper's parameter counts include: kernels, not biases or statistics.
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel")

@@ -29,9 +29,8 @@ def emit(
     built, tensors = _called(network, wrap)
     for name, layer in network.layers.items():
         load_weights(built[name], layer)
-    inputs = [tensors[tensor] for tensor in network.inputs]
     return cls(
-        inputs[0] if len(inputs) == 1 else inputs,
+        net.input_structure(network, tensors),
         net.map_tensors(network.outputs, tensors.__getitem__),
         name=network.name,
     )

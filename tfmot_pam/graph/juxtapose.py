@@ -1,4 +1,4 @@
-"""Networks side by side on one input: nothing shared, one output a task."""
+"""Networks side by side on one input, or on inputs by name: nothing shared, one output a task."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from tfmot_pam.graph.heads import common_inputs, input_names, named_inputs
 from tfmot_pam.graph.network import (
+    Layer,
     Network,
+    Node,
     Tensor,
     map_tensors,
     rename_layers,
@@ -19,10 +22,11 @@ from tfmot_pam.graph.task_sets import reached_tasks
 
 
 def juxtapose(networks: Sequence[Network], tasks: Sequence[str], name: str = "merged") -> Network:
-    """Puts networks of different tasks side by side on one input; each computes what it computed.
+    """Puts networks of different tasks side by side; each computes what it computed.
 
     Args:
-        networks: Networks with one input each, of equal shapes; outputs named by task.
+        networks: Networks with one input each, of equal shapes, or with inputs by name; outputs
+            named by task.
         tasks: All tasks, in the order of the outputs.
         name: The new network's name.
 
@@ -31,7 +35,7 @@ def juxtapose(networks: Sequence[Network], tasks: Sequence[str], name: str = "me
         network that it reaches. Layers whose names clash get their network's tasks behind them.
 
     Raises:
-        ValueError: the inputs differ in shape, or the tasks of the networks are not `tasks`.
+        ValueError: inputs of one name differ in shape, or the networks' tasks are not `tasks`.
     """
     covered = [task for network in networks for task in task_names(network)]
     if sorted(covered) != sorted(tasks):
@@ -39,22 +43,22 @@ def juxtapose(networks: Sequence[Network], tasks: Sequence[str], name: str = "me
             f"The networks have the tasks {covered}. Expected each of {list(tasks)} once. Leave "
             "out or add networks."
         )
-    shapes = [network.shape(network.inputs[0]) for network in networks]
-    if any(len(network.inputs) != 1 for network in networks) or len(set(shapes)) > 1:
-        raise ValueError(
-            f"The networks have inputs of the shapes {shapes}. Expected one input each, of one "
-            "shape. Resize within the networks."
-        )
+    by_name = isinstance(common_inputs({n.name: n for n in networks}), Mapping)
     counts = Counter(layer for network in networks for layer in network.layers)
-    first = networks[0].node(networks[0].inputs[0].node)
-    layers = {first.layer: dataclasses.replace(networks[0].layers[first.layer], tasks=None)}
-    nodes, outputs = [first], {}
+    inputs: dict[str, Node] = {}
+    layers: dict[str, Layer] = {}
     for network in networks:
+        for name, tensor in named_inputs(network).items():
+            if by_name or not inputs:
+                inputs.setdefault(name, network.node(tensor.node))
+                layers.setdefault(name, dataclasses.replace(network.layers[name], tasks=None))
+    nodes, outputs = list(inputs.values()), {}
+    for network in networks:
+        given = [inputs[name] if by_name else nodes[0] for name in input_names(network)]
         part = _named(_with_task_sets(network), counts, layers)
-        (source,) = part.inputs
-        moved = {source: Tensor(first.name)}
+        moved = {tensor: Tensor(node.name) for tensor, node in zip(part.inputs, given, strict=True)}
         for node in part.nodes:
-            if node.name == source.node:
+            if Tensor(node.name) in moved:
                 continue
             layers.setdefault(node.layer, part.layers[node.layer])
             nodes.append(
@@ -66,7 +70,12 @@ def juxtapose(networks: Sequence[Network], tasks: Sequence[str], name: str = "me
             )
         outputs |= part.outputs
     return Network(
-        name, layers, tuple(nodes), (Tensor(first.name),), {task: outputs[task] for task in tasks}
+        name,
+        layers,
+        tuple(nodes),
+        tuple(Tensor(node.name) for node in inputs.values()),
+        {task: outputs[task] for task in tasks},
+        by_name,
     )
 
 

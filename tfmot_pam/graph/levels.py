@@ -21,7 +21,8 @@ from tfmot_pam.graph.channels import rule_of
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.network import Network, Node, iterate_tensors, map_tensors
 from tfmot_pam.graph.rules import LayerRule, call_of, seen_config
-from tfmot_pam.graph.selection import combination_masks, task_names, tasks_of_nodes
+from tfmot_pam.graph.selection import combination_masks, task_names
+from tfmot_pam.graph.task_sets import tasks_of_nodes
 from tfmot_pam.graph.time_model import MOST_GROWTH, call_time, is_known, node_times, rating
 
 # What two layers of one kind may differ in and still be computed as one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,8 @@ class Network:
     """A functional model as immutable data: nodes in topological order, inputs and outputs.
 
     Every transformation of this package takes networks and returns new ones. `outputs` keeps the
-    model's structure: a `Tensor`, or a list or dict of them (a merged network: a dict by task).
+    model's structure: a `Tensor`, or a nest of them (a merged network: a dict by task).
+    `dict_inputs` says whether the model takes a dict of tensors by the names of its inputs.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Network:
     nodes: tuple[Node, ...]
     inputs: tuple[Tensor, ...]
     outputs: Any
+    dict_inputs: bool = False
 
     def node(self, name: str) -> Node:
         return self.nodes_by_name[name]
@@ -138,6 +140,15 @@ def map_tensors(structure: Any, function: Callable[[Tensor], Any]) -> Any:
     return structure
 
 
+def input_structure(network: Network, tensors: Mapping[Tensor, Any]) -> Any:
+    """The inputs as the network's model takes them: one alone, a list, or a dict by name."""
+    found = [tensors[tensor] for tensor in network.inputs]
+    if network.dict_inputs:
+        names = (network.node(tensor.node).layer for tensor in network.inputs)
+        return dict(zip(names, found, strict=True))
+    return found[0] if len(found) == 1 else found
+
+
 def unique_name(wanted: str, taken) -> str:
     """`wanted`, or the first of `wanted_1`, `wanted_2`, ... that is not in `taken`."""
     name, count = wanted, 0
@@ -165,8 +176,7 @@ def weight_names(layer: Any) -> list[str]:
 def prune_to(network: Network, outputs: Any) -> Network:
     """The smallest sub-network that yields `outputs` (tensors of `network`).
 
-    Inputs that nothing reads any more are kept, so that every combination of a merged network is
-    called alike.
+    Inputs that nothing reads any more are kept, so that it is still called alike.
     """
     needed = {tensor.node for tensor in iterate_tensors(outputs)}
     needed.update(tensor.node for tensor in network.inputs)
@@ -178,6 +188,31 @@ def prune_to(network: Network, outputs: Any) -> Network:
     nodes = tuple(reversed(kept))
     layers = {node.layer: network.layers[node.layer] for node in nodes}
     return network.replace(layers=layers, nodes=nodes, outputs=outputs)
+
+
+def without_unread_inputs(network: Network) -> Network:
+    """The network without those of its several inputs that nothing reads; at least one stays."""
+    read = {tensor for node in network.nodes for tensor in node.inputs}
+    read |= set(iterate_tensors(network.outputs))
+    kept = [tensor for tensor in network.inputs if tensor in read] or network.inputs[:1]
+    gone = {tensor.node for tensor in network.inputs} - {tensor.node for tensor in kept}
+    nodes = tuple(node for node in network.nodes if node.name not in gone)
+    layers = {node.layer: network.layers[node.layer] for node in nodes}
+    return network.replace(layers=layers, nodes=nodes, inputs=tuple(kept))
+
+
+def with_input_names(network: Network, names: Sequence[str]) -> Network:
+    """The network with other names for its inputs, in their order."""
+    own = [network.node(tensor.node).layer for tensor in network.inputs]
+    if own == list(names):
+        return network
+    renamed = dict(zip(own, names, strict=True))
+    taken = {*network.layers, *names}
+    for name in network.layers:
+        if name in names and name not in renamed:
+            renamed[name] = unique_name(name, taken)
+            taken.add(renamed[name])
+    return rename_layers(network, renamed)
 
 
 def rename_layers(network: Network, names: Mapping[str, str]) -> Network:

@@ -39,7 +39,11 @@ def read(model: keras.Model) -> net.Network:
         nodes=tuple(reading.nodes),
         inputs=tuple(inputs),
         outputs=outputs,
+        dict_inputs=not isinstance(model, keras.Sequential) and isinstance(model.input, Mapping),
     )
+    if network.dict_inputs:
+        # Keras goes through dicts in the order of their keys.
+        network = net.with_input_names(network, sorted(model.input))
     # A model that is built for any size has the sizes that it is called with.
     return with_shapes(network) if reading.resized else network
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfmot_pam.graph.emitter import instantiate, load_weights
+from tfmot_pam.graph.heads import Inputs, given_to
 from tfmot_pam.graph.network import (
     Layer,
     Network,
@@ -26,7 +27,7 @@ _LARGEST_BATCH, _SMALLEST_BATCH, _BATCH_VALUES = 256, 8, 1 << 24
 
 def evaluate(
     network: Network,
-    x: np.ndarray,
+    x: Inputs,
     tensors: Iterable[Tensor],
     reduce: Callable[[Tensor, np.ndarray], np.ndarray] = lambda tensor, value: value,
     *,
@@ -35,8 +36,8 @@ def evaluate(
     """The values of some tensors of a network, each batch reduced before it is kept.
 
     Args:
-        network: A network with one input.
-        x: Inputs, samples first.
+        network: The network.
+        x: Inputs, samples first; of several a dict by name.
         tensors: What to observe.
         reduce: Called with a tensor and its value for one batch; returns what to keep.
         batch_size: Samples per batch; None takes what memory allows.
@@ -50,10 +51,16 @@ def evaluate(
     # have to take batches so small that calling its layers takes longer than their work.
     operations = _Operations(network.layers.__getitem__)
     batch_size = batch_size or batch_size_of(peak_floats(network))
-    for start in range(0, len(x), batch_size):
-        values = _Unread(network, keras.ops.convert_to_tensor(x[start : start + batch_size]))
+    given = given_to(network, x)
+    for start in range(0, len(next(iter(given.values()))), batch_size):
+        part = {
+            tensor: keras.ops.convert_to_tensor(array[start : start + batch_size])
+            for tensor, array in given.items()
+        }
+        values = _Unread(network, part)
         for node in network.nodes:
-            results = operations(node, values.__getitem__) if node.inputs else [values.first]
+            own = Tensor(node.name)
+            results = operations(node, values.__getitem__) if node.inputs else [part[own]]
             for tensor, result in zip(node.outputs, results, strict=False):
                 if tensor in kept:
                     kept[tensor].append(reduce(tensor, _to_numpy(result)))
@@ -64,10 +71,9 @@ def evaluate(
 class _Unread:
     """The tensors of a network that runs, each until its last reader has run."""
 
-    def __init__(self, network: Network, first: Any):
-        self.first = first
+    def __init__(self, network: Network, given: Mapping[Tensor, Any]):
         self._left = Counter(tensor for node in network.nodes for tensor in node.inputs)
-        self._values = {network.inputs[0]: first}
+        self._values = dict(given)
 
     def __getitem__(self, tensor: Tensor) -> Any:
         return self._values[tensor]
@@ -119,15 +125,15 @@ class Stepper:
     """Runs a network node by node and forgets every tensor after its last reader.
 
     Args:
-        network: A network with one input.
-        x: Inputs, samples first.
+        network: The network.
+        x: Inputs, samples first; of several a dict by name.
         batch_size: Samples that a layer is given at once; None takes what memory allows.
     """
 
-    def __init__(self, network: Network, x: np.ndarray, batch_size: int | None = None):
+    def __init__(self, network: Network, x: Inputs, batch_size: int | None = None):
         self._network = network
         self._operations = _Operations(self.layer)
-        self._values = _Unread(network, x)
+        self._values = _Unread(network, given_to(network, x))
         # Keras hands masks on as an attribute of tensors, which arrays cannot have.
         self._masks: dict[Tensor, np.ndarray] = {}
         self._position = 0

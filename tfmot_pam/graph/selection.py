@@ -12,27 +12,43 @@ from typing import Any
 import keras
 
 from tfmot_pam.graph.generation import emit_like, read_model
-from tfmot_pam.graph.network import Network, iterate_tensors, prune_to, scope_name
+from tfmot_pam.graph.heads import flat_outputs, own_output
+from tfmot_pam.graph.network import (
+    Network,
+    Tensor,
+    iterate_tensors,
+    prune_to,
+    scope_name,
+    without_unread_inputs,
+)
 
 
 def task_names(network: Network) -> tuple[str, ...]:
     """The tasks of a network, in model order: the keys of its outputs.
 
-    A network with one bare output tensor has one task, named like the output's layer.
-
-    Raises:
-        ValueError: the outputs are a list, or dicts within dicts.
+    What a task yields may be a nest of tensors itself. A network with one bare output tensor has
+    one task, named like the output's layer; one with a list of several, named like the network.
     """
     outputs = network.outputs
-    if isinstance(outputs, dict) and not any(isinstance(v, (dict, list)) for v in outputs.values()):
+    if isinstance(outputs, dict):
         return tuple(outputs)
     tensors = list(iterate_tensors(outputs))
-    if len(tensors) == 1 and not isinstance(outputs, dict):
-        return (network.node(tensors[0].node).layer,)
-    raise ValueError(
-        f"The model '{network.name}' has outputs without task names. Expected a dict of outputs by "
-        "task name, or a single output. Build it as keras.Model(inputs, {'task': output, ...})."
-    )
+    return (network.node(tensors[0].node).layer if len(tensors) == 1 else network.name,)
+
+
+def network_heads(network: Network) -> dict[str, dict[str, Tensor]]:
+    """For each task of a network its heads: the tensors that it yields, by their names."""
+    return flat_outputs(network.outputs, task_names(network))
+
+
+def head_weights(network: Network, weights: Mapping[str, float] | None) -> list[float]:
+    """How much each output tensor counts, in order: as its head does, or its task, or 1."""
+    given = weights or {}
+    return [
+        given.get(head, given.get(task, 1.0))
+        for task, heads in network_heads(network).items()
+        for head in heads
+    ]
 
 
 def all_combinations(tasks: Sequence[str]) -> list[tuple[str, ...]]:
@@ -83,35 +99,17 @@ def check_tasks(tasks: Sequence[str] | str, known: Sequence[str]) -> tuple[str, 
 
 
 def select(network: Network, tasks: Sequence[str]) -> Network:
-    """The smallest sub-network that yields the outputs of `tasks`; outputs are a dict."""
+    """The smallest sub-network that yields the outputs of `tasks`; outputs are a dict.
+
+    Of several inputs it takes those that these tasks need.
+    """
     names = task_names(network)
     chosen = check_tasks(tasks, names)
     outputs = network.outputs
     if not isinstance(outputs, dict):
-        outputs = {names[0]: next(iterate_tensors(outputs))}
-    return prune_to(network, {task: outputs[task] for task in chosen})
-
-
-def tasks_of_nodes(network: Network) -> dict[str, int]:
-    """For each node, the tasks whose outputs depend on it, as a bit mask in task order."""
-    found = dict.fromkeys((node.name for node in network.nodes), 0)
-    outputs = network.outputs
-    by_task = outputs.values() if isinstance(outputs, dict) else [outputs]
-    for t, structure in enumerate(by_task):
-        for tensor in iterate_tensors(structure):
-            found[tensor.node] |= 1 << t
-    for node in reversed(network.nodes):
-        for tensor in node.inputs:
-            found[tensor.node] |= found[node.name]
-    return found
-
-
-def tasks_of_layers(network: Network) -> dict[str, int]:
-    """For each layer, the tasks that need any of its calls, as `tasks_of_nodes` has it."""
-    found = dict.fromkeys(network.layers, 0)
-    for node, mask in tasks_of_nodes(network).items():
-        found[network.node(node).layer] |= mask
-    return found
+        outputs = {names[0]: own_output(outputs, names[0])}
+    chosen_outputs = {task: outputs[task] for task in chosen}
+    return without_unread_inputs(prune_to(network, chosen_outputs))
 
 
 def sums_by_combination(
@@ -147,7 +145,6 @@ def combinations(model: keras.Model) -> list[tuple[str, ...]]:
 
     Raises:
         TypeError: `model` is no functional or sequential Keras model.
-        ValueError: its outputs have no task names.
 
     Example:
     >>> import keras, tfmot_pam
@@ -171,7 +168,8 @@ def select_tasks(model: keras.Model, tasks: Sequence[str] | str) -> keras.Model:
 
     Returns:
         A new functional model with a copy of the same weights and a dict of outputs, of the
-        generation of Keras that `model` is of.
+        generation of Keras that `model` is of. Of several inputs it takes those that the
+        combination needs.
 
     Raises:
         TypeError: `model` is no functional or sequential Keras model.

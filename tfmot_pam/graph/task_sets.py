@@ -1,11 +1,33 @@
-"""Task sets of layers that do not carry them: which outputs a layer reaches."""
+"""Which tasks need what: task sets of nodes and layers, by the outputs that they reach."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 
-from tfmot_pam.graph.network import Network, Tensor, scope_name
+from tfmot_pam.graph.network import Network, Tensor, iterate_tensors, scope_name
+
+
+def tasks_of_nodes(network: Network) -> dict[str, int]:
+    """For each node, the tasks whose outputs depend on it, as a bit mask in task order."""
+    found = dict.fromkeys((node.name for node in network.nodes), 0)
+    outputs = network.outputs
+    by_task = outputs.values() if isinstance(outputs, dict) else [outputs]
+    for t, structure in enumerate(by_task):
+        for tensor in iterate_tensors(structure):
+            found[tensor.node] |= 1 << t
+    for node in reversed(network.nodes):
+        for tensor in node.inputs:
+            found[tensor.node] |= found[node.name]
+    return found
+
+
+def tasks_of_layers(network: Network) -> dict[str, int]:
+    """For each layer, the tasks that need any of its calls, as `tasks_of_nodes` has it."""
+    found = dict.fromkeys(network.layers, 0)
+    for node, mask in tasks_of_nodes(network).items():
+        found[network.node(node).layer] |= mask
+    return found
 
 
 def reached_tasks(network: Network) -> dict[str, tuple[str, ...]]:
@@ -14,16 +36,10 @@ def reached_tasks(network: Network) -> dict[str, tuple[str, ...]]:
     Args:
         network: A network with a dict of outputs by task.
     """
-    readers: dict[str, set[str]] = {node.name: set() for node in network.nodes}
-    for task, tensor in network.outputs.items():
-        readers[tensor.node].add(task)
-    for node in reversed(network.nodes):
-        for tensor in node.inputs:
-            readers[tensor.node] |= readers[node.name]
-    found: dict[str, set[str]] = {}
-    for node in network.nodes:
-        found.setdefault(node.layer, set()).update(readers[node.name])
-    return {name: tuple(t for t in network.outputs if t in tasks) for name, tasks in found.items()}
+    return {
+        layer: tuple(task for place, task in enumerate(network.outputs) if mask >> place & 1)
+        for layer, mask in tasks_of_layers(network).items()
+    }
 
 
 def restore_task_sets(network: Network) -> Network:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.sparse
 
 from tfmot_pam.graph.channels import ChannelGraph, build_channel_graph, rule_of
+from tfmot_pam.graph.heads import common_inputs
 from tfmot_pam.graph.likeness import are_alike, arguments_of, digest, freeze, structure
 from tfmot_pam.graph.network import Network, Tensor, iterate_tensors
 from tfmot_pam.graph.registry import find_rule
@@ -90,7 +91,7 @@ def align(
 
     Args:
         tasks: One name a network.
-        networks: Networks with one input of equal shape and one output tensor each.
+        networks: Networks with one input of equal shape each, or with inputs by name.
         once: Whether the first layers that are the same in all networks, weights included, are
             computed once: their channels then count as the input's.
         trunk_needed: Whether networks without a layer with channels in common are refused.
@@ -100,16 +101,18 @@ def align(
 
     Raises:
         NoCommonTrunk: the networks have no mixing layer in common.
+        ValueError: inputs of one name differ in shape.
     """
+    by_name = isinstance(common_inputs(dict(zip(tasks, networks, strict=True))), Mapping)
     graphs = [build_channel_graph(network) for network in networks]
-    trunk = _common_trunk(graphs)
+    trunk = _common_trunk(graphs, by_name)
     own = [_with_first_layers_given(graph) for graph in graphs]
     if not _has_channels(graphs[0], trunk) or _first_layers_differ(graphs, own, trunk):
-        found = _common_trunk(own, own_first=True)
+        found = _common_trunk(own, by_name, own_first=True)
         if _has_channels(own[0], found):
             graphs, trunk = own, found
         elif trunk_needed and not _has_channels(graphs[0], trunk):
-            raise NoCommonTrunk(_no_trunk_message(tasks, graphs))
+            raise NoCommonTrunk(_no_trunk_message(tasks, graphs, by_name))
     networks = [
         _trunk_first(network, [names[index] for names in trunk])
         for index, network in enumerate(networks)
@@ -129,10 +132,10 @@ def align(
 
 
 def _common_trunk(
-    graphs: Sequence[ChannelGraph], own_first: bool = False
+    graphs: Sequence[ChannelGraph], by_name: bool, own_first: bool = False
 ) -> tuple[tuple[str, ...], ...]:
     """The nodes of each network that correspond, in the order of the first network."""
-    signatures = [_signatures(graph, own_first) for graph in graphs]
+    signatures = [_signatures(graph, by_name, own_first) for graph in graphs]
     common = set.intersection(*(set(found) for found in signatures))
     for graph, found in zip(graphs, signatures, strict=True):
         head = _output_writers(graph)
@@ -208,11 +211,14 @@ def _given_layers(graph: ChannelGraph) -> list[str]:
     ]
 
 
-def _signatures(graph: ChannelGraph, own_first: bool = False) -> dict[str, str]:
+def _signatures(
+    graph: ChannelGraph, by_name: bool = False, own_first: bool = False
+) -> dict[str, str]:
     """The nodes by signature; nodes with equal signatures are told apart by their order.
 
-    A signature holds those of the inputs, so a common signature means a common history. With
-    `own_first` first layers that are taken whole need not be alike but in their kind.
+    A signature holds those of the inputs, so a common signature means a common history. Several
+    inputs correspond `by_name`. With `own_first` first layers that are taken whole need not be
+    alike but in their kind.
     """
     seen: dict[str, int] = {}
     by_node: dict[str, str] = {}
@@ -233,6 +239,8 @@ def _signatures(graph: ChannelGraph, own_first: bool = False) -> dict[str, str]:
         config = structure(call.config, ignored)
         if own_first and graph.roles[node.name] == "copied" and _is_given(graph, node.outputs):
             config = arguments = None
+        if by_name and not node.inputs:
+            config = node.layer
         text = freeze([call.layer.kind, config, arguments, inputs, shapes, blocks])
         seen[text] = seen.get(text, -1) + 1
         signature = f"{digest(text)}:{seen[text]}"
@@ -308,8 +316,8 @@ def _trunk_space(tasks, graphs, trunk, offsets, members) -> TrunkSpace:
     return TrunkSpace(writers[0], tuple(channels), writers, None if given else reason, given)
 
 
-def _no_trunk_message(tasks, graphs) -> str:
-    signatures = [_signatures(graph) for graph in graphs]
+def _no_trunk_message(tasks, graphs, by_name: bool) -> str:
+    signatures = [_signatures(graph, by_name) for graph in graphs]
     heads = [_output_writers(graph) for graph in graphs]
     common = set.intersection(*(set(found) for found in signatures))
     firsts = []

@@ -9,7 +9,8 @@ from typing import Any
 import keras
 
 from tfmot_pam.graph.arguments import check_number
-from tfmot_pam.graph.network import Network, iterate_tensors
+from tfmot_pam.graph.heads import common_inputs, own_output
+from tfmot_pam.graph.network import Network, iterate_tensors, prune_to, without_unread_inputs
 from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.merging.methods import Threshold
 from tfmot_pam.merging.relevance import ESTIMATORS
@@ -117,6 +118,11 @@ def _by_head(models: Sequence[keras.Model]) -> dict[str, keras.Model]:
     for position, model in enumerate(models):
         check_model(model, f"Model {position} of `models`")
         outputs = list(iterate_tensors(read(model).outputs))
+        if len(outputs) > 1:
+            raise ValueError(
+                f"Model {position} of `models`, '{model.name}', has {len(outputs)} outputs, so "
+                "that no one of them names its task. Pass a dict of models by task name."
+            )
         name = outputs[0].node.split("@")[0]
         if name in result:
             raise ValueError(
@@ -129,22 +135,17 @@ def _by_head(models: Sequence[keras.Model]) -> dict[str, keras.Model]:
 
 
 def read_models(models: Mapping[str, keras.Model]) -> list[Network]:
-    """The models as networks; all have one input of one shape and one output."""
+    """The models as networks, each with what it yields for its task as outputs.
+
+    Raises:
+        ValueError: inputs of one name have different shapes.
+    """
     networks = []
     for task, model in models.items():
         network = read(model)
-        outputs = list(iterate_tensors(network.outputs))
-        if len(network.inputs) != 1 or len(outputs) != 1:
-            raise ValueError(
-                f"The model of {task!r} has {len(network.inputs)} inputs and {len(outputs)} "
-                "outputs. Expected one of each. Take one output out with keras.Model(inputs, "
-                "output), or with tfmot_pam.select_tasks if it is a merged model."
-            )
-        networks.append(network)
-    shapes = {task: n.shape(n.inputs[0]) for task, n in zip(models, networks, strict=True)}
-    if len({shape[1:] for shape in shapes.values()}) > 1:
-        raise ValueError(
-            f"The models have inputs of different shapes: {shapes}. Expected one shape. Train "
-            "them on inputs of one size, or resize within the models."
-        )
+        own = own_output(network.outputs, task)
+        if len(list(iterate_tensors(own))) < len(list(iterate_tensors(network.outputs))):
+            network = without_unread_inputs(prune_to(network, own))
+        networks.append(network.replace(outputs=own))
+    common_inputs(dict(zip(models, networks, strict=True)))
     return networks

@@ -10,15 +10,16 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from tfmot_pam.graph.channels import rule_of
+from tfmot_pam.graph.heads import common_inputs
 from tfmot_pam.graph.likeness import are_alike
 from tfmot_pam.graph.network import (
     Network,
     Tensor,
-    iterate_tensors,
     map_tensors,
 )
 from tfmot_pam.graph.rules import Call
@@ -79,8 +80,9 @@ def assemble(
         name=name,
         layers=building.writer.layers,
         nodes=tuple(building.writer.nodes),
-        inputs=tuple(building.inputs),
+        inputs=tuple(building.inputs.values()),
         outputs=outputs,
+        dict_inputs=building.by_name,
     )
     return Assembly(network, building.writer.origins)
 
@@ -94,14 +96,17 @@ class _Building:
         self.grouping = grouping
         self.everyone = everything(len(alignment.tasks))
         self.writer = Writer(alignment)
-        self.inputs: list[Tensor] = []
+        self.inputs: dict[str, Tensor] = {}
+        self.by_name = isinstance(
+            common_inputs(dict(zip(alignment.tasks, alignment.networks, strict=True))), Mapping
+        )
         # The pieces of each tensor, by network: the trunk's are listed under every network.
         self.values: list[dict[Tensor, list[Piece]]] = [{} for _ in alignment.tasks]
         self.copies: dict[tuple[int, str, int], str] = {}
 
     # --- walking ---------------------------------------------------------------------------
 
-    def head(self, index: int) -> Tensor:
+    def head(self, index: int) -> Any:
         self.values[index] = {
             tensor: [
                 piece
@@ -114,8 +119,8 @@ class _Building:
         for node in self.alignment.head(index):
             names[index] = node
             self.visit(tuple(names), [index])
-        output = next(iterate_tensors(self.alignment.networks[index].outputs))
-        return self.whole(index, output)
+        outputs = self.alignment.networks[index].outputs
+        return map_tensors(outputs, lambda tensor: self.whole(index, tensor))
 
     def visit(self, names: Sequence[str | None], active: list[int]) -> None:
         """Writes the merged nodes of corresponding nodes; `active` networks take part."""
@@ -165,12 +170,14 @@ class _Building:
     # --- roles -----------------------------------------------------------------------------
 
     def _visit_input(self, calls):
-        call = next(iter(calls.values()))
-        tensor = self.writer.emit(
-            call.layer.name, call.layer.config, {}, None, call, (), call.out_shape
-        )
-        self.inputs.append(tensor)
-        width = len(self.labels(0, Tensor(call.node.name)))
+        lead, call = next(iter(calls.items()))
+        name = call.layer.name
+        if name not in self.inputs:  # which the head of another network may have read already
+            self.inputs[name] = self.writer.emit(
+                name, call.layer.config, {}, None, call, (), call.out_shape
+            )
+        tensor = self.inputs[name]
+        width = len(self.labels(lead, Tensor(call.node.name)))
         layout = Layout(np.full(width, COMMON), np.arange(width))
         self.store(calls, [Piece(tensor, self.everyone, layout, given=COMMON)])
 

@@ -7,7 +7,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from tfmot_pam.graph.network import Tensor, iterate_tensors
+from tfmot_pam.graph.heads import Inputs, leaves
+from tfmot_pam.graph.network import Tensor
 from tfmot_pam.graph.runner import evaluate
 from tfmot_pam.merging.alignment import Alignment
 from tfmot_pam.merging.grouping import free_spaces
@@ -52,11 +53,11 @@ def reading_places(alignment: Alignment, index: int) -> dict[Tensor, np.ndarray]
 def observe(
     alignment: Alignment,
     index: int,
-    x: np.ndarray,
+    x: Inputs,
     *,
     reduction: str = "max",
-) -> tuple[dict[int, Observations], np.ndarray]:
-    """One network's activations in the free trunk spaces, and its outputs.
+) -> tuple[dict[int, Observations], dict[str, np.ndarray]]:
+    """One network's activations in the free trunk spaces, and its outputs by head.
 
     PAM, section 4.2: the tensor that a mixing layer is about to read, reduced to one number per
     image and channel.
@@ -64,7 +65,7 @@ def observe(
     Args:
         alignment: The aligned networks.
         index: Which network.
-        x: Calibration inputs, `[samples, ...]`.
+        x: Calibration inputs, `[samples, ...]`; of several a dict by name.
         reduction: How space is reduced: `max`, `mean` or `max+mean`.
 
     Returns:
@@ -73,10 +74,10 @@ def observe(
     """
     network = alignment.networks[index]
     places = reading_places(alignment, index)
-    output = next(iterate_tensors(network.outputs))
+    outputs = leaves(alignment.tasks[index], network.outputs)
 
     def reduce(tensor: Tensor, value: np.ndarray) -> np.ndarray:
-        if tensor == output:
+        if tensor in outputs.values():
             return value
         return np.stack(REDUCTIONS[reduction](value), axis=1)
 
@@ -84,12 +85,12 @@ def observe(
     for space in free_spaces(alignment):
         channels = alignment.spaces[space].channels[index]
         wanted |= {t for t, labels in places.items() if np.isin(labels, channels).any()}
-    found = evaluate(network, x, [*wanted, output], reduce)
+    found = evaluate(network, x, [*wanted, *outputs.values()], reduce)
     spaces = {
         space: _space_observations(alignment.spaces[space].channels[index], places, found, wanted)
         for space in free_spaces(alignment)
     }
-    return spaces, found[output]
+    return spaces, {head: found[tensor] for head, tensor in outputs.items()}
 
 
 def _space_observations(channels, places, found, wanted) -> Observations:

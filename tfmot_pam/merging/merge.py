@@ -11,11 +11,21 @@ import keras
 import numpy as np
 
 from tfmot_pam.closed_form.compensate import Compensation, check_compensation, compensate
-from tfmot_pam.data import Samples, TaskSamples, input_statistics, synthetic_inputs, take_samples
+from tfmot_pam.data import (
+    HeadSamples,
+    Samples,
+    as_types,
+    input_statistics,
+    rows,
+    synthetic_inputs,
+    take_samples,
+)
 from tfmot_pam.graph.arguments import check_seed
+from tfmot_pam.graph.calling import answers_by_head, for_model
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.generation import same_generation
-from tfmot_pam.graph.network import Network, iterate_tensors
+from tfmot_pam.graph.heads import Inputs, all_heads, common_inputs, input_types, leaves
+from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.runner import evaluate
 from tfmot_pam.merging.alignment import Alignment, align
 from tfmot_pam.merging.arguments import check_estimator, check_options, named_models, read_models
@@ -41,9 +51,14 @@ from tfmot_pam.merging.plan import (
 from tfmot_pam.merging.progress import Progress
 from tfmot_pam.merging.regroup import regroup
 from tfmot_pam.merging.relevance import RelevancePath, relevance_path
-from tfmot_pam.merging.targets import Targets, encode_labels, targets_from_outputs
+from tfmot_pam.merging.targets import (
+    Targets,
+    encode_labels,
+    joint_targets,
+    targets_from_outputs,
+)
 from tfmot_pam.merging.units import check_units
-from tfmot_pam.training.heads import output_kind
+from tfmot_pam.training.heads import output_kinds
 
 
 @same_generation("models")
@@ -76,12 +91,14 @@ def merge(
     tasks, the Gaussian estimator and the compensation are this package's.
 
     Args:
-        models: Trained functional or sequential models with one input of equal shape and one
-            output each, all of Keras 3 or all of tf_keras, by task name. A list takes its task
-            names from the models' output layers.
+        models: Trained functional or sequential models, all of Keras 3 or all of tf_keras, by task
+            name. A list takes its task names from the models' output layers. Models with one input
+            each of equal shape share it; others' inputs are matched by name. What a model yields
+            may be a nest of tensors, such as `{"boxes": ..., "classes": ...}`.
         data: Calibration data from the *training* split: `(x, {task: y})`, `x` alone,
             `{task: (x, y)}`, `{task: x}`, or a `tf.data.Dataset` or `keras.utils.PyDataset` that
-            yields batches of these. Labels are class indices, one-hot, 0/1 or -1/+1 matrices or
+            yields batches of these. Several inputs are a dict by name, several outputs' labels are
+            nested as those are. Labels are class indices, one-hot, 0/1 or -1/+1 matrices or
             real values; NaN, negative class indices and 255 where it is no class do not count.
             Without labels the models' own outputs are used. None draws random inputs and warns.
         method: `"pam"`; `"pam-paper"` (only exclusive channels and those of all tasks);
@@ -109,8 +126,8 @@ def merge(
 
     Returns:
         A functional model with a dict of outputs by task, built of ordinary layers in `TaskGroup`
-        wrappers; out of tf_keras models a tf_keras model of ordinary layers alone. Its attribute
-        `merge_plan` holds the `MergePlan`.
+        wrappers; with several inputs it takes a dict by name. Out of tf_keras models a tf_keras
+        model of ordinary layers alone. Its attribute `merge_plan` holds the `MergePlan`.
 
     Raises:
         TypeError: a model is not a functional or sequential Keras model, or the data has none
@@ -138,7 +155,7 @@ def merge(
     once = chosen.name != "separate"  # what is the same in all networks
     alignment = _aligned(by_task, networks, once, plan)
     threshold = _check_alpha_tasks(threshold, alignment.tasks)
-    calibration = _calibration(by_task, data, samples, seed)
+    calibration = _calibration(by_task, networks, data, samples, seed)
     _check_crossing(by_task, networks, calibration)
     progress = Progress(verbose)
     fingerprints = tuple(fingerprint(network) for network in networks)
@@ -204,60 +221,87 @@ def _check_alpha_tasks(threshold: Threshold, tasks: tuple[str, ...]) -> Threshol
     return threshold
 
 
-def _calibration(by_task, data, samples: int, seed: int) -> Samples:
-    first = next(iter(by_task.values()))
-    shape, dtype = first.inputs[0].shape[1:], str(first.inputs[0].dtype)
+def _calibration(by_task, networks: Sequence[Network], data, samples: int, seed: int) -> Samples:
+    found = dict(zip(by_task, networks, strict=True))
+    shapes = common_inputs(found)
+    types: dict[str, str] = {}
+    for network in networks:
+        types = {**input_types(network), **types}
+    heads = {task: tuple(leaves(task, network.outputs)) for task, network in found.items()}
     if data is not None:
-        found = take_samples(data, list(by_task), shape, samples=samples, seed=seed)
-        return _as_type(found, dtype)
+        return _as_types(take_samples(data, heads, shapes, samples=samples, seed=seed), types)
     warnings.warn(
         "merge() was given no data: channels are compared on random inputs, which says little "
         "about what the tasks need. Pass inputs of the training split, labels are optional.",
         stacklevel=4,
     )
-    mean, std = input_statistics(first)
-    x = synthetic_inputs(shape, samples=samples, mean=mean, std=std, dtype=dtype, seed=seed)
-    return Samples({task: TaskSamples(x, None) for task in by_task}, True)
+    if isinstance(shapes, Mapping):
+        drawn = {
+            name: synthetic_inputs(shape, samples=samples, dtype=types[name], seed=seed)
+            for name, shape in shapes.items()
+        }
+    else:
+        mean, std = input_statistics(next(iter(by_task.values())))
+        drawn = synthetic_inputs(
+            shapes,
+            samples=samples,
+            mean=mean,
+            std=std,
+            dtype=next(iter(types.values())),
+            seed=seed,
+        )
+    return Samples({head: HeadSamples(drawn, None) for head in all_heads(heads)}, True)
 
 
-def _as_type(calibration: Samples, dtype: str) -> Samples:
+def _as_types(calibration: Samples, types: Mapping[str, str]) -> Samples:
     """The samples as the models take them: Keras would convert them on every call."""
-    converted: dict[int, np.ndarray] = {}
-    by_task = {}
-    for task, found in calibration.by_task.items():
-        x = converted.setdefault(id(found.x), found.x.astype(dtype, copy=False))
-        by_task[task] = TaskSamples(x, found.y)
-    return Samples(by_task, calibration.shared)
+    converted: dict[int, Inputs] = {}
+    by_head = {}
+    for head, found in calibration.by_head.items():
+        x = converted.setdefault(id(found.x), as_types(found.x, types))
+        by_head[head] = HeadSamples(x, found.y)
+    return Samples(by_head, calibration.shared)
 
 
 def _check_crossing(by_task, networks: Sequence[Network], calibration: Samples) -> None:
     """Raises unless each network, read and written again, computes what its model computes."""
     for (task, model), network in zip(by_task.items(), networks, strict=True):
-        x = calibration.by_task[task].x[:4]
-        output = next(iterate_tensors(network.outputs))
-        (expected,) = keras.tree.flatten(model(x, training=False))
-        expected = keras.ops.convert_to_numpy(expected)
-        if not np.isfinite(expected).all():
-            raise ValueError(
-                f"The model of {task!r} returns NaN or infinite values on the calibration data. "
-                "Expected finite outputs. Check its weights and the scale of the inputs."
-            )
-        found = evaluate(network, x, [output])[output]
-        error = float(np.abs(found - expected).max())
-        if error > 1e-4 * max(1.0, float(np.abs(expected).max())):
-            raise ValueError(
-                f"The model of {task!r} cannot be read exactly: built anew from its get_config() "
-                f"and weights it differs by {error:.3g}. A custom layer's get_config() probably "
-                "leaves out an argument; let it return every argument of the constructor."
-            )
+        outputs = leaves(task, network.outputs)
+        x = rows(calibration.by_head[next(iter(outputs))].x, slice(0, 4))
+        answered = answers_by_head(model(for_model(model, x), training=False), task)
+        found = evaluate(network, x, outputs.values())
+        for head, tensor in outputs.items():
+            expected = keras.ops.convert_to_numpy(answered[head])
+            _check_same(task, expected, found[tensor])
+
+
+def _check_same(task: str, expected: np.ndarray, found: np.ndarray) -> None:
+    if not np.isfinite(expected).all():
+        raise ValueError(
+            f"The model of {task!r} returns NaN or infinite values on the calibration data. "
+            "Expected finite outputs. Check its weights and the scale of the inputs."
+        )
+    error = float(np.abs(found - expected).max())
+    if error > 1e-4 * max(1.0, float(np.abs(expected).max())):
+        raise ValueError(
+            f"The model of {task!r} cannot be read exactly: built anew from its get_config() "
+            f"and weights it differs by {error:.3g}. A custom layer's get_config() probably "
+            "leaves out an argument; let it return every argument of the constructor."
+        )
 
 
 def _relevance(by_task, alignment, calibration, estimator, reduction, seed, progress) -> Paths:
     name, options = check_estimator(estimator)
     observed, outputs = _observe_all(by_task, alignment, calibration, reduction, progress)
     targets = {
-        task: _targets(task, by_task[task], calibration.by_task[task], outputs[task], name)
-        for task in alignment.tasks
+        task: joint_targets(
+            [
+                _targets(head, calibration.by_head[head], output, kinds[head], name)
+                for head, output in outputs[task].items()
+            ],
+            task,
+        )
+        for task, kinds in ((task, output_kinds(by_task[task], [task])) for task in alignment.tasks)
     }
     spaces = free_spaces(alignment)
     done = progress.stage(20)
@@ -285,7 +329,9 @@ def _observe_all(by_task, alignment, calibration, reduction, progress):
             continue
         found = []
         for k, other in enumerate(tasks):
-            spaces, result = observe(alignment, k, calibration.by_task[task].x, reduction=reduction)
+            head = next(iter(leaves(task, alignment.networks[position].outputs)))
+            x = calibration.by_head[head].x
+            spaces, result = observe(alignment, k, x, reduction=reduction)
             found.append(spaces)
             if other == task or calibration.shared:
                 outputs[other] = result
@@ -309,10 +355,10 @@ def _join(observations: Sequence[Observations]) -> Observations:
     )
 
 
-def _targets(task, model, found: TaskSamples, outputs, estimator: str) -> Targets:
+def _targets(head, found: HeadSamples, outputs, kind: str, estimator: str) -> Targets:
     if found.y is not None:
-        return encode_labels(found.y, task, model.outputs[0].shape[-1])
-    return targets_from_outputs(outputs, output_kind(model), task, discrete=estimator == "kde")
+        return encode_labels(found.y, head, outputs.shape[-1])
+    return targets_from_outputs(outputs, kind, head, discrete=estimator == "kde")
 
 
 def _regroup_and_assemble(

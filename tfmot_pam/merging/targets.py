@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -84,6 +85,39 @@ class Targets:
     def shuffled(self, rng: np.random.Generator) -> Targets:
         """Returns the targets in a random order of samples; a sample's labels stay together."""
         return self.subset(rng.permutation(len(self.values)))
+
+
+def joint_targets(parts: Sequence[Targets], task: str) -> Targets:
+    """The targets of a task that yields several tensors: those of all, side by side.
+
+    Samples of which one has no label that counts are left out. Real values are brought to one
+    scale, on which no tensor's outweigh those of another by their unit.
+
+    Raises:
+      ValueError: if no sample has labels for all of them.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    samples = max(len(part) if part.rows is None else int(part.rows.max()) + 1 for part in parts)
+    everywhere = np.ones(samples, bool)
+    for part in parts:
+        if part.rows is not None:
+            everywhere &= np.isin(np.arange(samples), part.rows)
+    if not everywhere.any():
+        raise ValueError(
+            f"No sample of the task {task!r} has labels that count for all of its outputs. "
+            "Expected some that do. Pass None for the labels of some, which takes the model's own "
+            "outputs."
+        )
+    chosen = np.flatnonzero(everywhere)
+    matrices = []
+    for part in parts:
+        matrix = part.matrix()
+        matrix = matrix[chosen if part.rows is None else np.searchsorted(part.rows, chosen)]
+        spread = matrix.std(axis=0) if part.kind == "real" else 1.0
+        matrices.append(matrix / np.maximum(spread, 1e-12))
+    rows = None if everywhere.all() and all(p.rows is None for p in parts) else chosen
+    return Targets("real", np.concatenate(matrices, axis=1), rows)
 
 
 def encode_labels(labels: np.ndarray, task: str, classes: int | None = None) -> Targets:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import keras
 import numpy as np
 
+from tfmot_pam.graph.heads import Heads, all_heads, heads_of, leaves
 from tfmot_pam.metrics.keras_metric import KerasMetric, as_keras_metric
 
 DIRECTIONS = ("higher", "lower")
@@ -34,7 +35,8 @@ class Metric:
         function: `function(y_true, y_pred)` returns one number, or one a sample, `[n]`, whose mean
             is the metric; the latter is compared sample by sample, which is less noisy. It gets
             NumPy arrays: the labels as given, in the shape of the outputs where they are as many
-            numbers, and the model's outputs. Or a Keras metric, or the name of one.
+            numbers, and the model's outputs. Of a task with several outputs both are dicts, such
+            as by `"boxes"` and `"classes"`. Or a Keras metric, or the name of one.
         direction: `"higher"` or `"lower"`: which is better. None finds out: a model does better
             with its own answers than with those that it gave to other samples.
         unit: What the numbers are of, for reports: such as `"years"`.
@@ -153,53 +155,98 @@ def find_metric(metric: Any, task: str) -> Metric | str:
     return Metric(getattr(metric, "__name__", type(metric).__name__), metric)
 
 
-def find_metrics(metrics: Any, tasks: Sequence[str]) -> dict[str, Metric | str]:
-    """The metrics of the tasks that have one of their own.
+def find_metrics(metrics: Any, tasks: Heads) -> dict[str, Metric | str]:
+    """The metrics of the tasks, or heads, that have one of their own.
+
+    Args:
+        metrics: `{task: metric}`. A task with several heads has one for all of them, or a dict of
+            one for each.
+        tasks: The tasks, or the heads of each.
 
     Raises:
         TypeError: `metrics` is no dict, or one of them measures nothing.
-        ValueError: a task or a name is unknown.
+        ValueError: a task or a name is unknown; a task has an accuracy for several heads, or two.
     """
-    given = _checked_mapping(metrics, tasks)
-    return {task: find_metric(given[task], task) for task in tasks if task in given}
+    found = {
+        name: find_metric(metric, name) for name, metric in _checked_mapping(metrics, tasks).items()
+    }
+    for task, heads in heads_of(tasks).items():
+        joint = heads != (task,) and task in found
+        if joint and (isinstance(found[task], str) or any(head in found for head in heads)):
+            raise ValueError(
+                f"The metric of the task {task!r} is for all of its outputs {list(heads)}. "
+                "Expected a function of dicts by output, or a metric for each of them and none for "
+                f"all. Pass such as {{{task!r}: {{{heads[0][len(task) + 1 :]!r}: 'accuracy'}}}}."
+            )
+    return found
 
 
-def _checked_mapping(metrics: Any, tasks: Sequence[str]) -> Mapping[str, Any]:
+def marks_of(tasks: Heads, metrics: Mapping[str, Any]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """What of each task is measured by itself: its heads, or all of them by one metric.
+
+    Args:
+        tasks: The tasks, or the heads of each.
+        metrics: What `find_metrics` found.
+
+    Returns:
+        By task, the heads of everything that is measured, by its name.
+    """
+    return {
+        task: {task: heads} if task in metrics else {head: (head,) for head in heads}
+        for task, heads in heads_of(tasks).items()
+    }
+
+
+def by_mark(values: Mapping[str, Any], tasks: Heads) -> dict[str, Any]:
+    """Values by task or head, where those of a task's heads may be in a dict of their own."""
+    found: dict[str, Any] = {}
+    several = {task for task, heads in heads_of(tasks).items() if heads != (task,)}
+    for name, value in values.items():
+        if name in several and isinstance(value, (Mapping, list, tuple)):
+            found |= leaves(name, value)
+        else:
+            found[name] = value
+    return found
+
+
+def _checked_mapping(metrics: Any, tasks: Heads) -> Mapping[str, Any]:
     if metrics is None:
         return {}
+    names = list(heads_of(tasks))
     if not isinstance(metrics, Mapping):
         raise TypeError(
             "`metrics` must be a dict by task. Received: "
             f"{metrics!r} of type {type(metrics).__name__}. Pass such as "
-            f"{{{tasks[0]!r}: 'mae'}}."
+            f"{{{names[0]!r}: 'mae'}}."
         )
-    unknown = [task for task in metrics if task not in tasks]
+    found = by_mark(metrics, tasks)
+    known = dict.fromkeys([*names, *all_heads(tasks)])
+    unknown = [name for name in found if name not in known]
     if unknown:
         raise ValueError(
-            f"`metrics` is for the unknown tasks {unknown}. The tasks are {list(tasks)}. Rename or "
+            f"`metrics` is for the unknown tasks {unknown}. The tasks are {list(known)}. Rename or "
             "leave out the others; a task without a metric has its accuracy, or R^2."
         )
-    return metrics
+    return {name: found[name] for name in known if name in found}
 
 
-def metric_titles(metrics: Any, tasks: Sequence[str]) -> dict[str, str]:
-    """What reports call the metrics of tasks that have one of their own.
+def metric_titles(metrics: Any, tasks: Heads) -> dict[str, str]:
+    """What reports call the metrics of tasks, or heads, that have one of their own.
 
     Args:
-        metrics: `{task: metric}`, in any form of a metric; a text that names none is a title.
-        tasks: The tasks.
+        metrics: As `find_metrics` takes them; a text that names none is a title.
+        tasks: The tasks, or the heads of each.
     """
     given = _checked_mapping(metrics, tasks)
     found = {
         task: metric if _is_title(metric) else find_metric(metric, task)
         for task, metric in given.items()
     }
-    titles = {
+    return {
         task: metric.title if isinstance(metric, Metric) else metric
         for task, metric in found.items()
         if isinstance(metric, Metric) or metric not in ACCURACIES
     }
-    return {task: titles[task] for task in tasks if task in titles}
 
 
 def _is_title(value: Any) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfmot_pam.data import counted
+from tfmot_pam.graph.heads import Inputs
+from tfmot_pam.graph.inputs import count, rows
 from tfmot_pam.metrics.accuracy import accuracy_scores, constant_accuracy
 from tfmot_pam.metrics.keras_metric import KerasMetric
 from tfmot_pam.metrics.marks import Scores, Values
@@ -27,7 +30,7 @@ class TaskMetric:
         task: The task.
         metric: A metric, or None for the accuracy or R^2.
         kind: What the labels are, as `label_kind` says.
-        labels: Labels, or a network's own outputs.
+        labels: Labels, or a network's own outputs; of several heads a dict by what each is called.
         counts: Which labels count; None for all.
         seed: Seed of the jackknife's blocks.
     """
@@ -35,7 +38,7 @@ class TaskMetric:
     task: str
     metric: Metric | None
     kind: str
-    labels: np.ndarray
+    labels: Inputs
     counts: np.ndarray | None
     seed: int = 0
 
@@ -47,29 +50,29 @@ class TaskMetric:
                 "agreement with the original."
             )
 
-    def marks(self, outputs: np.ndarray) -> Scores | Values:
+    def marks(self, outputs: Inputs) -> Scores | Values:
         """What the metric says of outputs for all samples."""
         if self.metric is None:
             return accuracy_scores(self.kind, outputs, self.labels, self.counts)
-        rows = np.arange(len(outputs))
+        where = np.arange(count(outputs))
         if self.counts is not None:
-            rows = rows[self.counts.reshape(len(rows), -1).any(axis=1)]
-        found = self._evaluate(outputs, rows)
-        whole = self.counts is None or bool(self.counts[rows].all())
-        if found.shape == (len(rows),) and whole and found.ndim == 1:
+            where = where[self.counts.reshape(len(where), -1).any(axis=1)]
+        found = self._evaluate(outputs, where)
+        whole = self.counts is None or bool(self.counts[where].all())
+        if found.shape == (len(where),) and whole and found.ndim == 1:
             return Scores(found)
 
         def part(chosen: np.ndarray) -> float:
-            return float(self._evaluate(outputs, rows[chosen]).mean())
+            return float(self._evaluate(outputs, where[chosen]).mean())
 
-        return Values.of(part, len(rows), float(found.mean()), self.seed)
+        return Values.of(part, len(where), float(found.mean()), self.seed)
 
-    def shuffled(self, outputs: np.ndarray) -> list[float]:
+    def shuffled(self, outputs: Inputs) -> list[float]:
         """The metric of each sample's labels and another sample's outputs, several times."""
         marks = []
         for number in range(_SHUFFLES):
-            order = np.random.default_rng([self.seed, number]).permutation(len(outputs))
-            found = self._evaluate(outputs[order], np.arange(len(outputs)))
+            order = np.random.default_rng([self.seed, number]).permutation(count(outputs))
+            found = self._evaluate(rows(outputs, order), np.arange(len(order)))
             marks.append(float(found.mean()))
         return marks
 
@@ -77,17 +80,19 @@ class TaskMetric:
         """The accuracy of the best constant answer."""
         return constant_accuracy(self.kind, self.labels, self.counts)
 
-    def _evaluate(self, outputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def _evaluate(self, outputs: Inputs, where: np.ndarray) -> np.ndarray:
         """The metric on some rows: one number, or one a row; finite."""
-        labels, outputs = self.labels[rows], outputs[rows]
-        if self.counts is not None and not self.counts[rows].all():
-            labels, outputs = self._counted(labels, outputs, self.counts[rows])
+        labels, outputs = rows(self.labels, where), rows(outputs, where)
+        if isinstance(outputs, Mapping):
+            return self._checked(self.metric.function(labels, outputs), len(where), len(where))
+        if self.counts is not None and not self.counts[where].all():
+            labels, outputs = self._counted(labels, outputs, self.counts[where])
         function = self.metric.function
         if isinstance(function, KerasMetric):
             labels, outputs = function.forms(self.kind, labels, outputs)
         elif labels.size == outputs.size:
             labels = labels.reshape(outputs.shape)
-        return self._checked(function(labels, outputs), len(outputs), len(rows))
+        return self._checked(function(labels, outputs), len(outputs), len(where))
 
     def _counted(self, labels, outputs, counts) -> tuple[np.ndarray, np.ndarray]:
         """The entries that count, one after the other."""
@@ -159,7 +164,50 @@ def task_metric(
                 f"Expected {'r2' if kind == 'real' else 'accuracy'!r}, or a metric of your own."
             )
         metric = None
-    found = TaskMetric(task, metric, kind, labels, counts, seed)
+    return _with_direction(TaskMetric(task, metric, kind, labels, counts, seed), outputs)
+
+
+def of_mark(task: str, heads: Sequence[str], by_head: Mapping[str, Any]) -> Any:
+    """What there is for one head, or for several by what each is called in its task."""
+    if len(heads) == 1:
+        return by_head[heads[0]]
+    return {head[len(task) + 1 :]: by_head[head] for head in heads}
+
+
+def joint_metric(
+    task: str,
+    metric: Metric,
+    labels: Mapping[str, np.ndarray | None],
+    outputs: Mapping[str, np.ndarray],
+    seed: int,
+) -> TaskMetric:
+    """One metric of all heads of a task on some samples, with its direction.
+
+    Args:
+        task: The task.
+        metric: The metric.
+        labels: The labels by what each head is called in its task; without them what the original
+            says.
+        outputs: The original's outputs, likewise.
+        seed: Seed of shuffling and blocks.
+
+    Raises:
+        ValueError: it is one of Keras, which have no notion of several outputs; which direction is
+            better cannot be found out.
+    """
+    if isinstance(metric.function, KerasMetric):
+        raise ValueError(
+            f"The metric {metric.name!r} of the task {task!r} takes one output; the task has "
+            f"{list(outputs)}. Expected a function of dicts by output. Pass one, or a metric for "
+            "each of them."
+        )
+    known = {name: outputs[name] if y is None else np.asarray(y) for name, y in labels.items()}
+    return _with_direction(TaskMetric(task, metric, "joint", known, None, seed), outputs)
+
+
+def _with_direction(found: TaskMetric, outputs: Inputs) -> TaskMetric:
+    """The metric with its direction, found out where it is not told."""
+    metric, task = found.metric, found.task
     if metric is None or metric.direction is not None:
         return found
     own, others = found.marks(outputs).value, found.shuffled(outputs)

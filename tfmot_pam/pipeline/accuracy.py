@@ -7,19 +7,22 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfmot_pam.data import Samples
+from tfmot_pam.graph.calling import answers_by_head, for_model
+from tfmot_pam.graph.inputs import arrays_of, count
 from tfmot_pam.graph.reader import read
-from tfmot_pam.graph.selection import task_names
+from tfmot_pam.graph.selection import network_heads
 from tfmot_pam.metrics.accuracy import constant_accuracy as constant_accuracy
 from tfmot_pam.metrics.accuracy import sample_scores as sample_scores
 from tfmot_pam.metrics.marks import Scores, Values
-from tfmot_pam.metrics.metric import Metric
-from tfmot_pam.metrics.task_metric import TaskMetric, task_metric
-from tfmot_pam.training.heads import output_kind
+from tfmot_pam.metrics.metric import Metric, marks_of
+from tfmot_pam.metrics.task_metric import TaskMetric, joint_metric, of_mark, task_metric
+from tfmot_pam.training.heads import output_kinds
 
 # Losses are measured in units of their tolerances, but of half a point at least: smaller ones are
 # noise, and would end every search at once.
@@ -29,22 +32,21 @@ _UNKNOWN_VIEWS = 0.01
 
 
 def predict(model: keras.Model, samples: Samples) -> dict[str, np.ndarray]:
-    """A model's outputs for each of its tasks on that task's samples."""
-    tasks = task_names(read(model))
-    results: dict[int, dict[str, np.ndarray]] = {}
-    outputs_by_task = {}
-    for task in tasks:
-        x = samples.by_task[task].x
-        if id(x) not in results:
-            outputs = model.predict(x, batch_size=128, verbose=0)
-            results[id(x)] = outputs if isinstance(outputs, dict) else {tasks[0]: outputs}
-        outputs_by_task[task] = np.asarray(results[id(x)][task])
-    return outputs_by_task
+    """A model's outputs for each of its heads on that head's samples."""
+    results: dict[int, dict[str, Any]] = {}
+    found = {}
+    for task, heads in network_heads(read(model)).items():
+        for head in heads:
+            x = samples.by_head[head].x
+            if id(x) not in results:
+                results[id(x)] = model.predict(for_model(model, x), batch_size=128, verbose=0)
+            found[head] = np.asarray(answers_by_head(results[id(x)], task)[head])
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """How a model does on validation data, by task.
+    """How a model does on validation data, by task, or by head of tasks that have several.
 
     Args:
         accuracy: On all samples, 0..1 (R^2 for real-valued labels), or the task's own metric.
@@ -88,11 +90,6 @@ def used(lost: Mapping[str, float], units: Mapping[str, float]) -> dict[str, flo
     return {task: loss / units[task] for task, loss in lost.items()}
 
 
-def _output(model: keras.Model, x: np.ndarray) -> np.ndarray:
-    outputs = model.predict(x, batch_size=128, verbose=0)
-    return np.asarray(next(iter(outputs.values())) if isinstance(outputs, dict) else outputs)
-
-
 def _mean(marks: Sequence[Scores | Values]) -> Scores | Values:
     """The marks of several views of the same samples."""
     return type(marks[0]).mean(marks)
@@ -122,26 +119,46 @@ class Examination:
         self._metrics: dict[str, list[TaskMetric]] = {}
         self._marks: dict[str, Scores | Values] = {}
         self.least: dict[str, float] = {}
+        kinds = {task: output_kinds(model, [task]) for task, model in originals.items()}
+        self._heads = marks_of({task: tuple(own) for task, own in kinds.items()}, metrics)
         for task, model in originals.items():
-            outputs = [_output(model, view.by_task[task].x) for view in self._views]
-            self._metrics[task] = self._set(task, model, outputs, metrics.get(task), seed)
-            self._marks[task] = _mean(self._marks_of_views(task, outputs))
-            self._warn_of_useless(task, outputs[0])
-            self._warn_of_unknown_views(task, outputs)
+            answers = [self._answers(task, model, view) for view in self._views]
+            for mark, heads in self._heads[task].items():
+                outputs = [of_mark(task, heads, found) for found in answers]
+                kind = kinds[task][heads[0]] if len(heads) == 1 else "joint"
+                self._metrics[mark] = self._set(task, mark, kind, outputs, metrics.get(mark), seed)
+                self._marks[mark] = _mean(self._marks_of_views(mark, outputs))
+                self._warn_of_useless(mark, outputs[0])
+                self._warn_of_unknown_views(mark, outputs)
 
-    def _set(self, task, model, outputs, metric, seed) -> list[TaskMetric]:
-        """A task's metric on every view."""
+    def _answers(self, task: str, model: keras.Model, view: Samples) -> dict[str, np.ndarray]:
+        """What an original answers, by head."""
+        first = next(iter(self._heads[task].values()))[0]
+        x = for_model(model, view.by_head[first].x)
+        found = answers_by_head(model.predict(x, batch_size=128, verbose=0), task)
+        return {head: np.asarray(values) for head, values in found.items()}
+
+    def _set(self, task, mark, kind, outputs, metric, seed) -> list[TaskMetric]:
+        """A metric on every view."""
         found: list[TaskMetric] = []
+        heads = self._heads[task][mark]
         for view, own in zip(self._views, outputs, strict=True):
             # The direction that the first view has shown.
             metric = found[0].metric if found else metric
-            labels = view.by_task[task].y
-            found.append(task_metric(task, metric, output_kind(model), labels, own, seed))
+            labels = of_mark(task, heads, {head: view.by_head[head].y for head in heads})
+            if kind == "joint":
+                found.append(joint_metric(mark, metric, labels, own, seed))
+            else:
+                found.append(task_metric(mark, metric, kind, labels, own, seed))
         return found
 
-    def metric(self, task: str) -> Metric | None:
-        """A task's own metric; None for the accuracy or R^2."""
-        return self._metrics[task][0].metric
+    def marks(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        """What of some tasks is measured by itself: the tasks, or heads of those with several."""
+        return tuple(mark for task in tasks for mark in self._heads[task])
+
+    def metric(self, mark: str) -> Metric | None:
+        """The metric of a task, or a head, of its own; None for the accuracy or R^2."""
+        return self._metrics[mark][0].metric
 
     @property
     def titles(self) -> dict[str, str]:
@@ -163,7 +180,9 @@ class Examination:
             least = own.constant()
             gain = value - least
             what, told = "accuracy", f"a constant answer reaches {least:.4f}"
-        varied = len(outputs) < 2 or bool(np.ptp(outputs, axis=0).max() > 1e-6)
+        varied = count(outputs) < 2 or any(
+            bool(np.ptp(array, axis=0).max() > 1e-6) for array in arrays_of(outputs)
+        )
         if varied and (own.labels is outputs or gain > 0):
             return
         warnings.warn(
@@ -203,23 +222,30 @@ class Examination:
     @property
     def originals(self) -> dict[str, float]:
         """The originals' accuracies, or their own metrics."""
-        return {task: marks.value for task, marks in self._marks.items()}
+        return {mark: marks.value for mark, marks in self._marks.items()}
 
     def judge(self, model: keras.Model) -> Judgement:
         """Judges a model of some or all of the tasks."""
         accuracy, lost, halves, error = {}, {}, {}, {}
         found = [predict(model, view) for view in self._views]
-        for task in found[0]:
-            marks = _mean(self._marks_of_views(task, [outputs[task] for outputs in found]))
-            metric = self.metric(task)
-            loss = self._marks[task].lost_by(marks, 1.0 if metric is None else metric.sign)
-            accuracy[task], lost[task] = marks.value, loss.lost
-            halves[task], error[task] = loss.halves, loss.error
+        measured = [
+            (task, mark, heads)
+            for task, by_mark in self._heads.items()
+            for mark, heads in by_mark.items()
+            if heads[0] in found[0]
+        ]
+        for task, mark, heads in measured:
+            outputs = [of_mark(task, heads, by_head) for by_head in found]
+            marks = _mean(self._marks_of_views(mark, outputs))
+            metric = self.metric(mark)
+            loss = self._marks[mark].lost_by(marks, 1.0 if metric is None else metric.sign)
+            accuracy[mark], lost[mark] = marks.value, loss.lost
+            halves[mark], error[mark] = loss.halves, loss.error
         return Judgement(accuracy, lost, halves, error, dict(self.least))
 
     def told(self, judged: Judgement, tasks: Sequence[str]) -> str:
         """Accuracies and what was lost, in words."""
-        return ", ".join(self._told(judged, task) for task in tasks)
+        return ", ".join(self._told(judged, mark) for mark in self.marks(tasks))
 
     def _told(self, judged: Judgement, task: str) -> str:
         error = judged.error[task] / math.sqrt(2.0)

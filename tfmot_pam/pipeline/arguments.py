@@ -8,10 +8,13 @@ import math
 import numbers
 import os
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
+from tfmot_pam.graph.heads import Heads
 from tfmot_pam.merging.merge import merge
+from tfmot_pam.metrics.metric import Metric, by_mark, marks_of
 from tfmot_pam.training.arguments import check_losses
 
 # What `fine_tune_options` may hold.
@@ -24,7 +27,7 @@ class Goal:
     """What a compression shall reach, and what it may take.
 
     Args:
-        tolerances: The accuracy that each task may lose.
+        tolerances: The accuracy that each task may lose, or each head of a task with several.
         target: The share of the originals' computation to stop at, or None.
         effort: Epochs of training per network.
     """
@@ -35,40 +38,47 @@ class Goal:
 
 
 def check_goal(
-    tasks: Sequence[str],
-    max_accuracy_drop: float | Mapping[str, float],
+    tasks: Heads,
+    max_accuracy_drop: float | Mapping[str, Any],
     target: float | None,
     effort: int,
-    own_metrics: Collection[str] = (),
+    metrics: Mapping[str, Metric | str] = MappingProxyType({}),
 ) -> Goal:
     """The goal, after all numbers were found to be in range.
 
     Args:
-        tasks: The tasks.
+        tasks: The tasks, or the heads of each.
         max_accuracy_drop: What each may lose.
         target: The share of the computation to stop at, or None.
         effort: Epochs of training per network.
-        own_metrics: Tasks that are measured by a metric of their own, in its unit.
+        metrics: Metrics of tasks or heads, from `find_metrics`: their tolerances are in its unit.
     """
-    if not isinstance(max_accuracy_drop, Mapping):
-        max_accuracy_drop = dict.fromkeys(tasks, max_accuracy_drop)
-    unknown = [task for task in max_accuracy_drop if task not in tasks]
-    missing = [task for task in tasks if task not in max_accuracy_drop]
+    marks = marks_of(tasks, metrics)
+    known = [mark for own in marks.values() for mark in own]
+    if isinstance(max_accuracy_drop, Mapping):
+        drops = by_mark(max_accuracy_drop, tasks)
+        for task, own in marks.items():
+            if task in drops and task not in own:
+                drops |= dict.fromkeys(own, drops.pop(task))
+    else:
+        drops = dict.fromkeys(known, max_accuracy_drop)
+    unknown = [mark for mark in drops if mark not in known]
+    missing = [mark for mark in known if mark not in drops]
     if unknown or missing:
         raise ValueError(
             f"`max_accuracy_drop` is for the unknown tasks {unknown} and lacks {missing}. The "
-            f"tasks are {list(tasks)}. Give one number for all, or one for each of these."
+            f"tasks are {known}. Give one number for all, or one for each of these."
         )
-    for task, drop in max_accuracy_drop.items():
-        name = f"max_accuracy_drop of {task!r}"
-        if task in own_metrics:
-            _check_amount(name, drop)
+    for mark in known:
+        name = f"max_accuracy_drop of {mark!r}"
+        if isinstance(metrics.get(mark), Metric):
+            _check_amount(name, drops[mark])
         else:
-            _check_share(name, drop, least_allowed=True)
+            _check_share(name, drops[mark], least_allowed=True)
     if target is not None:
         _check_share("target", target)
     check_count("effort", effort)
-    tolerances = {task: float(max_accuracy_drop[task]) for task in tasks}
+    tolerances = {mark: float(drops[mark]) for mark in known}
     return Goal(tolerances, target, int(effort))
 
 

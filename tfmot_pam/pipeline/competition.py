@@ -235,7 +235,7 @@ class Competition:
             costs=costs,
             macs=macs,
             times=times,
-            accuracy={task: row.accuracy[task] for row in chosen for task in row.accuracy},
+            accuracy={mark: row.accuracy[mark] for row in chosen for mark in row.accuracy},
             rounds=rounds,
             epochs=sum(row.epochs for row in every),
             training_macs=sum(row.training_macs for row in every),

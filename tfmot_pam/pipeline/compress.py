@@ -30,7 +30,7 @@ from tfmot_pam.pipeline.arguments import (
 from tfmot_pam.pipeline.arms import Arm, find_arms
 from tfmot_pam.pipeline.competition import Competition
 from tfmot_pam.pipeline.identity import identity
-from tfmot_pam.pipeline.inputs import opened, originals_by_task, prepared, split
+from tfmot_pam.pipeline.inputs import heads_of_originals, opened, originals_by_task, prepared, split
 from tfmot_pam.pipeline.price import TaskSet, find_price
 from tfmot_pam.pipeline.problem import make_problem
 from tfmot_pam.pipeline.result import CompressionResult, told_portfolio
@@ -161,9 +161,9 @@ def compress(
     of_tf_keras = are_tf_keras(models, "models")
     originals = originals_by_task(models)
     tasks = tuple(originals)
-    found_metrics = find_metrics(metrics, tasks)
-    own = [task for task, metric in found_metrics.items() if not isinstance(metric, str)]
-    goal = check_goal(tasks, max_accuracy_drop, target, effort, own)
+    heads = heads_of_originals(originals)
+    found_metrics = find_metrics(metrics, heads)
+    goal = check_goal(heads, max_accuracy_drop, target, effort, found_metrics)
     usage = None if usage is None else check_usage(usage, tasks)
     find_importance(importance)
     check_name("data_name", data_name)

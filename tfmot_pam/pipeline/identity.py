@@ -75,5 +75,5 @@ def described(value: Any) -> Any:
 def _samples(samples: Samples) -> Any:
     return [
         [task, own.x, own.y, *([] if own.weight is None else [own.weight])]
-        for task, own in samples.by_task.items()
+        for task, own in samples.by_head.items()
     ]

@@ -10,12 +10,8 @@ from types import MappingProxyType
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.levels import combination_times
 from tfmot_pam.graph.network import Network
-from tfmot_pam.graph.selection import (
-    all_combinations,
-    sums_by_combination,
-    task_names,
-    tasks_of_nodes,
-)
+from tfmot_pam.graph.selection import all_combinations, sums_by_combination, task_names
+from tfmot_pam.graph.task_sets import tasks_of_nodes
 from tfmot_pam.graph.time_model import CallCost, checked_cost, node_costs, node_times
 from tfmot_pam.graph.usage import usage_probabilities
 

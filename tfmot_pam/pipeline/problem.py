@@ -10,7 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmot_pam.data import Samples, as_form, take_samples, tasks_with_gaps
+from tfmot_pam.data import Samples, as_form, heads_with_gaps, take_samples
+from tfmot_pam.graph.heads import Inputs, input_types
+from tfmot_pam.graph.inputs import as_types, count, rows
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import all_combinations
 from tfmot_pam.graph.time_model import CallCost
@@ -18,11 +20,10 @@ from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.metrics.metric import Metric
 from tfmot_pam.pipeline.accuracy import Examination, loss_units
 from tfmot_pam.pipeline.arguments import LOSS_OPTIONS, Goal
-from tfmot_pam.pipeline.inputs import make_views
+from tfmot_pam.pipeline.inputs import heads_of_originals, inputs_of_originals, make_views
 from tfmot_pam.pipeline.price import original_costs
 from tfmot_pam.pruning.settings import PruningSettings
-from tfmot_pam.training.distillation import Distillation, set_up
-from tfmot_pam.training.heads import output_kind
+from tfmot_pam.training.distillation import Distillation, head_outputs, set_up
 from tfmot_pam.training.usage import StepTasks
 
 _BATCH, _SCALE_SAMPLES = 256, 256
@@ -54,6 +55,7 @@ class Problem:
 
     Args:
         originals: The models by task.
+        heads: The heads of each task.
         goal: What is to be reached.
         settings: How channels are removed.
         usage: Probability of each combination of all tasks; None for all alike.
@@ -66,6 +68,7 @@ class Problem:
     """
 
     originals: Mapping[str, keras.Model]
+    heads: Mapping[str, tuple[str, ...]]
     goal: Goal
     settings: PruningSettings
     usage: Mapping[tuple[str, ...], float]
@@ -98,7 +101,7 @@ class Problem:
     @property
     def rows(self) -> int:
         """Samples of the largest task, which make an epoch."""
-        return max(len(own.x) for own in self.samples.by_task.values())
+        return max(len(own) for own in self.samples.by_head.values())
 
     def only(self, tasks: Sequence[str]) -> Problem:
         """The problem of some of the tasks, as often as their combinations run."""
@@ -111,18 +114,21 @@ class Problem:
                 usage[left] += probability
         total = sum(usage.values())
         usage = {c: p / total for c, p in usage.items()} if total else None
+        marks = self.examination.marks(tasks)
         goal = dataclasses.replace(
-            self.goal, tolerances={task: self.goal.tolerances[task] for task in tasks}
+            self.goal, tolerances={mark: self.goal.tolerances[mark] for mark in marks}
         )
+        heads = [head for task in tasks for head in self.heads[task]]
         return dataclasses.replace(
             self,
             originals={task: self.originals[task] for task in tasks},
+            heads={task: self.heads[task] for task in tasks},
             goal=goal,
             settings=dataclasses.replace(self.settings, usage=usage),
             usage=usage,
-            samples=self.samples.only(tasks),
-            views=tuple(view.only(tasks) for view in self.views),
-            distillation=self.distillation.only(tasks),
+            samples=self.samples.only(heads),
+            views=tuple(view.only(heads) for view in self.views),
+            distillation=self.distillation.only(heads),
             original_costs={
                 chosen: cost
                 for chosen, cost in self.original_costs.items()
@@ -130,16 +136,15 @@ class Problem:
             },
         )
 
-    def calibration(self, count: int) -> np.ndarray:
+    def calibration(self, most: int) -> Inputs:
         """Inputs of the training split, drawn by the seed."""
         x = self.samples.inputs
         rng = np.random.default_rng(self.training.seed)
-        rows = np.sort(rng.permutation(len(x))[:count])
-        return x[rows].astype(self._input_dtype, copy=False)
-
-    @property
-    def _input_dtype(self) -> str:
-        return str(next(iter(self.originals.values())).inputs[0].dtype)
+        chosen = np.sort(rng.permutation(count(x))[:most])
+        types: dict[str, str] = {}
+        for model in self.originals.values():
+            types = {**input_types(read(model)), **types}
+        return as_types(rows(x, chosen), types)
 
     def train(
         self,
@@ -181,12 +186,20 @@ class Problem:
             batch_size=how.batch_size,
             learning_rate=rate,
             optimizer=optimizer,
-            steps=StepTasks(self.tasks, None, 1.0, how.seed, task_weights),
+            steps=StepTasks(self.heads, None, 1.0, how.seed, self._by_head(task_weights)),
             dropout=how.dropout,
             callbacks=callbacks,
             seed=how.seed + 7919 * seed,
             first_epoch=first_epoch,
         )
+
+    def _by_head(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """The factor of each head's loss, out of those of what is measured by itself."""
+        return {
+            head: weights[head] if head in weights else weights[task]
+            for task, heads in self.heads.items()
+            for head in heads
+        }
 
 
 def make_problem(
@@ -220,6 +233,7 @@ def make_problem(
     )
     return Problem(
         originals=originals,
+        heads=heads_of_originals(originals),
         goal=goal,
         settings=settings,
         usage=settings.usage,
@@ -244,18 +258,15 @@ def _prepared_distillation(
     seed: int,
 ) -> tuple[Distillation, list[Any]]:
     """The losses of all tasks, and the views with their targets; takes the losses' options."""
-    tasks = tuple(originals)
-    shape = tuple(next(iter(originals.values())).inputs[0].shape[1:])
-    outputs = {
-        task: (tuple(model.outputs[0].shape[1:]), output_kind(model))
-        for task, model in originals.items()
-    }
-    # Drawn for each task alone: strata of other tasks' labels would change the scale of its loss.
+    shape = inputs_of_originals(originals)
+    outputs = {task: head_outputs(model, [task])[task] for task, model in originals.items()}
+    heads = [head for own in outputs.values() for head in own]
+    # Drawn for each head alone: strata of other tasks' labels would change the scale of its loss.
     drawn = {
-        task: take_samples(
-            as_form(training.only([task])), [task], shape, samples=_SCALE_SAMPLES, seed=seed
-        ).by_task[task]
-        for task in tasks
+        head: take_samples(
+            as_form(training.only([head])), [head], shape, samples=_SCALE_SAMPLES, seed=seed
+        ).by_head[head]
+        for head in heads
     }
     distillation = set_up(
         outputs,
@@ -263,7 +274,7 @@ def _prepared_distillation(
         originals,
         shape,
         **{name: options.pop(name) for name in LOSS_OPTIONS if name in options},
-        gaps=tasks_with_gaps(as_form(training), tasks, shape),
+        gaps=heads_with_gaps(as_form(training), heads, shape),
         seed=seed,
     )
     return distillation, [distillation.feed.prepare(as_form(view), _BATCH) for view in views]

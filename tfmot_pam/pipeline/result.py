@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import keras
 
-from tfmot_pam.graph.generation import is_tf_keras
+from tfmot_pam.graph.generation import is_tf_keras, read_model
 from tfmot_pam.graph.selection import (
     all_combinations,
     check_tasks,
     combinations,
     file_name,
     select_tasks,
+    task_names,
 )
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.pipeline.portfolio import Portfolio, bytes_of
@@ -179,7 +180,7 @@ class CompressionResult:
         Raises:
             ValueError: a combination names unknown tasks, or there is none.
         """
-        tasks = tuple(self.original_accuracy)
+        tasks = task_names(read_model(self.model))
         every = all_combinations(tasks) if combinations is None else combinations
         wanted = dict.fromkeys(check_tasks(chosen, tasks) for chosen in every)
         if not wanted:
@@ -204,7 +205,7 @@ class CompressionResult:
     def curve_csv(self) -> str:
         """Returns the trade-off curves as CSV text: a row a round, a column a task."""
         text = io.StringIO()
-        tasks = list(self.original_accuracy)
+        marks = list(self.original_accuracy)
         fields = [
             "number",
             "stage",
@@ -217,13 +218,13 @@ class CompressionResult:
             "accepted",
         ]
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["arm", "tasks", *fields, *tasks])
+        writer.writerow(["arm", "tasks", *fields, *marks])
         for arm in self.arms:
             for chosen, rounds in arm.rounds.items():
                 for row in rounds:
-                    marks = [row.accuracy.get(task, "") for task in tasks]
+                    own = [row.accuracy.get(mark, "") for mark in marks]
                     values = [getattr(row, field) for field in fields]
-                    writer.writerow([arm.name, "+".join(chosen), *values, *marks])
+                    writer.writerow([arm.name, "+".join(chosen), *values, *own])
         return text.getvalue()
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:

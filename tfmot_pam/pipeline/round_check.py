@@ -42,10 +42,10 @@ class RoundCheck:
     A class and not a function, since it goes to worker processes.
 
     Args:
-        tasks: The tasks of the searched network.
+        marks: What is measured of the searched network: its tasks, or heads of those with several.
     """
 
-    tasks: tuple[str, ...]
+    marks: tuple[str, ...]
 
     def __call__(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Checks the last state, the ones before it having been checked."""
@@ -57,8 +57,8 @@ class RoundCheck:
         if last["number"] != len(before):
             raise ValueError(f"round {len(before)} has the number {last['number']}")
         for name in ("accuracy", "lost", "task_weights"):
-            if set(last[name]) != set(self.tasks):
-                raise ValueError(f"{name} is of {sorted(last[name])}, not of {list(self.tasks)}")
+            if set(last[name]) != set(self.marks):
+                raise ValueError(f"{name} is of {sorted(last[name])}, not of {list(self.marks)}")
         parent = last["parent"]
         if (parent is None) != (not before) or (last["stage"] == "start") != (not before):
             raise ValueError("the first round alone is a start, which has no parent")

@@ -75,6 +75,7 @@ class Searches:
 
     def _make(self, label: str, part: ArmPart) -> Search:
         problem = self._problem.only(part.tasks)
+        marks = problem.examination.marks(part.tasks)
         folder = None if self._directory is None else self._directory / _folder_name(label)
         inherited = self._inherited(part)
         epochs = sum(row.epochs for row in inherited)
@@ -83,7 +84,7 @@ class Searches:
             problem,
             lambda: self._network(problem, part),
             allot(total, part.method is not None, epochs),
-            Checkpoints(folder, {**self._known, "start": digest(part)}, RoundCheck(part.tasks)),
+            Checkpoints(folder, {**self._known, "start": digest(part)}, RoundCheck(marks)),
             lambda text: self._say(f"{label}: {text}"),
             inherited,
         )

@@ -9,7 +9,10 @@ import numpy as np
 
 from tfmot_pam.closed_form.compensate import Known
 from tfmot_pam.graph.cost import network_cost
+from tfmot_pam.graph.heads import Inputs
+from tfmot_pam.graph.inputs import count, rows
 from tfmot_pam.graph.network import Network
+from tfmot_pam.graph.selection import head_weights
 from tfmot_pam.graph.surgery import remove_channels
 from tfmot_pam.pruning.budget import Budget
 from tfmot_pam.pruning.channels import Group, PrunableChannels, find_prunable
@@ -48,7 +51,7 @@ def choose(
     prunable: PrunableChannels,
     settings: PruningSettings,
     fraction: float,
-    inputs: np.ndarray | None = None,
+    inputs: Inputs | None = None,
     **evidence: Any,
 ) -> tuple[PrunableChannels, np.ndarray]:
     """Chooses the channels that stay, and refits the weights where the importance says so.
@@ -79,7 +82,7 @@ def choose(
         return prunable, budget.choose(full, rated, 1.0 - fraction)
     part = _compared(counted.network, inputs)
     wanted, known = answers(prunable.network, part), {}
-    weights = [(seen.task_weights or {}).get(task, 1.0) for task in prunable.tasks]
+    weights = head_weights(prunable.network, seen.task_weights)
 
     def tried(keep: np.ndarray) -> tuple[float, PrunableChannels, np.ndarray]:
         fitted = _refitted(prunable, keep, part, settings.seed, known)
@@ -88,7 +91,7 @@ def choose(
 
     choices = [budget.choose(full, rated, 1.0 - fraction, leap) for leap in (True, False)]
     best = min((tried(keep) for keep in np.unique(choices, axis=0)), key=lambda found: found[0])
-    for _ in range(_KEPT_WHOLE if len(part) == len(inputs) else _KEPT_WHOLE_LARGE):
+    for _ in range(_KEPT_WHOLE if count(part) == count(inputs) else _KEPT_WHOLE_LARGE):
         largest = _largest_saving(prunable, budget, best[2])
         if largest is None:
             break
@@ -99,15 +102,15 @@ def choose(
             break
         best = other
     _, fitted, keep = best
-    if len(part) < len(inputs):
+    if count(part) < count(inputs):
         fitted = _refitted(prunable, keep, inputs, settings.seed)
     return fitted, keep
 
 
-def _compared(network: Network, inputs: np.ndarray) -> np.ndarray:
+def _compared(network: Network, inputs: Inputs) -> Inputs:
     """The inputs by which choices of a network's channels are compared."""
-    count = max(_FEWEST_COMPARED, round(_COMPARED_MACS / max(network_cost(network).macs, 1)))
-    return inputs[:: -(-len(inputs) // count)]
+    wanted = max(_FEWEST_COMPARED, round(_COMPARED_MACS / max(network_cost(network).macs, 1)))
+    return rows(inputs, slice(None, None, -(-count(inputs) // wanted)))
 
 
 def _largest_saving(prunable: PrunableChannels, budget: Budget, keep: np.ndarray) -> Group | None:
@@ -136,7 +139,7 @@ def cut(
     network: Network,
     settings: PruningSettings,
     fraction: float,
-    inputs: np.ndarray | None = None,
+    inputs: Inputs | None = None,
     **evidence: Any,
 ) -> Network:
     """A smaller network: the least important channels removed, the rest refitted.

@@ -12,8 +12,9 @@ from tfmot_pam.graph.channels import ChannelGraph
 from tfmot_pam.graph.emitter import instantiate
 from tfmot_pam.graph.following import follow_channels
 from tfmot_pam.graph.network import Network, Tensor
-from tfmot_pam.graph.selection import task_names, tasks_of_nodes
+from tfmot_pam.graph.selection import task_names
 from tfmot_pam.graph.surgery import fixed_channels, output_channels
+from tfmot_pam.graph.task_sets import tasks_of_nodes
 
 
 @dataclasses.dataclass(frozen=True)

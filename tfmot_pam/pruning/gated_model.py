@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -66,10 +67,8 @@ class GatedModel(keras.Model):
             tape.watch(mask)
             outputs = self(x, training=False)
             # With the other outputs held fixed, the loss has one task's gradient.
-            losses = [
-                self.compute_loss(x, y, _only(outputs, task), sample_weight, training=False)
-                for task in gates.tasks
-            ]
+            apart = [_only(outputs, task, gates.tasks) for task in gates.tasks]
+            losses = [self.compute_loss(x, y, o, sample_weight, training=False) for o in apart]
         rows = [_dense(tape.gradient(loss, mask), mask) for loss in losses]
         observed = [ops.square(row) for row in rows] + [sum(rows)]
         gates.observed.assign_add(ops.stack(observed))
@@ -77,11 +76,17 @@ class GatedModel(keras.Model):
         return True
 
 
-def _only(outputs: Any, task: str) -> Any:
+def _only(outputs: Any, task: str, tasks: Sequence[str]) -> Any:
+    """Outputs by task, or by head, of which those of other tasks send no gradient."""
     if not isinstance(outputs, dict):
         return outputs
+
+    def is_own(name: str) -> bool:
+        return name == task or (name not in tasks and name.startswith(f"{task}/"))
+
     return {
-        name: value if name == task else ops.stop_gradient(value) for name, value in outputs.items()
+        name: value if is_own(name) else keras.tree.map_structure(ops.stop_gradient, value)
+        for name, value in outputs.items()
     }
 
 

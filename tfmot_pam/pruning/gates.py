@@ -13,7 +13,7 @@ from keras import ops
 from tfmot_pam.graph.channels import ChannelGraph, rule_of
 from tfmot_pam.graph.following import follow_channels
 from tfmot_pam.graph.network import Layer, Network, Node, Tensor, map_tensors, unique_name
-from tfmot_pam.graph.selection import tasks_of_nodes
+from tfmot_pam.graph.task_sets import tasks_of_nodes
 from tfmot_pam.pruning.channels import Group, PrunableChannels
 from tfmot_pam.pruning.settings import PruningSettings
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfmot_pam.closed_form.linear import LINEAR_FORMS
+from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.graph.network import Layer, Network, Tensor, iterate_tensors
 from tfmot_pam.graph.runner import evaluate
 
@@ -50,7 +51,7 @@ def _activation(layer: Layer) -> Any:
     return layer.config.get("activation")
 
 
-def output_values(network: Network, x: np.ndarray) -> list[np.ndarray]:
+def output_values(network: Network, x: Inputs) -> list[np.ndarray]:
     """All outputs of a network, one after the other."""
     outputs = list(iterate_tensors(network.outputs))
     found = evaluate(network, x, outputs)
@@ -72,7 +73,7 @@ def tempered(logits: np.ndarray, kind: str) -> np.ndarray:
     return logits
 
 
-def answers(network: Network, x: np.ndarray) -> list[np.ndarray]:
+def answers(network: Network, x: Inputs) -> list[np.ndarray]:
     """The tempered answers of all outputs of a network."""
     linear, kinds = before_activation(network)
     found = output_values(linear, x)

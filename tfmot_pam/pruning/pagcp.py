@@ -14,7 +14,10 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from tfmot_pam.graph.calling import for_model
 from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.heads import Inputs
+from tfmot_pam.graph.inputs import count, rows
 from tfmot_pam.pruning.channels import PrunableChannels
 from tfmot_pam.pruning.gates import ChannelGates, insert_gates
 from tfmot_pam.pruning.outputs import before_activation, relative_errors
@@ -36,7 +39,8 @@ def rate(prunable: PrunableChannels, strength: np.ndarray, x: np.ndarray) -> np.
         For each channel the largest relative squared error of a task's outputs once it and all
         weaker channels of its group are gone, `[channels]`.
     """
-    x = x[:: max(1, len(x) // _SAMPLES)][:_SAMPLES]
+    step = max(1, count(x) // _SAMPLES)
+    x = rows(x, slice(None, _SAMPLES * step, step))
     network, _ = before_activation(insert_gates(prunable, PruningSettings()))
     gated = emit(network, wrap=False)
     gates = next(layer for layer in gated.layers if isinstance(layer, ChannelGates))
@@ -55,9 +59,9 @@ def rate(prunable: PrunableChannels, strength: np.ndarray, x: np.ndarray) -> np.
     return result
 
 
-def _outputs(model: keras.Model, x: np.ndarray) -> list[np.ndarray]:
+def _outputs(model: keras.Model, x: Inputs) -> list[np.ndarray]:
     """All outputs of a model that is run many times, one after the other."""
-    return keras.tree.flatten(model.predict(x, batch_size=64, verbose=0))
+    return keras.tree.flatten(model.predict(for_model(model, x), batch_size=64, verbose=0))
 
 
 def _steps(order: np.ndarray):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfmot_pam.closed_form.batch_norm import reestimated
 from tfmot_pam.data import take_samples
@@ -15,9 +14,11 @@ from tfmot_pam.graph.arguments import check_seed
 from tfmot_pam.graph.cost import warn_of_uncounted
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.generation import as_keras, is_tf_keras
+from tfmot_pam.graph.heads import Inputs, input_shapes, input_types
+from tfmot_pam.graph.inputs import as_types
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import check_model, read
-from tfmot_pam.graph.selection import task_names
+from tfmot_pam.graph.selection import network_heads
 from tfmot_pam.graph.sizes import InputShape
 from tfmot_pam.graph.surgery import remove_channels
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
@@ -278,7 +279,7 @@ def _wanted(pruning_schedule: Any, importance: Any, kind) -> float | None:
     return float(pruning_schedule)
 
 
-def _inputs(network: Network, data: Any, importance: Any, kind, seed: int) -> np.ndarray | None:
+def _inputs(network: Network, data: Any, importance: Any, kind, seed: int) -> Inputs | None:
     if not kind.inputs:
         return None
     if data is None:
@@ -289,10 +290,12 @@ def _inputs(network: Network, data: Any, importance: Any, kind, seed: int) -> np
     return calibration_inputs(network, data, seed)
 
 
-def _input_shape(wanted: InputShape | None, inputs: np.ndarray | None) -> InputShape | None:
+def _input_shape(wanted: InputShape | None, inputs: Inputs | None) -> InputShape | None:
     """The size at which a model is counted: what is told, or that of the data."""
     if inputs is None or isinstance(wanted, Mapping):
         return wanted
+    if isinstance(inputs, Mapping) and wanted is None:
+        return {name: array.shape[1:] for name, array in inputs.items()}
     if wanted is None or tuple(wanted) == inputs.shape[1:]:
         return inputs.shape[1:]
     raise ValueError(
@@ -301,11 +304,8 @@ def _input_shape(wanted: InputShape | None, inputs: np.ndarray | None) -> InputS
     )
 
 
-def calibration_inputs(network: Network, data: Any, seed: int = 0) -> np.ndarray:
-    """Inputs of a network out of the user's data, in the type that the network takes."""
-    (tensor,) = network.inputs
-    found = take_samples(
-        data, task_names(network), network.shape(tensor)[1:], samples=_SAMPLES, seed=seed
-    )
-    dtype = network.layer_of(network.node(tensor.node)).config["dtype"]
-    return found.inputs.astype(dtype, copy=False)
+def calibration_inputs(network: Network, data: Any, seed: int = 0) -> Inputs:
+    """Inputs of a network out of the user's data, in the types that the network takes."""
+    heads = {task: tuple(own) for task, own in network_heads(network).items()}
+    found = take_samples(data, heads, input_shapes(network), samples=_SAMPLES, seed=seed)
+    return as_types(found.inputs, input_types(network))

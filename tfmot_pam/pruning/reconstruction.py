@@ -18,8 +18,11 @@ import numpy as np
 
 from tfmot_pam.closed_form import linear
 from tfmot_pam.closed_form.blocks import BlockSystem, rows_by_channel
+from tfmot_pam.graph.heads import Inputs
+from tfmot_pam.graph.inputs import count, rows
 from tfmot_pam.graph.network import Layer, Node
 from tfmot_pam.graph.runner import Stepper
+from tfmot_pam.graph.selection import head_weights
 from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.pruning.channels import PrunableChannels
 from tfmot_pam.pruning.costs import Usage, WidthCosts, node_weights
@@ -51,7 +54,7 @@ class _Reader:
 
 def rate(
     prunable: PrunableChannels,
-    x: np.ndarray,
+    x: Inputs,
     usage: Usage | None,
     seed: int = 0,
     *,
@@ -75,9 +78,9 @@ def rate(
         and at least 0; infinite where only layers without a closed form read it.
     """
     rng = np.random.default_rng(seed)
-    if len(x) > _SAMPLES:
-        x = x[np.sort(rng.choice(len(x), _SAMPLES, replace=False))]
-    matters = [(task_weights or {}).get(task, 1.0) for task in prunable.tasks]
+    if count(x) > _SAMPLES:
+        x = rows(x, np.sort(rng.choice(count(x), _SAMPLES, replace=False)))
+    matters = head_weights(prunable.network, task_weights)
     readers = _readers(prunable, x, rng)
     nodes = [reader.node for reader in readers]
     sensitivities = output_sensitivity(prunable.network, nodes, x, rng, matters)
@@ -99,7 +102,7 @@ def _of_room(prunable: PrunableChannels, rated: np.ndarray, room: float) -> np.n
     return room * float(rated[finite].sum()) / max(groups, 1) / widths
 
 
-def _readers(prunable: PrunableChannels, x: np.ndarray, rng) -> list[_Reader]:
+def _readers(prunable: PrunableChannels, x: Inputs, rng) -> list[_Reader]:
     places, network = prunable.reading_places(), prunable.network
     running, found = Stepper(network, x), []
     for node in network.nodes:

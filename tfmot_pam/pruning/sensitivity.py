@@ -17,7 +17,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmot_pam.graph.calling import for_model
 from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.heads import Inputs
+from tfmot_pam.graph.inputs import arrays_of, count, map_inputs, rows
 from tfmot_pam.graph.network import (
     Layer,
     Network,
@@ -37,16 +40,16 @@ _BATCH_VALUES = 1 << 27  # of all tensors of a batch, which a backward pass keep
 def output_sensitivity(
     network: Network,
     nodes: Sequence[str],
-    x: np.ndarray,
+    x: Inputs,
     rng: np.random.Generator,
     task_weights: Sequence[float] | None = None,
 ) -> list[np.ndarray]:
     """Measures how much errors of some layers matter, channel by channel.
 
     Args:
-        network: A network with one input.
+        network: Any network.
         nodes: Names of calls of layers, whose pre-activations have channels last.
-        x: Inputs `[samples, ...]`.
+        x: Inputs `[samples, ...]`; of several a dict by name.
         rng: Draws answers.
         task_weights: How much each output matters; None takes all alike.
 
@@ -70,19 +73,20 @@ def output_sensitivity(
         for value, kind, weight in zip(logits, kinds, weights, strict=True)
     ]
     result: list[Any] = [0.0] * len(observed)
-    for start in range(0, len(x), batch_size):
-        batch = tf.convert_to_tensor(x[start : start + batch_size])
+    samples = count(x)
+    for start in range(0, samples, batch_size):
+        batch = map_inputs(tf.convert_to_tensor, rows(x, slice(start, start + batch_size)))
         with tf.GradientTape() as tape:
-            if batch.dtype.is_floating:  # a network's weights need not be trainable
-                tape.watch(batch)
-            values = keras.tree.flatten(model(batch, training=False))
+            # A network's weights need not be trainable.
+            tape.watch([part for part in arrays_of(batch) if part.dtype.is_floating])
+            values = keras.tree.flatten(model(for_model(model, batch), training=False))
             found, answers = values[: len(observed)], values[len(observed) :]
             chosen = [d[start : start + batch_size] for d in directions]
             drawn = sum(tf.reduce_sum(v * d) for v, d in zip(answers, chosen, strict=True))
         gradients = tape.gradient(drawn, found, unconnected_gradients="zero")
         for place, gradient in enumerate(gradients):
             flat = gradient.numpy().reshape(-1, gradient.shape[-1]).astype(np.float64)
-            result[place] = result[place] + flat.T @ flat / len(x)
+            result[place] = result[place] + flat.T @ flat / samples
     return result
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from tfmot_pam.graph.channels import rule_of
 from tfmot_pam.graph.network import Layer, Network, Node, iterate_tensors, scope_name
 from tfmot_pam.graph.rules import call_of
-from tfmot_pam.graph.selection import sums_by_combination, task_names, tasks_of_layers
+from tfmot_pam.graph.selection import sums_by_combination, task_names
+from tfmot_pam.graph.task_sets import tasks_of_layers
 
 
 def trunk_groups(network: Network) -> dict[str, dict[tuple[str, ...], int]]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfmot_pam.data import read_all
+from tfmot_pam.data import HeadSamples, read_all
+from tfmot_pam.graph.calling import answers_by_head, for_model
 from tfmot_pam.graph.generation import as_keras
-from tfmot_pam.metrics.metric import Metric
-from tfmot_pam.metrics.task_metric import task_metric
+from tfmot_pam.graph.heads import input_shapes
+from tfmot_pam.graph.reader import read
+from tfmot_pam.metrics.metric import Metric, marks_of
+from tfmot_pam.metrics.task_metric import joint_metric, of_mark, task_metric
 from tfmot_pam.pipeline.accuracy import predict
-from tfmot_pam.training.heads import output_kind
+from tfmot_pam.training.heads import output_kinds
 
 
 def measured(
@@ -21,7 +24,7 @@ def measured(
     originals: Mapping[str, keras.Model],
     data: Any,
     metrics: Mapping[str, Metric | str],
-    tasks: Sequence[str],
+    heads: Mapping[str, Sequence[str]],
 ) -> tuple[dict[str, float], dict[str, float]]:
     """How well a model, and its originals, do every task.
 
@@ -30,38 +33,49 @@ def measured(
         originals: The models that it was made of, by task, or none.
         data: Data in any form that `compress` takes.
         metrics: Metrics of tasks, from `find_metrics`; the others have the accuracy or R^2.
-        tasks: The tasks.
+        heads: The heads of each task.
 
     Returns:
-        The model's accuracies by task, and the originals'. R^2 is at least 0.
+        The model's accuracies by task, or by head where it has several and no metric of its own,
+        and the originals'. R^2 is at least 0.
 
     Raises:
         ValueError: a task has neither labels nor an original.
     """
     model = as_keras(model)
-    samples = read_all(data, tasks, tuple(model.inputs[0].shape[1:]))
+    samples = read_all(data, heads, input_shapes(read(model)))
     found = predict(model, samples)
+    kinds = output_kinds(model, tuple(heads))
     accuracy, original_accuracy = {}, {}
-    for task in tasks:
-        own, outputs = samples.by_task[task], found[task]
-        if own.y is None and task not in originals:
-            raise ValueError(
-                f"`data` has no labels for the task {task!r}, and there is no original to agree "
-                "with. Expected one of both. Pass labels, or the models as originals=."
-            )
-        reference = outputs
+    for task, marks in marks_of(heads, metrics).items():
+        given = {head: samples.by_head[head] for own in marks.values() for head in own}
+        _check_known(task, given, originals)
+        reference = found
         if task in originals:
-            (reference,) = keras.tree.flatten(
-                as_keras(originals[task]).predict(own.x, batch_size=128, verbose=0)
-            )
-        kind = output_kind(model, task if isinstance(model.output, Mapping) else None)
-        metric = task_metric(task, metrics.get(task), kind, own.y, np.asarray(reference), 0)
-        accuracy[task] = _shown(metric.marks(outputs).value, metric.metric)
-        if task in originals:
-            original_accuracy[task] = _shown(
-                metric.marks(np.asarray(reference)).value, metric.metric
-            )
+            original = as_keras(originals[task])
+            x = for_model(original, next(iter(given.values())).x)
+            reference = answers_by_head(original.predict(x, batch_size=128, verbose=0), task)
+        reference = {head: np.asarray(reference[head]) for head in given}
+        for mark, own in marks.items():
+            outputs, wanted = (of_mark(task, own, values) for values in (found, reference))
+            labels = of_mark(task, own, {head: given[head].y for head in own})
+            if len(own) > 1:
+                metric = joint_metric(mark, metrics[mark], labels, wanted, 0)
+            else:
+                metric = task_metric(mark, metrics.get(mark), kinds[own[0]], labels, wanted, 0)
+            accuracy[mark] = _shown(metric.marks(outputs).value, metric.metric)
+            if task in originals:
+                original_accuracy[mark] = _shown(metric.marks(wanted).value, metric.metric)
     return accuracy, original_accuracy
+
+
+def _check_known(task: str, given: Mapping[str, HeadSamples], originals: Collection[str]) -> None:
+    unlabelled = [head for head, own in given.items() if own.y is None]
+    if unlabelled and task not in originals:
+        raise ValueError(
+            f"`data` has no labels for the task {task!r}: none for {unlabelled}, and no original "
+            "is there to agree with. Expected one of both. Pass labels, or originals=models."
+        )
 
 
 def _shown(value: float, metric: Metric | None) -> float:

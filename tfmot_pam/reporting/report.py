@@ -11,16 +11,18 @@ import keras
 
 from tfmot_pam.graph.cost import NetworkCost, combination_totals, network_cost
 from tfmot_pam.graph.generation import read_model
+from tfmot_pam.graph.heads import all_heads
 from tfmot_pam.graph.network import Network
-from tfmot_pam.graph.selection import all_combinations, check_tasks, task_names
+from tfmot_pam.graph.selection import all_combinations, check_tasks, network_heads, task_names
 from tfmot_pam.graph.sizes import InputShape, sized
 from tfmot_pam.graph.usage import usage_probabilities
-from tfmot_pam.metrics.metric import find_metrics, metric_titles
+from tfmot_pam.metrics.metric import by_mark, find_metrics, metric_titles
 from tfmot_pam.reporting.groups import count_groups, trunk_groups
 from tfmot_pam.reporting.measured import measured
 from tfmot_pam.reporting.result import Report, ReportRow
 
 TaskSet = tuple[str, ...]
+TaskHeads = Mapping[str, tuple[str, ...]]
 
 
 def report(
@@ -96,14 +98,15 @@ def report(
     counted = count_groups(network, groups)
     originals = _originals(originals, tasks)
     original_costs = _original_costs(originals, input_shape)
-    titles = metric_titles(metrics, tasks)
+    heads = {task: tuple(own) for task, own in network_heads(network).items()}
+    titles = metric_titles(metrics, heads)
     if data is not None:
         _check_not_given(accuracy=accuracy, original_accuracy=original_accuracy)
         accuracy, original_accuracy = measured(
-            model, originals, data, find_metrics(metrics, tasks), tasks
+            model, originals, data, find_metrics(metrics, heads), heads
         )
-    accuracies = _accuracies(accuracy, tasks, titles)
-    original_accuracies = _by_task(original_accuracy, tasks, "original_accuracy", titles)
+    accuracies = _accuracies(accuracy, heads, titles)
+    original_accuracies = _by_task(original_accuracy, heads, "original_accuracy", titles)
     latencies = _by_combination(latency, tasks, "latency")
     sizes = _by_combination(file_bytes, tasks, "file_bytes")
     rows = tuple(
@@ -115,7 +118,7 @@ def report(
             groups=counted[chosen],
             probability=probability.get(chosen, 0.0),
             accuracy=accuracies.get(chosen, {}),
-            original_accuracy=_only(original_accuracies, chosen),
+            original_accuracy=_only(original_accuracies, chosen, heads),
             latency_ms=latencies.get(chosen),
             file_bytes=sizes.get(chosen),
             **_sums(original_costs, chosen),
@@ -138,8 +141,9 @@ def report(
     )
 
 
-def _only(values: Mapping[str, float], chosen: TaskSet) -> dict[str, float]:
-    return {task: values[task] for task in chosen if task in values}
+def _only(values: Mapping[str, float], chosen: TaskSet, heads: TaskHeads) -> dict[str, float]:
+    marks = [mark for task in chosen for mark in dict.fromkeys([task, *heads[task]])]
+    return {mark: values[mark] for mark in marks if mark in values}
 
 
 def _expected(probability: Mapping[TaskSet, float], macs: Mapping[TaskSet, int]) -> float:
@@ -244,37 +248,41 @@ def _by_combination(values, tasks, what) -> dict[TaskSet, Any]:
     return found
 
 
-def _by_task(values, tasks, what, own) -> dict[str, float]:
+def _by_task(values, tasks: TaskHeads, what, own) -> dict[str, float]:
+    """Values by task, or by head of tasks that have several, each checked."""
     if values is None:
         return {}
     _check_mapping(values, what, "task")
+    values = by_mark(values, tasks)
+    known = dict.fromkeys([*tasks, *all_heads(tasks)])
     for key, value in values.items():
-        if key not in tasks:
+        if key not in known:
             raise ValueError(
-                f"`{what}` has the unknown task {key!r}. The model's tasks are {list(tasks)}. "
+                f"`{what}` has the unknown task {key!r}. The model's tasks are {list(known)}. "
                 "Choose among these names."
             )
         if key in own:
             _finite(value, what, key)
         else:
             _number(value, what, key, 1.0)
-    return {task: float(values[task]) for task in tasks if task in values}
+    return {mark: float(values[mark]) for mark in known if mark in values}
 
 
-def _accuracies(accuracy, tasks, own) -> dict[TaskSet, dict[str, float]]:
+def _accuracies(accuracy, tasks: TaskHeads, own) -> dict[TaskSet, dict[str, float]]:
     """Accuracy by combination and task, from either of the two forms."""
     if accuracy is None:
         return {}
     _check_mapping(accuracy, "accuracy", "task")
-    if not any(isinstance(value, Mapping) for value in accuracy.values()):
+    names = (*tasks, *all_heads(tasks))
+    if all(key in names or not isinstance(value, Mapping) for key, value in accuracy.items()):
         values = _by_task(accuracy, tasks, "accuracy", own)
-        return {chosen: _only(values, chosen) for chosen in all_combinations(tasks)}
+        return {chosen: _only(values, chosen, tasks) for chosen in all_combinations(tuple(tasks))}
     found: dict[TaskSet, dict[str, float]] = {}
     for key, values in accuracy.items():
-        chosen = _combination(key, tasks, "accuracy")
+        chosen = _combination(key, tuple(tasks), "accuracy")
         if chosen in found:
             raise ValueError(f"`accuracy` has the combination {chosen} twice. Give it once.")
-        found[chosen] = _by_task(values, chosen, "accuracy", own)
+        found[chosen] = _by_task(values, {t: tasks[t] for t in chosen}, "accuracy", own)
     return found
 
 

@@ -76,16 +76,15 @@ def _columns(report: Report) -> list[tuple[str, Callable[[ReportRow], str]]]:
     ]
     if report.groups:
         columns.append(("groups", lambda row: str(row.groups)))
-    for task in report.tasks:
-        if any(task in row.accuracy or task in row.original_accuracy for row in report.rows):
-            title = report.metrics.get(task)
-            write = _percent if title is None else _value
-            columns.append(
-                (
-                    f"accuracy\n{task}, %" if title is None else f"{title}\n{task}",
-                    lambda row, task=task, write=write: _accuracy(row, task, write),
-                )
+    for mark in _marks(report):
+        title = report.metrics.get(mark)
+        write = _percent if title is None else _value
+        columns.append(
+            (
+                f"accuracy\n{mark}, %" if title is None else f"{title}\n{mark}",
+                lambda row, mark=mark, write=write: _accuracy(row, mark, write),
             )
+        )
     if any(row.latency_ms is not None for row in report.rows):
         columns.append(("latency", lambda row: _optional(row.latency_ms, _milliseconds)))
     if any(row.file_bytes is not None for row in report.rows):
@@ -111,11 +110,20 @@ def _value(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _accuracy(row: ReportRow, task: str, write: Callable[[float], str]) -> str:
-    if task not in row.tasks:
-        return ""
-    text = _optional(row.accuracy.get(task), write)
-    original = _optional(row.original_accuracy.get(task), write)
+def _marks(report: Report) -> list[str]:
+    """What there are accuracies of, in the order of the tasks."""
+    found = [m for row in report.rows for m in (*row.accuracy, *row.original_accuracy)]
+
+    def place(mark: str) -> int:
+        owners = [t for t in report.tasks if mark == t or mark.startswith(f"{t}/")]
+        return report.tasks.index(max(owners, key=len))
+
+    return sorted(dict.fromkeys(found), key=place)
+
+
+def _accuracy(row: ReportRow, mark: str, write: Callable[[float], str]) -> str:
+    text = _optional(row.accuracy.get(mark), write)
+    original = _optional(row.original_accuracy.get(mark), write)
     return f"{text} ({original})".lstrip() if original else text
 
 

@@ -88,8 +88,8 @@ def check_losses(losses: Any) -> None:
 def check_teacher_input(task: str, teacher: Any, shape: Sequence[int | None]) -> None:
     """Raises ValueError if a teacher takes inputs of another shape than the student."""
     inputs = getattr(teacher, "inputs", None)
-    if not inputs or len(inputs) != 1:
-        return  # a model that cannot say what it takes
+    if not inputs or len(inputs) != 1 or isinstance(shape, Mapping):
+        return  # a model that cannot say what it takes, or takes it by name
     own = tuple(inputs[0].shape[1:])
     fits = len(own) == len(shape) and all(
         None in (one, other) or one == other for one, other in zip(own, shape, strict=True)

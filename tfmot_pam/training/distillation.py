@@ -10,21 +10,26 @@ import keras
 import numpy as np
 
 from tfmot_pam.data import Batches, Samples
+from tfmot_pam.graph.calling import answers_by_head
 from tfmot_pam.graph.cloning import clone
+from tfmot_pam.graph.heads import Heads, InputShapes, leaves
 from tfmot_pam.training.feed import Feed
-from tfmot_pam.training.heads import output_kind
+from tfmot_pam.training.heads import output_kinds
 from tfmot_pam.training.losses import TEMPERATURE
-from tfmot_pam.training.objective import Objective, set_objective
+from tfmot_pam.training.objective import Objective, Teacher, set_objective
 from tfmot_pam.training.usage import StepTasks
+
+# For each head of each task the shape of one output and what `output_kind` says of it.
+HeadOutputs = Mapping[str, Mapping[str, tuple[tuple[int | None, ...], str]]]
 
 
 class Distillation:
-    """The losses of some tasks and the feed of their targets, for students with the same outputs.
+    """The losses of some heads and the feed of their targets, for students with the same outputs.
 
     Args:
-        objectives: What each task is trained towards, in task order.
+        objectives: What each head is trained towards, in the order of the tasks.
         sample: Some samples of the data, which give its types.
-        input_shape: Shape of one input without the batch dimension.
+        input_shape: Shape of one input without the batch dimension; of several a dict by name.
         seed: Seed of the students' dropout.
     """
 
@@ -32,18 +37,18 @@ class Distillation:
         self,
         objectives: Mapping[str, Objective],
         sample: Samples,
-        input_shape: tuple[int | None, ...],
+        input_shape: InputShapes,
         seed: int = 0,
     ):
         self.objectives = dict(objectives)
         self.feed = Feed(self.objectives, sample, input_shape)
         self._sample, self._input_shape, self._seed = sample, input_shape, seed
 
-    def only(self, tasks: Sequence[str]) -> Distillation:
-        """The distillation of some of the tasks."""
+    def only(self, heads: Sequence[str]) -> Distillation:
+        """The distillation of some of the heads."""
         return Distillation(
-            {task: self.objectives[task] for task in tasks},
-            self._sample.only(tasks),
+            {head: self.objectives[head] for head in heads},
+            self._sample.only(heads),
             self._input_shape,
             self._seed,
         )
@@ -61,6 +66,7 @@ class Distillation:
         dropout: float = 1.0,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         validation_data: Any = None,
+        tasks: Heads | None = None,
         seed: int = 0,
         first_epoch: int = 0,
         verbose: str | int = 0,
@@ -78,24 +84,24 @@ class Distillation:
             dropout: Factor of the rates of dropout layers, while it trains.
             callbacks: Keras callbacks.
             validation_data: The user's data for the validation losses.
+            tasks: The heads of each task in it; None where it is by head.
             seed: Seed of the shuffling.
             first_epoch: The number of the first epoch, where training goes on.
             verbose: As in `keras.Model.fit`.
         """
-        trainer = _copy(student, tuple(self.objectives), self._seed)
-        outputs = trainer.output
+        trainer, nested = _copy(student, tuple(self.objectives), self._seed)
         training, batches = self.feed.open(views, batch_size, steps, seed, first_epoch)
         validation = None
         if validation_data is not None:
             validation, _ = self.feed.open(
-                [self.feed.prepare(validation_data, batch_size)], batch_size
+                [self.feed.prepare(validation_data, batch_size, tasks)], batch_size
             )
         optimizer = _released(_optimizer(optimizer, learning_rate, batches, epochs))
         # Variables that are made while a graph is traced take ten times as long.
         optimizer.build(trainer.trainable_variables)
         trainer.compile(
             optimizer=optimizer,
-            loss={task: objective.loss for task, objective in self.objectives.items()},
+            loss={head: objective.loss for head, objective in self.objectives.items()},
             jit_compile=False,
         )
         # So are those of the losses, which would have the whole step traced twice.
@@ -110,16 +116,14 @@ class Distillation:
                 verbose=verbose,
             )
         # The same layers once more, without the compile state.
-        if not isinstance(student.output, Mapping):
-            (outputs,) = outputs.values()
-        return type(trainer)(trainer.input, outputs, name=trainer.name)
+        return type(trainer)(trainer.input, nested, name=trainer.name)
 
 
 def set_up(
-    outputs: Mapping[str, tuple[tuple[int | None, ...], str]],
+    outputs: HeadOutputs,
     sample: Samples,
     teachers: Mapping[str, Any],
-    input_shape: tuple[int | None, ...],
+    input_shape: InputShapes,
     *,
     label_weight: float = 0.3,
     temperature: float = TEMPERATURE,
@@ -131,63 +135,67 @@ def set_up(
     """The distillation of teachers into students.
 
     Args:
-        outputs: For each task the shape of one output and what `output_kind` says of it.
+        outputs: For each head of each task the shape of one output and what `output_kind` says.
         sample: Some samples of the data, from which loss scales are measured.
         teachers: The original models by task; tasks without one learn from labels alone.
-        input_shape: Shape of one input without the batch dimension.
-        label_weight: Share of the labels in the loss of a task that has a teacher too.
+        input_shape: Shape of one input without the batch dimension; of several a dict by name.
+        label_weight: Share of the labels in the loss of a head that has a teacher too.
         temperature: Divisor of the logits of student and teacher in the teacher's loss.
-        losses: Keras losses for the labels of some tasks.
-        class_weight: Factors of classes, by task.
-        gaps: Tasks that may have labels that do not count.
+        losses: Keras losses for the labels of some heads.
+        class_weight: Factors of classes, by head.
+        gaps: Heads that may have labels that do not count.
         seed: Seed of the students' dropout.
     """
-    objectives = {
-        task: set_objective(
-            task,
-            sample.by_task[task],
-            shape,
-            kind,
-            teacher=teachers.get(task),
-            label_weight=label_weight,
-            temperature=temperature,
-            label_loss=(losses or {}).get(task),
-            masked=task in gaps,
-            class_weight=(class_weight or {}).get(task),
-        )
-        for task, (shape, kind) in outputs.items()
-    }
+    objectives = {}
+    for task, heads in outputs.items():
+        teacher = Teacher(task, teachers[task]) if task in teachers else None
+        for head, (shape, kind) in heads.items():
+            objectives[head] = set_objective(
+                head,
+                sample.by_head[head],
+                shape,
+                kind,
+                teacher=teacher,
+                label_weight=label_weight,
+                temperature=temperature,
+                label_loss=(losses or {}).get(head),
+                masked=head in gaps,
+                class_weight=(class_weight or {}).get(head),
+            )
     return Distillation(objectives, sample, input_shape, seed)
 
 
-def task_outputs(
-    model: keras.Model, tasks: Sequence[str]
-) -> dict[str, tuple[tuple[int | None, ...], str]]:
-    """For each task of a functional model the shape of one output and its kind."""
-    if isinstance(model.output, Mapping):
-        return {t: (tuple(model.output[t].shape[1:]), output_kind(model, t)) for t in tasks}
-    (task,) = tasks
-    return {task: (tuple(model.outputs[0].shape[1:]), output_kind(model))}
+def head_outputs(model: keras.Model, tasks: Sequence[str]) -> HeadOutputs:
+    """For each head of each task of a functional model the shape of one output and its kind."""
+    kinds = output_kinds(model, tasks)
+    by_task = {task: answers_by_head(model.output, task) for task in tasks}
+    return {
+        task: {head: (tuple(t.shape[1:]), kinds[head]) for head, t in heads.items()}
+        for task, heads in by_task.items()
+    }
 
 
-def _with_task_outputs(model: keras.Model, tasks: tuple[str, ...]) -> keras.Model:
-    """The model with a dict of outputs by task, its layers shared."""
-    if isinstance(model.output, Mapping):
-        return model
-    outputs = dict(zip(tasks, keras.tree.flatten(model.output), strict=True))
-    return type(model)(model.input, outputs, name=model.name)
+def _copy(student: keras.Model, heads: tuple[str, ...], seed: int) -> tuple[keras.Model, Any]:
+    """A model of the same weights with a dict of outputs by head, whose dropout is seeded.
 
-
-def _copy(student: keras.Model, tasks: tuple[str, ...], seed: int) -> keras.Model:
-    """Returns a model of the same weights with a dict of outputs, whose dropout is seeded."""
-    student = _with_task_outputs(clone(student), tasks)
+    Returns:
+        The model, and its outputs in the nest in which the student has them.
+    """
+    student = clone(student)
+    nested = student.output
+    if isinstance(nested, Mapping):
+        flat = {h: t for task, own in nested.items() for h, t in leaves(task, own).items()}
+    else:
+        flat = dict(zip(heads, keras.tree.flatten(nested), strict=True))
+    if flat.keys() != (nested.keys() if isinstance(nested, Mapping) else ()):
+        student = type(student)(student.input, flat, name=student.name)
     # A clone's dropout layers draw a seed from Python's global generator; this makes it ours.
     known = {id(variable) for variable in student.weights}
     rng = np.random.default_rng(seed)
     for variable in student.variables:
         if id(variable) not in known:
             variable.assign(rng.integers(0, 2**31, variable.shape).astype(variable.dtype))
-    return student
+    return student, nested
 
 
 @contextlib.contextmanager

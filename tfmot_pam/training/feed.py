@@ -5,55 +5,64 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tfmot_pam.data import (
     Batches,
+    HeadSamples,
     Samples,
-    TaskSamples,
     as_form,
+    as_types,
+    count,
     open_batches,
     read_arrays,
 )
+from tfmot_pam.graph.heads import Heads, Inputs, InputShapes
 from tfmot_pam.training.objective import Objective
 from tfmot_pam.training.usage import StepTasks
 
 
 class Feed:
-    """Batches for `fit`: inputs, targets by task, and sample weights by task.
+    """Batches for `fit`: inputs, targets by head, and sample weights by head.
 
     Args:
-        objectives: What each task is trained towards, in task order.
+        objectives: What each head is trained towards, in the order of the tasks.
         sample: Some samples of the data, which give its types.
-        input_shape: Shape of one input without the batch dimension, None where it varies.
+        input_shape: Shape of one input without the batch dimension, None where it varies; of
+            several a dict by name.
     """
 
     def __init__(
         self,
         objectives: Mapping[str, Objective],
         sample: Samples,
-        input_shape: tuple[int | None, ...],
+        input_shape: InputShapes,
     ):
         self._objectives = objectives
         self._input_shape = input_shape
-        self._x_dtype = np.result_type(*(own.x.dtype for own in sample.by_task.values()))
+        self._types = _input_types([own.x for own in sample.by_head.values()])
         self._widths = {
-            task: objective.targets(_head(sample.by_task[task])).shape[-1]
-            for task, objective in objectives.items()
+            head: objective.targets(own.rows(slice(0, 1))).shape[-1]
+            for (head, objective), own in zip(
+                objectives.items(), sample.by_head.values(), strict=True
+            )
         }
         self._error: Exception | None = None
 
-    def prepare(self, data: Any, batch_size: int) -> Any:
+    def prepare(self, data: Any, batch_size: int, tasks: Heads | None = None) -> Any:
         """Computes the targets of arrays, in place of labels; streams stay as they are.
 
         Args:
             data: The user's data.
             batch_size: Batch size of the teachers.
+            tasks: The heads of each task in the data; None where it is by head.
         """
-        samples = read_arrays(data, tuple(self._objectives), self._input_shape)
-        return data if samples is None else self._targets(samples, batch_size)
+        tasks = tuple(self._objectives) if tasks is None else tasks
+        samples = read_arrays(data, tasks, self._input_shape)
+        return _Stream(data, tasks) if samples is None else self._targets(samples, batch_size)
 
     def open(
         self,
@@ -74,17 +83,16 @@ class Feed:
         """
         import tensorflow as tf
 
-        tasks = tuple(self._objectives)
         ready = isinstance(views[0], Samples)
         opened = [
             open_batches(
-                as_form(data) if ready else data,
-                tasks,
+                as_form(view) if ready else view.data,
+                tuple(self._objectives) if ready else view.tasks,
                 self._input_shape,
                 batch_size=batch_size,
                 seed=seed,
             )
-            for data in views
+            for view in views
         ]
         epochs = itertools.count(first_epoch)
 
@@ -111,11 +119,11 @@ class Feed:
     def blank_step(self) -> dict[str, dict[str, np.ndarray]]:
         """A step of one row of zeros: targets, outputs and weights as `compute_loss` takes them."""
         step: dict[str, dict[str, np.ndarray]] = {"y": {}, "y_pred": {}, "sample_weight": {}}
-        for task, objective in self._objectives.items():
+        for head, objective in self._objectives.items():
             *sizes, width = (size or 1 for size in objective.output_shape)
-            step["y"][task] = np.zeros((1, *sizes, self._widths[task]), "float32")
-            step["y_pred"][task] = np.zeros((1, *sizes, width), "float32")
-            step["sample_weight"][task] = np.zeros(1, "float32")
+            step["y"][head] = np.zeros((1, *sizes, self._widths[head]), "float32")
+            step["y_pred"][head] = np.zeros((1, *sizes, width), "float32")
+            step["sample_weight"][head] = np.zeros(1, "float32")
         return step
 
     def _epoch(
@@ -131,57 +139,76 @@ class Feed:
             raise
 
     def _targets(self, samples: Samples, batch_size: int | None = None) -> Samples:
-        by_task = {
-            task: TaskSamples(own.x, self._objectives[task].targets(own, batch_size), own.weight)
-            for task, own in samples.by_task.items()
-        }
-        return Samples(by_task, samples.shared)
+        by_head: dict[str, HeadSamples] = {}
+        # A teacher of several heads runs once.
+        answers: dict[tuple[int, int], Mapping[str, Any]] = {}
+        for head, own in samples.by_head.items():
+            objective = self._objectives[head]
+            asked = id(objective.teacher), id(own.x)
+            if objective.loss.teacher_weight and asked not in answers:
+                answers[asked] = objective.teacher.answers(own.x, batch_size)
+            targets = objective.targets(own, answers.get(asked))
+            by_head[head] = HeadSamples(own.x, targets, own.weight)
+        return Samples(by_head, samples.shared)
 
     def _assemble(self, batch: Samples, weights: Mapping[str, float]) -> tuple:
-        parts = batch.by_task
+        x = batch.inputs
         if batch.shared:
-            x = next(iter(parts.values())).x
-            targets = {task: own.y for task, own in parts.items()}
-            sample_weights = {task: _weights(own, weights[task]) for task, own in parts.items()}
+            targets = {head: own.y for head, own in batch.by_head.items()}
+            sample_weights = {h: _weights(own, weights[h]) for h, own in batch.by_head.items()}
         else:
-            x = np.concatenate([own.x for own in parts.values()])
-            targets, sample_weights = _spread(parts, weights, len(x))
-        return x.astype(self._x_dtype, copy=False), targets, sample_weights
+            targets, sample_weights = _spread(batch, weights, count(x))
+        return as_types(x, self._types), targets, sample_weights
 
     def _signature(self, tf: Any) -> tuple:
         targets = {
-            task: tf.TensorSpec((None, *objective.output_shape[:-1], self._widths[task]))
-            for task, objective in self._objectives.items()
+            head: tf.TensorSpec((None, *objective.output_shape[:-1], self._widths[head]))
+            for head, objective in self._objectives.items()
         }
-        return (
-            tf.TensorSpec((None, *self._input_shape), self._x_dtype),
-            targets,
-            {task: tf.TensorSpec((None,)) for task in self._objectives},
-        )
+        if isinstance(self._input_shape, Mapping):
+            inputs = {
+                name: tf.TensorSpec((None, *shape), self._types[name])
+                for name, shape in self._input_shape.items()
+            }
+        else:
+            inputs = tf.TensorSpec((None, *self._input_shape), next(iter(self._types.values())))
+        return inputs, targets, {head: tf.TensorSpec((None,)) for head in self._objectives}
 
 
-def _head(samples: TaskSamples) -> TaskSamples:
-    return TaskSamples(samples.x[:1], None if samples.y is None else samples.y[:1])
+@dataclass(frozen=True)
+class _Stream:
+    """Data that is not read before it is trained on, and the heads of each task in it."""
+
+    data: Any
+    tasks: Heads
 
 
-def _weights(samples: TaskSamples, factor: float) -> np.ndarray:
-    """A task's factor times the weights of its samples."""
-    weights = np.full(len(samples.x), factor, "float32")
+def _input_types(inputs: Sequence[Inputs]) -> dict[str, Any]:
+    """The type of every input, by name, that holds those of all data sets."""
+    if isinstance(inputs[0], Mapping):
+        return {name: np.result_type(*(x[name].dtype for x in inputs)) for name in inputs[0]}
+    return {"x": np.result_type(*(x.dtype for x in inputs))}
+
+
+def _weights(samples: HeadSamples, factor: float) -> np.ndarray:
+    """A head's factor times the weights of its samples."""
+    weights = np.full(len(samples), factor, "float32")
     return weights if samples.weight is None else weights * samples.weight
 
 
 def _spread(
-    parts: Mapping[str, TaskSamples], weights: Mapping[str, float], length: int
+    batch: Samples, weights: Mapping[str, float], length: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Places each task's targets at its own rows of a joined batch; other rows weigh 0."""
+    """Places each head's targets at its own rows of a joined batch; other rows weigh 0."""
     targets, sample_weights = {}, {}
     start = 0
-    for task, own in parts.items():
-        rows = slice(start, start + len(own.x))
-        start = rows.stop
-        targets[task] = np.zeros((length, *own.y.shape[1:]), "float32")
-        targets[task][rows] = own.y
-        sample_weights[task] = np.zeros(length, "float32")
-        # Keras divides by all rows; the factor makes that the mean over the task's own.
-        sample_weights[task][rows] = _weights(own, weights[task] * length / len(own.x))
+    for part in batch.apart:
+        stop = start + len(next(iter(part.by_head.values())))
+        for head, own in part.by_head.items():
+            targets[head] = np.zeros((length, *own.y.shape[1:]), "float32")
+            targets[head][start:stop] = own.y
+            sample_weights[head] = np.zeros(length, "float32")
+            # Keras divides by all rows; the factor makes that the mean over the head's own.
+            sample_weights[head][start:stop] = _weights(own, weights[head] * length / len(own))
+        start = stop
     return targets, sample_weights

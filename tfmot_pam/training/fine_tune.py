@@ -9,16 +9,17 @@ from typing import Any
 
 import keras
 
-from tfmot_pam.data import Samples, take_samples, tasks_with_gaps
+from tfmot_pam.data import Samples, heads_with_gaps, take_samples
 from tfmot_pam.graph.arguments import check_seed, check_whole
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.frozen import with_trainable
 from tfmot_pam.graph.generation import same_generation
+from tfmot_pam.graph.heads import input_shapes
 from tfmot_pam.graph.reader import check_model, read
-from tfmot_pam.graph.selection import task_names
+from tfmot_pam.graph.selection import network_heads, task_names
 from tfmot_pam.graph.usage import check_usage
 from tfmot_pam.training.arguments import check_teacher_input, check_training
-from tfmot_pam.training.distillation import set_up, task_outputs
+from tfmot_pam.training.distillation import head_outputs, set_up
 from tfmot_pam.training.losses import TEMPERATURE
 from tfmot_pam.training.usage import StepTasks
 
@@ -62,8 +63,9 @@ def fine_tune(
     takes a batch of each, and every task's loss is measured on its own samples.
 
     Args:
-        merged: A functional or sequential Keras 3 model with one input and a dict of outputs keyed
-            by task; or with a single output, whose layer names the task. A model from
+        merged: A functional or sequential Keras 3 model with a dict of outputs keyed by task, where
+            an output may be a nest of tensors; or with a single output, whose layer names the task.
+            Several inputs are a dict by name in the data. A model from
             `prune_channels` is pruned on the way, with `UpdatePruningStep()` in `callbacks`. A
             tf_keras model is trained as its Keras 3 twin and comes back as a tf_keras model.
         data: The data, in any form that `merge` takes; labels optional if there are teachers.
@@ -87,7 +89,9 @@ def fine_tune(
             least 1: a teacher that is all but sure of its training inputs then still tells what
             else they look like. Without effect on outputs that are not probabilities.
         losses: Keras losses to use on the labels of some tasks instead of the chosen ones; they
-            get the labels as given, also those that do not count, and the task's outputs.
+            get the labels as given, also those that do not count, and the task's outputs. Of a
+            task with several outputs one is named like `"detector/boxes"`; so it is in
+            `class_weight`.
         class_weight: Factors of the labels' loss by class, `{task: {class index: factor}}`, for
             tasks whose labels are classes. Classes that are not named have 1.
         dropout: Factor of the rates of dropout layers during training, in 0..1. Small students of
@@ -128,7 +132,9 @@ def fine_tune(
     check_model(merged, "`merged`")
     if isinstance(merged, keras.Sequential):
         merged = keras.Model(merged.inputs, merged.outputs[0], name=merged.name)
-    tasks = _tasks(merged)
+    network = read(merged)
+    tasks = task_names(network)
+    heads = {task: tuple(own) for task, own in network_heads(network).items()}
     check_whole("epochs", epochs)
     check_whole("batch_size", batch_size)
     check_seed(seed)
@@ -136,21 +142,20 @@ def fine_tune(
     callbacks = check_training(learning_rate, optimizer, losses, callbacks)
     teachers = _by_task(teachers, tasks)
     usage = None if usage is None else check_usage(usage, tasks)
-    network = read(merged)
     changed = with_trainable(network, trainable)
     if changed is not network:
         merged = emit(changed, cls=type(merged))
     weights = _check_task_weights(task_weights, tasks)
-    input_shape = tuple(merged.inputs[0].shape[1:])
-    sample = take_samples(data, tasks, input_shape, samples=_SCALE_SAMPLES, seed=seed)
+    input_shape = input_shapes(network)
+    sample = take_samples(data, heads, input_shape, samples=_SCALE_SAMPLES, seed=seed)
     for task, teacher in teachers.items():
         check_teacher_input(task, teacher, input_shape)
-    _check_targets(tasks, sample, teachers, losses or {}, "losses")
-    _check_targets(tasks, sample, teachers, class_weight or {}, "class_weight")
-    gaps = tasks_with_gaps(data, tasks, input_shape)
-    gaps |= tasks_with_gaps(validation_data, tasks, input_shape)
+    _check_targets(sample, teachers, losses or {}, "losses")
+    _check_targets(sample, teachers, class_weight or {}, "class_weight")
+    gaps = heads_with_gaps(data, heads, input_shape)
+    gaps |= heads_with_gaps(validation_data, heads, input_shape)
     distillation = set_up(
-        task_outputs(merged, tasks),
+        head_outputs(merged, tasks),
         sample,
         teachers,
         input_shape,
@@ -163,30 +168,21 @@ def fine_tune(
     )
     return distillation.train(
         merged,
-        [distillation.feed.prepare(data, batch_size)],
+        [distillation.feed.prepare(data, batch_size, heads)],
         epochs,
         batch_size=batch_size,
         optimizer=optimizer,
         learning_rate=learning_rate,
-        steps=StepTasks(tasks, usage, joint, seed, weights),
+        steps=StepTasks(
+            heads, usage, joint, seed, {h: weights[task] for task in tasks for h in heads[task]}
+        ),
         dropout=dropout,
         callbacks=callbacks,
         validation_data=validation_data,
+        tasks=heads,
         seed=seed,
         verbose=verbose,
     )
-
-
-def _tasks(merged: keras.Model) -> tuple[str, ...]:
-    """Returns the tasks of a functional model, or says what is wrong with it."""
-    network = read(merged)
-    if len(network.inputs) != 1 or isinstance(network.outputs, (list, tuple)):
-        raise ValueError(
-            "`merged` must have one input, and one output or a dict of outputs keyed by task. "
-            f"Received: {len(network.inputs)} inputs and {len(merged.outputs)} outputs in a "
-            f"{type(network.outputs).__name__}. Build it as keras.Model(inputs, {{task: y, ...}})."
-        )
-    return task_names(network)
 
 
 def _check_shares(**shares: float) -> None:
@@ -255,10 +251,9 @@ def _by_task(teachers: Any, tasks: tuple[str, ...]) -> dict[str, Any]:
     return dict(teachers)
 
 
-def _check_targets(
-    tasks: tuple[str, ...], sample: Samples, teachers: Mapping, named: Mapping, what: str
-) -> None:
-    unlabelled = [task for task in tasks if sample.by_task[task].y is None]
+def _check_targets(sample: Samples, teachers: Mapping, named: Mapping, what: str) -> None:
+    tasks = list(sample.by_head)
+    unlabelled = [task for task in tasks if sample.by_head[task].y is None]
     if not teachers and unlabelled:
         raise ValueError(
             f"There is nothing to train towards for the tasks {unlabelled}: the data has no "
@@ -269,5 +264,5 @@ def _check_targets(
     if useless:
         raise ValueError(
             f"`{what}` names {useless}, which are no tasks with labels. The tasks are "
-            f"{list(tasks)}; without labels: {unlabelled}. Leave them out."
+            f"{tasks}; without labels: {unlabelled}. Leave them out."
         )

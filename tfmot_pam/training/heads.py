@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+
+from tfmot_pam.graph.calling import answers_by_head
 
 _ACTIVATIONS = {"softmax": "softmax", "sigmoid": "sigmoid"}
 _OPERATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "Identity": "linear"}
@@ -52,8 +56,45 @@ def output_kind(model: keras.Model, task: str | None = None) -> str:
     reference = config["output_layers"]
     if task is not None:
         reference = reference[task]
+    return _kind_of(model, config, _first_reference(reference))
+
+
+def output_kinds(model: keras.Model, tasks: Sequence[str]) -> dict[str, str]:
+    """For each head of a model's tasks what `output_kind` says, in model order."""
+    if isinstance(model, keras.Sequential):
+        return {task: output_kind(model) for task in tasks}
+    config = model.get_config()
+    references = _marked(config["output_layers"])
+    by_task = references if isinstance(references, dict) else {tasks[0]: references}
+    return {
+        head: _kind_of(model, config, reference.triple)
+        for task in tasks
+        for head, reference in answers_by_head(by_task, task).items()
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reference:
+    """Keeps a `[layer, node, tensor]` triple from being taken for a nest."""
+
+    triple: tuple[str, int, int]
+
+
+def _marked(structure: Any) -> Any:
+    if isinstance(structure, dict):
+        return {key: _marked(value) for key, value in structure.items()}
+    if isinstance(structure[0], str):
+        return _Reference(tuple(structure))
+    return [_marked(value) for value in structure]
+
+
+def _first_reference(reference: Any) -> Any:
     while isinstance(reference, dict) or not isinstance(reference[0], str):
         reference = next(iter(reference.values() if isinstance(reference, dict) else reference))
+    return reference
+
+
+def _kind_of(model: keras.Model, config: dict[str, Any], reference: Any) -> str:
     nodes = {layer["name"]: layer["inbound_nodes"] for layer in config["layers"]}
     operations = {operation.name: operation for operation in model.operations}
     while True:

@@ -11,8 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmot_pam.data import TaskSamples, counted, missing
+from tfmot_pam.data import HeadSamples, counted, missing
 from tfmot_pam.data.missing import VOID
+from tfmot_pam.graph.calling import answers_by_head, for_model
+from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.graph.network import scope_name
 from tfmot_pam.training.losses import (
     TEMPERATURE,
@@ -22,71 +24,96 @@ from tfmot_pam.training.losses import (
 )
 
 _PROBABILITY_SLACK = 1e-3
+_TEACHER_BATCH = 32
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The targets and the loss of one task; made by `set_objective`.
+    """The targets and the loss of one head; made by `set_objective`.
 
     Attributes:
-        task: Name of the task.
+        head: Name of the head, which is that of its task unless this has several.
         output_shape: Shape of one output, None where it varies.
         loss: Keras loss for `targets`.
-        teacher: The model whose outputs are imitated, or None.
+        teacher: What is imitated, or None.
     """
 
-    task: str
+    head: str
     output_shape: tuple[int | None, ...]
     loss: TaskLoss
-    teacher: Any
+    teacher: Teacher | None
 
-    def targets(self, samples: TaskSamples, batch_size: int | None = None) -> np.ndarray:
+    def targets(self, samples: HeadSamples, answers: Mapping[str, Any] | None = None) -> np.ndarray:
         """Returns label columns and teacher outputs side by side, `[n, ..., width]` in float32.
 
         Args:
-            samples: Inputs and labels of the task.
-            batch_size: Batch size of the teacher; None runs it on all samples at once.
+            samples: Inputs and labels of the head.
+            answers: What the teacher answers for these inputs; None asks it, in one batch.
         """
         parts = []
         if self.loss.label_kind is not None:
             if samples.y is None:
                 raise ValueError(
-                    f"A batch has no labels for the task {self.task!r}, but the first ones had. "
+                    f"A batch has no labels for the task {self.head!r}, but the first ones had. "
                     "Give labels in every batch or in none."
                 )
             parts.append(
-                encode_labels(samples.y, self.loss.label_kind, self.output_shape, self.task)
+                encode_labels(samples.y, self.loss.label_kind, self.output_shape, self.head)
             )
         if self.loss.teacher_weight:
             kind = self.loss.output_kind
-            parts.append(
-                _teacher_outputs(
-                    self.task, self.teacher, samples.x, self.output_shape, kind, batch_size
-                )
-            )
+            answers = self.teacher.answers(samples.x) if answers is None else answers
+            parts.append(_checked_answers(self.head, answers, self.output_shape, kind))
         return np.concatenate(parts, axis=-1)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The original model of a task.
+
+    Attributes:
+        task: The task.
+        model: A Keras model of the task, or of several.
+    """
+
+    task: str
+    model: Any
+
+    def answers(self, x: Inputs, batch_size: int | None = None) -> dict[str, Any]:
+        """The model's outputs by head.
+
+        Args:
+            x: Inputs.
+            batch_size: Samples at a time; None means that they are one batch.
+        """
+        x = for_model(self.model, x)
+        if batch_size is None:
+            outputs = self.model.predict_on_batch(x)
+        else:
+            outputs = self.model.predict(x, batch_size=batch_size, verbose=0)
+        return answers_by_head(outputs, self.task)
 
 
 def set_objective(
     task: str,
-    sample: TaskSamples,
+    sample: HeadSamples,
     output_shape: tuple[int | None, ...],
     output_kind: str,
     *,
-    teacher: Any = None,
+    teacher: Teacher | None = None,
     label_weight: float = 0.3,
     temperature: float = TEMPERATURE,
     label_loss: Any = None,
     masked: bool = False,
     class_weight: Mapping[int, float] | None = None,
 ) -> Objective:
-    """Chooses the loss of one task from its output, its labels and its teacher.
+    """Chooses the loss of one head from its output, its labels and its teacher.
 
     Args:
-        task: Name of the task.
-        sample: Some samples of the task, from which loss scales are measured.
+        task: Name of the head, which is that of its task unless this has several.
+        sample: Some samples of the head, from which loss scales are measured.
         output_shape: Shape of one output, without the batch dimension.
-        output_kind: What `output_kind` says about the task's output.
+        output_kind: What `output_kind` says about the output.
         teacher: The task's original model, or None.
         label_weight: Share of the labels in the loss where there is a teacher as well.
         temperature: Divisor of the logits of student and teacher in the teacher's loss.
@@ -136,7 +163,8 @@ def set_objective(
         }
     if teacher is not None:
         settings["teacher_weight"] = 1.0 - settings.get("label_weight", 0.0)
-        outputs = _teacher_outputs(task, teacher, sample.x, output_shape, output_kind)
+        answers = teacher.answers(sample.x, _TEACHER_BATCH)
+        outputs = _checked_answers(task, answers, output_shape, output_kind)
         settings["teacher_scale"] = constant_divergence(output_kind, outputs, temperature)
         settings["temperature"] = temperature
     return Objective(
@@ -261,24 +289,15 @@ def _kind_for_logits(y: np.ndarray, width: int) -> str:
     return "distribution" if width > 1 and (positive == 1).all() else "binary"
 
 
-def _teacher_outputs(
+def _checked_answers(
     task: str,
-    teacher: Any,
-    x: np.ndarray,
+    answers: Mapping[str, Any],
     output_shape: tuple[int | None, ...],
     output_kind: str,
-    batch_size: int | None = 32,
 ) -> np.ndarray:
-    """Runs a teacher; `batch_size=None` means that `x` is one batch."""
-    if batch_size is None:
-        outputs = teacher.predict_on_batch(x)
-    else:
-        outputs = teacher.predict(x, batch_size=batch_size, verbose=0)
-    if isinstance(outputs, Mapping):
-        outputs = outputs.get(task, outputs if len(outputs) > 1 else next(iter(outputs.values())))
-    elif isinstance(outputs, list | tuple) and len(outputs) == 1:
-        outputs = outputs[0]
-    shape = getattr(outputs, "shape", "of several outputs")
+    """What a teacher answers for one head, if it fits the head."""
+    outputs = answers.get(task)
+    shape = getattr(outputs, "shape", f"for {sorted(answers)}")
     if not hasattr(outputs, "shape") or not _fits(outputs.shape[1:], output_shape):
         raise ValueError(
             f"The teacher of the task {task!r} gives outputs of shape "

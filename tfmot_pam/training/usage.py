@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from tfmot_pam.graph.heads import heads_of
 
 
 @dataclass(frozen=True)
@@ -14,32 +16,34 @@ class StepTasks:
     """Which tasks each training step serves: a sampled combination, or all tasks.
 
     Attributes:
-        tasks: Names of all tasks, in model order.
+        tasks: Names of all tasks, in model order, or the heads of each.
         usage: Probability of each combination; None for all alike.
         joint: Share of the steps that serve all tasks, in 0..1, spread evenly.
         seed: Seed of the sampling.
-        factors: Factor of each task's loss; None for 1.
+        factors: Factor of each head's loss; None for 1.
     """
 
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...] | Mapping[str, Sequence[str]]
     usage: Mapping[tuple[str, ...], float] | None
     joint: float
     seed: int
     factors: Mapping[str, float] | None = None
 
     def weights(self, epoch: int, step: int) -> dict[str, float]:
-        """Returns the weight of each task's loss in a step, 0 for tasks it does not serve.
+        """Returns the weight of each head's loss in a step, 0 for tasks it does not serve.
 
         Without factors the weights are such that their mean over steps and tasks is 1.
         """
         if math.floor((step + 1) * self.joint) > math.floor(step * self.joint):
-            served = self.tasks
+            served = tuple(self.tasks)
         else:
             served = self._draw(np.random.default_rng([self.seed, epoch, step]))
         weight = 1.0 / self._mean_share()
         factors = self.factors or {}
         return {
-            task: weight * factors.get(task, 1.0) if task in served else 0.0 for task in self.tasks
+            head: weight * factors.get(head, 1.0) if task in served else 0.0
+            for task, heads in heads_of(self.tasks).items()
+            for head in heads
         }
 
     def _draw(self, rng: np.random.Generator) -> tuple[str, ...]:

@@ -103,8 +103,7 @@ def check_crossing(source: Any, converted: Any) -> None:
     Raises:
         ValueError: their outputs differ by more than 1e-5 of the largest output.
     """
-    inputs = [_random_input(tensor) for tensor in source.inputs]
-    given = inputs[0] if len(inputs) == 1 else inputs
+    given = keras.tree.map_structure(_random_input, source.input)
     expected, found = (_outputs(model, given) for model in (source, converted))
     for position, (value, other) in enumerate(zip(expected, found, strict=True)):
         error = relative_error(value, other)

@@ -9,6 +9,7 @@ import keras
 
 from tfmot_pam.graph import network as net
 from tfmot_pam.graph.emitter import instantiate
+from tfmot_pam.graph.heads import leaves
 from tfmot_pam.graph.tf_keras import layers, operations
 from tfmot_pam.graph.tf_keras.conversion import counterpart
 
@@ -52,9 +53,8 @@ def emit(network: net.Network) -> Any:
         if isinstance(call, layers.Converted) and call.layer is not None and layer.weights:
             names = layers.tf_keras_weight_names(call.layer)
             layers.copy_weights(layer.weights, names, call.layer)
-    inputs = [tensors[tensor] for tensor in network.inputs]
     model = tf_keras.Model(
-        inputs[0] if len(inputs) == 1 else inputs,
+        net.input_structure(network, tensors),
         net.map_tensors(network.outputs, tensors.__getitem__),
         name=network.name,
     )
@@ -65,8 +65,17 @@ def name_outputs(model: Any) -> Any:
     """Lets the logs of a model with a dict of outputs name the keys instead of the last layers."""
     if isinstance(model.output, Mapping):
         # tf_keras goes through dicts in the order of their keys.
-        model.output_names = sorted(model.output)
+        model.output_names = [
+            head for key in sorted(model.output) for head in _sorted_leaves(key, model.output[key])
+        ]
     return model
+
+
+def _sorted_leaves(name: str, structure: Any) -> list[str]:
+    if isinstance(structure, Mapping):
+        parts = (_sorted_leaves(f"{name}/{key}", structure[key]) for key in sorted(structure))
+        return [head for part in parts for head in part]
+    return list(leaves(name, structure))
 
 
 def _input(layer: net.Layer) -> Any:

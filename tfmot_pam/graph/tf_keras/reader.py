@@ -60,8 +60,14 @@ def _replayed(model: Any, what: str, quantized: bool) -> tuple[net.Network, list
     """The network of a model, and the layers that are told to train whatever the model does."""
     check_model(model, what, quantized=quantized)
     replay = _Replay()
-    network = read_keras(replay.model(model))
-    return restore_task_sets(net.rename_layers(network, replay.operation_names)), replay.fixed
+    network = net.rename_layers(read_keras(replay.model(model)), replay.operation_names)
+    if isinstance(model.input, Mapping):
+        keys = {name: key for key, (name, *_) in model.get_config()["input_layers"].items()}
+        own = [network.node(tensor.node).layer for tensor in network.inputs]
+        network = net.with_input_names(
+            network.replace(dict_inputs=True), [keys.get(name, name) for name in own]
+        )
+    return restore_task_sets(network), replay.fixed
 
 
 def check_model(model: Any, what: str, *, quantized: bool = False) -> None:

@@ -1,0 +1,46 @@
+"""Keras models called on inputs by name, whatever form of inputs they take, and their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from tfmot_pam.graph.heads import Inputs, leaves, own_output
+
+
+def for_model(model: Any, x: Inputs) -> Any:
+    """Inputs as a functional or sequential Keras model takes them.
+
+    Args:
+        model: The model; one that cannot say what it takes gets the inputs as they are.
+        x: One array, or a dict by the names of inputs, of which the model may take a part.
+
+    Raises:
+        ValueError: the model has an input that is not among them.
+    """
+    if not isinstance(x, Mapping) or not getattr(model, "inputs", None):
+        return x
+    functional = model
+    if isinstance(model, keras.Sequential):
+        functional = keras.Model(model.inputs, model.outputs)
+    if isinstance(functional.input, Mapping):
+        names = list(functional.input)
+    else:
+        entries = (op for op in functional.operations if isinstance(op, keras.layers.InputLayer))
+        names = [entry.name for entry in entries]
+    missing = [name for name in names if name not in x]
+    if missing:
+        raise ValueError(
+            f"The model '{model.name}' has the inputs {names}. Received: {list(x)}. Expected an "
+            f"array for each of them. Add {missing}, or name them in keras.Input(name=...)."
+        )
+    if len(names) == 1 and not isinstance(functional.input, (Mapping, list, tuple)):
+        return x[names[0]]
+    return {name: x[name] for name in names}
+
+
+def answers_by_head(outputs: Any, task: str) -> dict[str, Any]:
+    """What a model of one task, or of several, answers for a task, by head."""
+    return leaves(task, own_output(outputs, task))
