@@ -9,7 +9,9 @@ from keras import layers
 
 from tests import random_models
 from tests.small_nets import conv_net
+from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.reader import read
+from tfmot_pam.graph.surgery import remove_channels
 from tfmot_pam.pruning.budget import drop_unread
 from tfmot_pam.pruning.channels import find_prunable
 from tfmot_pam.pruning.settings import PruningSettings
@@ -70,3 +72,24 @@ def test_without_leaps_a_large_channel_counts_for_no_more_than_is_needed():
     full = np.ones(28, bool)
     assert budget.choose(full, importance, 0.9)[:4].sum() == 3
     assert budget.choose(full, importance, 0.9, leap=False)[:4].all()
+
+
+def _two_branches():
+    image, beside = keras.Input((6, 6, 1)), keras.Input((3,))
+    x = layers.Conv2D(4, 3, activation="relu")(image)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, activation="relu")(x))
+    known = layers.Dense(4, activation="relu")(beside)
+    return keras.Model([image, beside], layers.Dense(2)(layers.Concatenate()([x, known])))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_given_back_has_something_to_read(seed):
+    """A branch may go as a whole; no channel of it comes back without those below it."""
+    prunable, budget = budget_of(_two_branches())
+    rng = np.random.default_rng(seed)
+    full = np.ones(len(prunable), bool)
+    for share in (0.02, 0.1, 0.3):
+        keep = budget.choose(full, rng.exponential(size=len(prunable)) ** 4, share)
+        cut = remove_channels(prunable.graph, prunable.in_graph(keep)).network
+        whole = network_cost(prunable.network).macs
+        assert network_cost(cut).macs == pytest.approx(budget.share(keep) * whole)

@@ -46,7 +46,7 @@ def family(seed: int, tasks: int | None = None, unknown: bool = True) -> Family:
     rng = np.random.default_rng(seed)
     count = tasks or int(rng.choice([2, 2, 2, 3, 3, 4, 5]))
     shape = ((8, 8, 2), (8, 8, 3), (12, 2), (4, 4, 4, 1), (7,))[rng.choice(5, p=_SHAPE_ODDS)]
-    models = {f"t{k}": _Builder(seed, k, shape, unknown).model() for k in range(count)}
+    models = {f"t{k}": Builder(seed, k, shape, unknown).model() for k in range(count)}
     for k, model in enumerate(models.values()):
         randomise(model, seed + k)
     return Family(models, rng.normal(size=(3, *shape)).astype("float32"))
@@ -55,7 +55,7 @@ def family(seed: int, tasks: int | None = None, unknown: bool = True) -> Family:
 _SHAPE_ODDS = (0.45, 0.2, 0.2, 0.05, 0.1)
 
 
-class _Builder:
+class Builder:
     """Builds one network: `self.same` decides what all have in common, `self.own` the rest."""
 
     def __init__(self, seed: int, index: int, shape: tuple[int, ...], unknown: bool):

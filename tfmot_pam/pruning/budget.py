@@ -222,7 +222,9 @@ class Budget:
                 break
             more = keep.copy()
             more[channel] = True
-            if self.share(more) <= share and drop_unread(self._prunable, more)[channel]:
+            # A channel whose reader is gone, or whose layer has nothing left to read, stays away.
+            fed = bool((self._reading.counts(more) >= 0).all())
+            if self.share(more) <= share and fed and drop_unread(self._prunable, more)[channel]:
                 keep = more
         return keep
 

@@ -1,0 +1,33 @@
+"""What must hold for every network, on random ones of all layers; on 10,000 by `make bench`."""
+
+import pathlib
+
+import pytest
+
+from tests import every_layer
+
+_BLOCK = 10
+
+
+@pytest.mark.parametrize("block", range(6))
+def test_identities_on_random_networks_of_every_layer(block):
+    pruned = [every_layer.check(seed) for seed in range(_BLOCK * block, _BLOCK * (block + 1))]
+    assert any(pruned)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(6, 1000))
+def test_identities_on_many_random_networks(block):
+    for seed in range(_BLOCK * block, _BLOCK * (block + 1)):
+        every_layer.check(seed)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_files_of_random_networks(seed, tmp_path):
+    every_layer.check_files(seed, pathlib.Path(tmp_path, "out"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 300))
+def test_files_of_many_random_networks(seed, tmp_path):
+    every_layer.check_files(seed, pathlib.Path(tmp_path, "out"))
