@@ -158,7 +158,7 @@ def test_different_input_shapes():
     refuse(
         ValueError,
         "inputs of different shapes",
-        "'a': .*: .6,.*'b': .*: .4,.*names that Keras gave",
+        "'a': .'vector': .6,.*'b': .'vector': .4,.*'vector'. differ",
         "Expected inputs of one shape",
         "Train",
         by_task=models(b=dense_net(1, inputs=4)),
