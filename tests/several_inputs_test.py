@@ -253,3 +253,31 @@ def test_compressed(models):
     assert set(result.models[("plain",)].input) == {"image"}
     with pytest.raises(ValueError, match="given the inputs.*returned.*Return those"):
         tfmot_pam.compress(models, (X, LABELS), 0.5, augment=lambda x, rng: x["image"])
+
+
+def test_a_model_of_some_inputs_is_trained_on_its_own():
+    """Two inputs of one shape: of a dict that is too large Keras feeds the first."""
+    rng = np.random.default_rng(8)
+    x = {name: rng.normal(size=(350, 4)).astype("float32") for name in ("left", "right")}
+    left, right = (keras.Input((4,), name=name) for name in x)
+    hidden = layers.Dense(12, activation="relu")(right)
+    output = layers.Dense(2, activation="softmax")(hidden)
+    made = {"one": keras.Model({"right": right}, output)}
+    hidden = layers.Dense(12, activation="relu")(layers.Concatenate()([left, right]))
+    made["both"] = keras.Model([left, right], layers.Dense(2, activation="softmax")(hidden))
+    labels = {"one": (x["right"][:, 0] > 0) * 1, "both": (x["left"][:, 0] > x["right"][:, 0]) * 1}
+    for task, model in made.items():
+        model.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
+        given = {"right": x["right"]} if task == "one" else x
+        model.fit(given, labels[task], epochs=40, verbose=0)
+    result = tfmot_pam.compress(made, (x, labels), 0.08, arms=["separate"], effort=6, verbose=0)
+    rounds = [row for own in result.best.rounds.values() for row in own]
+    assert all(min(row.accuracy.values()) > 0.8 for row in rounds)
+
+
+def test_a_dict_for_models_that_share_one_input():
+    made = {"a": plain(), "b": plain("picture")}
+    with pytest.raises(
+        TypeError, match=r"is a dict of \['image'\].*take one input.*Pass one array"
+    ):
+        tfmot_pam.merge(made, ({"image": X["image"]}, LABELS), verbose=0)

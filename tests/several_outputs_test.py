@@ -403,3 +403,17 @@ def test_compressed_by_one_metric_for_all_heads(models):
 def test_tolerances_for_other_heads(models, drop, parts):
     with pytest.raises(ValueError, match=parts):
         tfmot_pam.compress(models, (IMAGES, LABELS), drop)
+
+
+def test_a_list_of_outputs_is_trained_and_compressed():
+    keras.utils.set_random_seed(7)
+    model = detector(list)
+    labels = list(LABELS["detector"].values())
+    tuned = tfmot_pam.fine_tune(model, (IMAGES, labels), epochs=1, verbose=0)
+    assert isinstance(tuned.output, list)
+    before, after = (one.predict(IMAGES, verbose=0) for one in (model, tuned))
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, after, strict=True))
+    result = tfmot_pam.compress(
+        tuned, (IMAGES, labels), 0.9, metrics={"detector": {"0": "mae"}}, effort=2, verbose=0
+    )
+    assert set(result.original_accuracy) == {"detector/0", "detector/1"}

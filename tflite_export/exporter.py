@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tflite_export import manifest, model_card, networks, subnetworks, verify
+from tflite_export import manifest, model_card, networks, soundness, subnetworks
+from tflite_export.checks import Checks
 from tflite_export.converter import convert
 from tflite_export.folder import whole_folder
 from tflite_export.packing import pack
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 ONE_FILE = "all_combinations"
 MODES = ("both", "files", "signatures")
-_LOWERED_TOLERANCE = 1e-5
 
 
 def export(
@@ -182,37 +182,6 @@ def export(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Checks:
-    """What every signature is held against: inputs by name, Keras's outputs by head."""
-
-    scheme: Quantization
-    heads: Mapping[str, Sequence[str]]
-    inputs: Mapping[str, np.ndarray]
-    expected: Mapping[str, np.ndarray]
-
-    def unchanged(self, network: keras.Model) -> bool:
-        """Whether a lowered network's outputs are within 1e-5 of what they were."""
-        outputs = subnetworks.keras_outputs(network, self.inputs)
-        return all(
-            verify.largest_error(values, self.expected[task]) <= _LOWERED_TOLERANCE
-            for task, values in outputs.items()
-        )
-
-    def agreement(
-        self, path: pathlib.Path, signature: str, tasks: Sequence[str]
-    ) -> dict[str, verify.Agreement]:
-        inputs = self.inputs
-        if len(inputs) > 1:
-            # A combination takes those that its tasks need.
-            own = verify.describe_file(path)[signature]["inputs"]
-            inputs = {name: inputs[name] for name in own}
-        actual = verify.run_file(path, inputs, signature)
-        expected = {head: self.expected[head] for task in tasks for head in self.heads[task]}
-        measure, tolerance = self.scheme.measure, self.scheme.tolerance
-        return verify.check_outputs(path.name, actual, expected, measure, tolerance)
-
-
-@dataclasses.dataclass(frozen=True)
 class _Part:
     """One network with the combinations that are written from it.
 
@@ -226,7 +195,7 @@ class _Part:
     model: keras.Model
     network: Network
     chosen: Mapping[str, Sequence[str]]
-    checks: _Checks
+    checks: Checks
 
 
 def _part(
@@ -242,10 +211,10 @@ def _part(
     expected = subnetworks.keras_outputs(model, trial)
     network = subnetworks.network_of(model)
     if scheme.calibrated:
-        subnetworks.check_loops(network)
-    subnetworks.check_heads(network, trial, expected)
+        soundness.check_loops(network)
+    soundness.check_heads(network, trial, expected)
     heads = {task: tuple(own) for task, own in network_heads(network).items()}
-    return _Part(model, network, chosen, _Checks(scheme, heads, trial, expected))
+    return _Part(model, network, chosen, Checks(scheme, heads, trial, expected))
 
 
 def _layout(chosen: Mapping[str, Sequence[str]], mode: str) -> dict[str, dict[str, Sequence[str]]]:
@@ -332,7 +301,7 @@ def _write_file(
     path: pathlib.Path,
     signatures: Mapping[str, Sequence[str]],
     contents: Mapping[str, bytes],
-    checks: _Checks,
+    checks: Checks,
     costs: Mapping[str, Mapping[str, int]],
 ) -> dict[str, Any]:
     """Writes a file of the given signatures, runs it and returns its manifest entry."""
@@ -375,7 +344,7 @@ def _check_aware(models: Sequence[Any], representative_data: Any, tune: str) -> 
             f"each with its ranges. Received: tune={tune!r}. Expected 'none'. Leave `tune` out."
         )
     for model in models:
-        subnetworks.check_ranges(model)
+        soundness.check_ranges(model)
     if representative_data is not None:
         warnings.warn(
             "`representative_data` gives no ranges to a model after quantisation aware training, "

@@ -187,6 +187,11 @@ def _array(value: Any, where: str) -> np.ndarray:
 
 def _inputs(value: Any, input_shape: InputShapes, where: str) -> Inputs:
     if not isinstance(input_shape, Mapping):
+        if isinstance(value, Mapping):
+            raise TypeError(
+                f"x in `{where}` is a dict of {list(value)}, but the models take one input of the "
+                f"shape {tuple(input_shape)}. Pass one array."
+            )
         return _input(value, input_shape, where)
     if not isinstance(value, Mapping):
         raise TypeError(

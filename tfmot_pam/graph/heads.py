@@ -8,7 +8,7 @@ is named like its task where that has no other, `task/key` or `task/0` otherwise
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,15 @@ def is_by_name(network: Network) -> bool:
 def input_types(network: Network) -> dict[str, str]:
     """The type of every input by name."""
     return {name: str(network.layers[name].config["dtype"]) for name in input_names(network)}
+
+
+def common_types(networks: Iterable[Network]) -> dict[str, str]:
+    """The types of the inputs of networks by name, those of the first network first."""
+    found: dict[str, str] = {}
+    for network in networks:
+        for name, kind in input_types(network).items():
+            found.setdefault(name, kind)
+    return found
 
 
 def common_inputs(networks: Mapping[str, Network]) -> InputShapes:

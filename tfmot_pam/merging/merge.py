@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,25 +10,15 @@ import keras
 import numpy as np
 
 from tfmot_pam.closed_form.compensate import Compensation, check_compensation, compensate
-from tfmot_pam.data import (
-    HeadSamples,
-    Samples,
-    as_types,
-    input_statistics,
-    rows,
-    synthetic_inputs,
-    take_samples,
-)
+from tfmot_pam.data import HeadSamples
 from tfmot_pam.graph.arguments import check_seed
-from tfmot_pam.graph.calling import answers_by_head, for_model
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.generation import same_generation
-from tfmot_pam.graph.heads import Inputs, all_heads, common_inputs, input_types, leaves
-from tfmot_pam.graph.network import Network
-from tfmot_pam.graph.runner import evaluate
+from tfmot_pam.graph.heads import leaves
 from tfmot_pam.merging.alignment import Alignment, align
 from tfmot_pam.merging.arguments import check_estimator, check_options, named_models, read_models
 from tfmot_pam.merging.assemble import Assembly, IrregularLayout, assemble
+from tfmot_pam.merging.calibration import calibration_samples, check_crossing
 from tfmot_pam.merging.capture import check_reduction, observe
 from tfmot_pam.merging.grouping import Grouping, free_spaces
 from tfmot_pam.merging.methods import (
@@ -155,8 +144,8 @@ def merge(
     once = chosen.name != "separate"  # what is the same in all networks
     alignment = _aligned(by_task, networks, once, plan)
     threshold = _check_alpha_tasks(threshold, alignment.tasks)
-    calibration = _calibration(by_task, networks, data, samples, seed)
-    _check_crossing(by_task, networks, calibration)
+    calibration = calibration_samples(by_task, networks, data, samples, seed)
+    check_crossing(by_task, networks, calibration)
     progress = Progress(verbose)
     fingerprints = tuple(fingerprint(network) for network in networks)
     if plan is not None:
@@ -219,75 +208,6 @@ def _check_alpha_tasks(threshold: Threshold, tasks: tuple[str, ...]) -> Threshol
             f"{list(tasks)}. Add the missing tasks and take out the unknown ones."
         )
     return threshold
-
-
-def _calibration(by_task, networks: Sequence[Network], data, samples: int, seed: int) -> Samples:
-    found = dict(zip(by_task, networks, strict=True))
-    shapes = common_inputs(found)
-    types: dict[str, str] = {}
-    for network in networks:
-        types = {**input_types(network), **types}
-    heads = {task: tuple(leaves(task, network.outputs)) for task, network in found.items()}
-    if data is not None:
-        return _as_types(take_samples(data, heads, shapes, samples=samples, seed=seed), types)
-    warnings.warn(
-        "merge() was given no data: channels are compared on random inputs, which says little "
-        "about what the tasks need. Pass inputs of the training split, labels are optional.",
-        stacklevel=4,
-    )
-    if isinstance(shapes, Mapping):
-        drawn = {
-            name: synthetic_inputs(shape, samples=samples, dtype=types[name], seed=seed)
-            for name, shape in shapes.items()
-        }
-    else:
-        mean, std = input_statistics(next(iter(by_task.values())))
-        drawn = synthetic_inputs(
-            shapes,
-            samples=samples,
-            mean=mean,
-            std=std,
-            dtype=next(iter(types.values())),
-            seed=seed,
-        )
-    return Samples({head: HeadSamples(drawn, None) for head in all_heads(heads)}, True)
-
-
-def _as_types(calibration: Samples, types: Mapping[str, str]) -> Samples:
-    """The samples as the models take them: Keras would convert them on every call."""
-    converted: dict[int, Inputs] = {}
-    by_head = {}
-    for head, found in calibration.by_head.items():
-        x = converted.setdefault(id(found.x), as_types(found.x, types))
-        by_head[head] = HeadSamples(x, found.y)
-    return Samples(by_head, calibration.shared)
-
-
-def _check_crossing(by_task, networks: Sequence[Network], calibration: Samples) -> None:
-    """Raises unless each network, read and written again, computes what its model computes."""
-    for (task, model), network in zip(by_task.items(), networks, strict=True):
-        outputs = leaves(task, network.outputs)
-        x = rows(calibration.by_head[next(iter(outputs))].x, slice(0, 4))
-        answered = answers_by_head(model(for_model(model, x), training=False), task)
-        found = evaluate(network, x, outputs.values())
-        for head, tensor in outputs.items():
-            expected = keras.ops.convert_to_numpy(answered[head])
-            _check_same(task, expected, found[tensor])
-
-
-def _check_same(task: str, expected: np.ndarray, found: np.ndarray) -> None:
-    if not np.isfinite(expected).all():
-        raise ValueError(
-            f"The model of {task!r} returns NaN or infinite values on the calibration data. "
-            "Expected finite outputs. Check its weights and the scale of the inputs."
-        )
-    error = float(np.abs(found - expected).max())
-    if error > 1e-4 * max(1.0, float(np.abs(expected).max())):
-        raise ValueError(
-            f"The model of {task!r} cannot be read exactly: built anew from its get_config() "
-            f"and weights it differs by {error:.3g}. A custom layer's get_config() probably "
-            "leaves out an argument; let it return every argument of the constructor."
-        )
 
 
 def _relevance(by_task, alignment, calibration, estimator, reduction, seed, progress) -> Paths:

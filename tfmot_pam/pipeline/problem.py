@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tfmot_pam.data import Samples, as_form, heads_with_gaps, take_samples
-from tfmot_pam.graph.heads import Inputs, input_types
+from tfmot_pam.graph.heads import Inputs, common_types
 from tfmot_pam.graph.inputs import as_types, count, rows
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import all_combinations
@@ -56,6 +56,7 @@ class Problem:
     Args:
         originals: The models by task.
         heads: The heads of each task.
+        input_types: The types of the originals' inputs by name.
         goal: What is to be reached.
         settings: How channels are removed.
         usage: Probability of each combination of all tasks; None for all alike.
@@ -69,6 +70,7 @@ class Problem:
 
     originals: Mapping[str, keras.Model]
     heads: Mapping[str, tuple[str, ...]]
+    input_types: Mapping[str, str]
     goal: Goal
     settings: PruningSettings
     usage: Mapping[tuple[str, ...], float]
@@ -141,10 +143,7 @@ class Problem:
         x = self.samples.inputs
         rng = np.random.default_rng(self.training.seed)
         chosen = np.sort(rng.permutation(count(x))[:most])
-        types: dict[str, str] = {}
-        for model in self.originals.values():
-            types = {**input_types(read(model)), **types}
-        return as_types(rows(x, chosen), types)
+        return as_types(rows(x, chosen), self.input_types)
 
     def train(
         self,
@@ -231,9 +230,11 @@ def make_problem(
     distillation, prepared = _prepared_distillation(
         originals, training, make_views(training, augment, views, seed), options, seed
     )
+    networks = {task: read(model) for task, model in originals.items()}
     return Problem(
         originals=originals,
         heads=heads_of_originals(originals),
+        input_types=common_types(networks.values()),
         goal=goal,
         settings=settings,
         usage=settings.usage,
@@ -244,9 +245,7 @@ def make_problem(
         examination=Examination(
             originals, make_views(validation, augment, _VALIDATION_VIEWS, seed + 1), metrics, seed
         ),
-        original_costs=original_costs(
-            {task: read(model) for task, model in originals.items()}, settings.measure
-        ),
+        original_costs=original_costs(networks, settings.measure),
     )
 
 

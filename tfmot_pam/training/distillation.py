@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfmot_pam.data import Batches, Samples
-from tfmot_pam.graph.calling import answers_by_head
+from tfmot_pam.graph.calling import answers_by_head, for_model
 from tfmot_pam.graph.cloning import clone
 from tfmot_pam.graph.heads import Heads, InputShapes, leaves
 from tfmot_pam.training.feed import Feed
@@ -96,6 +96,9 @@ class Distillation:
             validation, _ = self.feed.open(
                 [self.feed.prepare(validation_data, batch_size, tasks)], batch_size
             )
+        if isinstance(self._input_shape, Mapping):
+            # A model that takes a dict of some of them would be given the first ones by Keras.
+            training, validation = (_for_model(trainer, found) for found in (training, validation))
         optimizer = _released(_optimizer(optimizer, learning_rate, batches, epochs))
         # Variables that are made while a graph is traced take ten times as long.
         optimizer.build(trainer.trainable_variables)
@@ -196,6 +199,13 @@ def _copy(student: keras.Model, heads: tuple[str, ...], seed: int) -> tuple[kera
         if id(variable) not in known:
             variable.assign(rng.integers(0, 2**31, variable.shape).astype(variable.dtype))
     return student, nested
+
+
+def _for_model(model: keras.Model, batches: Any) -> Any:
+    """A `tf.data.Dataset` with the inputs that a model takes; None stays None."""
+    if batches is None:
+        return None
+    return batches.map(lambda x, y, weight: (for_model(model, x), y, weight))
 
 
 @contextlib.contextmanager

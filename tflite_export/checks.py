@@ -1,0 +1,57 @@
+"""Files and lowered networks held against what Keras computes."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tflite_export import subnetworks, verify
+from tflite_export.quantization import Quantization
+
+if TYPE_CHECKING:
+    import keras
+
+_LOWERED_TOLERANCE = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Checks:
+    """What every signature is held against.
+
+    Args:
+        scheme: How its numbers are stored, with the error that this may make.
+        heads: The heads of each task.
+        inputs: Samples by input.
+        expected: What Keras computes for them, by head.
+    """
+
+    scheme: Quantization
+    heads: Mapping[str, Sequence[str]]
+    inputs: Mapping[str, np.ndarray]
+    expected: Mapping[str, np.ndarray]
+
+    def unchanged(self, network: keras.Model) -> bool:
+        """Whether a lowered network's outputs are within 1e-5 of what they were."""
+        outputs = subnetworks.keras_outputs(network, self.inputs)
+        return all(
+            verify.largest_error(values, self.expected[task]) <= _LOWERED_TOLERANCE
+            for task, values in outputs.items()
+        )
+
+    def agreement(
+        self, path: pathlib.Path, signature: str, tasks: Sequence[str]
+    ) -> dict[str, verify.Agreement]:
+        """Runs a signature of a file; raises ValueError where it is too far from Keras."""
+        inputs = self.inputs
+        if len(inputs) > 1:
+            # A combination takes those that its tasks need.
+            own = verify.describe_file(path)[signature]["inputs"]
+            inputs = {name: inputs[name] for name in own}
+        actual = verify.run_file(path, inputs, signature)
+        expected = {head: self.expected[head] for task in tasks for head in self.heads[task]}
+        measure, tolerance = self.scheme.measure, self.scheme.tolerance
+        return verify.check_outputs(path.name, actual, expected, measure, tolerance)
