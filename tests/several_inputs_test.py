@@ -9,6 +9,7 @@ from keras import layers
 import tflite_export
 import tfmot_pam
 from tflite_export import verify
+from tfmot_pam.graph.calling import for_model
 
 RNG = np.random.default_rng(6)
 X = {
@@ -255,24 +256,18 @@ def test_compressed(models):
         tfmot_pam.compress(models, (X, LABELS), 0.5, augment=lambda x, rng: x["image"])
 
 
-def test_a_model_of_some_inputs_is_trained_on_its_own():
-    """Two inputs of one shape: of a dict that is too large Keras feeds the first."""
-    rng = np.random.default_rng(8)
-    x = {name: rng.normal(size=(350, 4)).astype("float32") for name in ("left", "right")}
-    left, right = (keras.Input((4,), name=name) for name in x)
-    hidden = layers.Dense(12, activation="relu")(right)
-    output = layers.Dense(2, activation="softmax")(hidden)
-    made = {"one": keras.Model({"right": right}, output)}
-    hidden = layers.Dense(12, activation="relu")(layers.Concatenate()([left, right]))
-    made["both"] = keras.Model([left, right], layers.Dense(2, activation="softmax")(hidden))
-    labels = {"one": (x["right"][:, 0] > 0) * 1, "both": (x["left"][:, 0] > x["right"][:, 0]) * 1}
-    for task, model in made.items():
-        model.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
-        given = {"right": x["right"]} if task == "one" else x
-        model.fit(given, labels[task], epochs=40, verbose=0)
-    result = tfmot_pam.compress(made, (x, labels), 0.08, arms=["separate"], effort=6, verbose=0)
-    rounds = [row for own in result.best.rounds.values() for row in own]
-    assert all(min(row.accuracy.values()) > 0.8 for row in rounds)
+def test_a_model_is_given_the_inputs_that_it_has():
+    """Of a dict that is too large Keras takes the first entries, whatever they are called."""
+    left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
+    x = {name: np.full((2, 4), value) for name, value in (("left", 0.0), ("right", 1.0))}
+    own, both = {"right": x["right"]}, [x["left"], x["right"]]
+    assert for_model(keras.Model({"right": right}, right + 0), x).keys() == own.keys()
+    assert for_model(keras.Model(right, right + 0), x) is x["right"]
+    assert for_model(keras.Sequential([right, layers.Dense(1)]), x) is x["right"]
+    assert for_model(keras.Model([right, left], right + left), x).keys() == x.keys()
+    assert for_model(keras.Model([left, right], right + left), both) is both
+    with pytest.raises(ValueError, match=r"has the inputs \['other'\].*Add \['other'\]"):
+        for_model(keras.Model(other := keras.Input((4,), name="other"), other + 0), x)
 
 
 def test_a_dict_for_models_that_share_one_input():
