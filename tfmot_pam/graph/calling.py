@@ -24,7 +24,7 @@ def for_model(model: Any, x: Inputs) -> Any:
         return x
     functional = model
     if isinstance(model, keras.Sequential):
-        functional = keras.Model(model.inputs, model.outputs)
+        functional = keras.Model(model.inputs[0], model.outputs[0])
     if isinstance(functional.input, Mapping):
         names = list(functional.input)
     else:
