@@ -62,9 +62,8 @@ def train_models(x, labels, epochs: int) -> dict[str, keras.Model]:
     return models
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Trains two models, and compresses them into one that is exported."""
-    del argv
     keras.utils.set_random_seed(0)
     data = draw(_SAMPLES.value, seed=0)
     models = train_models(*data, _EPOCHS.value)

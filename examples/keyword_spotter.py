@@ -46,9 +46,8 @@ def train_model(task: str, classes: int, x, y, epochs: int) -> keras.Model:
     return model
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Trains two models, and compresses them into one that is exported."""
-    del argv
     keras.utils.set_random_seed(0)
     x, labels = draw(_SAMPLES.value, seed=0)
     models = {
