@@ -417,3 +417,15 @@ def test_a_list_of_outputs_is_trained_and_compressed():
         tuned, (IMAGES, labels), 0.9, metrics={"detector": {"0": "mae"}}, effort=2, verbose=0
     )
     assert set(result.original_accuracy) == {"detector/0", "detector/1"}
+
+
+def test_the_toolkit_keeps_heads(merged):
+    pytest.importorskip("tensorflow_model_optimization")
+    wrapped = tfmot_pam.prune_low_magnitude(merged)
+    assert list(wrapped.output_names) == ["detector/boxes", "detector/classes", "mask"]
+    stripped = tfmot_pam.strip_wrappers(wrapped)
+    assert tfmot_pam.combinations(stripped) == tfmot_pam.combinations(merged)
+    assert list(tfmot_pam.select_tasks(stripped, ["detector"]).output["detector"]) == [
+        "boxes",
+        "classes",
+    ]

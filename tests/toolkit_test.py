@@ -132,6 +132,8 @@ def test_bad_options():
     model = small_model(keras)
     with pytest.raises(ValueError, match="number_of_clusters=1.*at least 2"):
         tfmot_pam.cluster_weights(model, 1)
+    with pytest.raises(TypeError, match="'kmeans\\+\\+' of type str.*KMEANS_PLUS_PLUS"):
+        tfmot_pam.cluster_weights(model, 4, "kmeans++")
     with pytest.raises(ValueError, match="Unknown `preserve`: 'zeros'.*'sparsity'"):
         tfmot_pam.quantize_model(model, preserve="zeros")
 

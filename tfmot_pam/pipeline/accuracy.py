@@ -120,10 +120,10 @@ class Examination:
         self._marks: dict[str, Scores | Values] = {}
         self.least: dict[str, float] = {}
         kinds = {task: output_kinds(model, [task]) for task, model in originals.items()}
-        self._heads = marks_of({task: tuple(own) for task, own in kinds.items()}, metrics)
+        self._marked = marks_of({task: tuple(own) for task, own in kinds.items()}, metrics)
         for task, model in originals.items():
             answers = [self._answers(task, model, view) for view in self._views]
-            for mark, heads in self._heads[task].items():
+            for mark, heads in self._marked[task].items():
                 outputs = [of_mark(task, heads, found) for found in answers]
                 kind = kinds[task][heads[0]] if len(heads) == 1 else "joint"
                 self._metrics[mark] = self._set(task, mark, kind, outputs, metrics.get(mark), seed)
@@ -133,7 +133,7 @@ class Examination:
 
     def _answers(self, task: str, model: keras.Model, view: Samples) -> dict[str, np.ndarray]:
         """What an original answers, by head."""
-        first = next(iter(self._heads[task].values()))[0]
+        first = next(iter(self._marked[task].values()))[0]
         x = for_model(model, view.by_head[first].x)
         found = answers_by_head(model.predict(x, batch_size=128, verbose=0), task)
         return {head: np.asarray(values) for head, values in found.items()}
@@ -141,7 +141,7 @@ class Examination:
     def _set(self, task, mark, kind, outputs, metric, seed) -> list[TaskMetric]:
         """A metric on every view."""
         found: list[TaskMetric] = []
-        heads = self._heads[task][mark]
+        heads = self._marked[task][mark]
         for view, own in zip(self._views, outputs, strict=True):
             # The direction that the first view has shown.
             metric = found[0].metric if found else metric
@@ -154,7 +154,7 @@ class Examination:
 
     def marks(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """What of some tasks is measured by itself: the tasks, or heads of those with several."""
-        return tuple(mark for task in tasks for mark in self._heads[task])
+        return tuple(mark for task in tasks for mark in self._marked[task])
 
     def metric(self, mark: str) -> Metric | None:
         """The metric of a task, or a head, of its own; None for the accuracy or R^2."""
@@ -230,7 +230,7 @@ class Examination:
         found = [predict(model, view) for view in self._views]
         measured = [
             (task, mark, heads)
-            for task, by_mark in self._heads.items()
+            for task, by_mark in self._marked.items()
             for mark, heads in by_mark.items()
             if heads[0] in found[0]
         ]

@@ -36,7 +36,8 @@ def cluster_weights(
         A new tf_keras model with TFMOT's wrappers, not compiled.
 
     Raises:
-        TypeError: `model` is no functional or sequential model.
+        TypeError: `model` is no functional or sequential model, or `cluster_centroids_init` none
+            of TFMOT's.
         ValueError: nothing can be clustered, `number_of_clusters` is too small, `skip` names an
             unknown layer, or tf_keras lacks a layer.
 
@@ -60,6 +61,14 @@ def cluster_weights(
         )
     options = {}
     if cluster_centroids_init is not None:
+        known = tfmot.clustering.keras.CentroidInitialization
+        if not isinstance(cluster_centroids_init, known):
+            raise TypeError(
+                f"Received cluster_centroids_init={cluster_centroids_init!r} of type "
+                f"{type(cluster_centroids_init).__name__}. Expected a member of "
+                "tfmot.clustering.keras.CentroidInitialization. Pass such as "
+                f"{known.KMEANS_PLUS_PLUS}."
+            )
         options["cluster_centroids_init"] = cluster_centroids_init
     copied = enter(model)
     names = check_names(skip, copied)
