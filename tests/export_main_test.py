@@ -93,7 +93,7 @@ def test_bad_values_are_explained(saved_model, tmp_path, capsys):
         ([model, output, "--combinations=digit,singer"], "['singer'] are unknown"),
         ([model, output, f"--samples={tmp_path / 'none.npz'}"], "Cannot read"),
         ([model, output, f"--samples={tmp_path / 'notes.txt'}"], "Cannot read"),
-        ([model, output, f"--samples={tmp_path / 'two.npz'}"], "one array or one named 'x'"),
+        ([model, output, f"--samples={tmp_path / 'two.npz'}"], "dict of arrays for the inputs"),
         ([model, output, "--quantization=int8"], "needs `representative_data`"),
         ([model, output, f"--representative_data={tmp_path / 'none.npy'}"], "Cannot read"),
         ([model, output, "--input_shape=6,x"], "Expected whole numbers separated by commas"),

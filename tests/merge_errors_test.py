@@ -263,7 +263,7 @@ DATA = {
     ),
     "several inputs": (
         lambda x, y: (x, x, y, np.ones(48)),
-        ("tuple of 4 elements; expected", "leave them out"),
+        ("tuple of 4 elements; expected", "Several inputs are a dict of arrays by name"),
     ),
 }
 

@@ -135,7 +135,7 @@ def test_a_merged_network_beside_a_single_one():
         (
             (dense_net(0, name="a"), dense_net(1, name="b", inputs=5)),
             ("a", "b"),
-            "inputs of the shapes",
+            "inputs of different shapes",
         ),
     ],
 )

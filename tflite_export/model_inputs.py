@@ -34,8 +34,3 @@ def called(model: keras.Model, inputs: Mapping[str, Any]) -> dict[str, Any]:
         own = given[0] if len(given) == 1 else given
     outputs = model(own, training=False)
     return {head: v for task, nest in outputs.items() for head, v in leaves(task, nest).items()}
-
-
-def structure(model: keras.Model, tensors: Mapping[str, Any]) -> Any:
-    """Tensors by name in the form in which a model with these inputs takes them."""
-    return next(iter(tensors.values())) if len(model.inputs) == 1 else dict(tensors)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tflite_export.model_inputs import called, inputs_of, structure
+from tflite_export.model_inputs import called, inputs_of
 from tflite_export.packing import LIMIT
 from tflite_export.samples import count
 
@@ -58,7 +58,7 @@ def exportable(model: Any, input_shape: InputShape | None = None) -> keras.Model
         model = as_keras(model, "`model`")
         reader.check_model(model, "`model`")
         model = _of_fixed_form(model, input_shape)
-    inputs = structure(model, inputs_of(model))
+    inputs = model.inputs[0] if len(model.inputs) == 1 else inputs_of(model)
     model = _model_class(model)(inputs, _outputs_by_task(model), name=model.name)
     _check_inputs(model)
     for variable in model.weights:

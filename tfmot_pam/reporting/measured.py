@@ -73,8 +73,8 @@ def _check_known(task: str, given: Mapping[str, HeadSamples], originals: Collect
     unlabelled = [head for head, own in given.items() if own.y is None]
     if unlabelled and task not in originals:
         raise ValueError(
-            f"`data` has no labels for the task {task!r}: none for {unlabelled}, and no original "
-            "is there to agree with. Expected one of both. Pass labels, or originals=models."
+            f"`data` has no labels for the task {unlabelled[0]!r}, and there is no original to "
+            "agree with. Expected one of both. Pass labels, or the models as originals=."
         )
 
 

@@ -273,8 +273,8 @@ def _accuracies(accuracy, tasks: TaskHeads, own) -> dict[TaskSet, dict[str, floa
     if accuracy is None:
         return {}
     _check_mapping(accuracy, "accuracy", "task")
-    names = (*tasks, *all_heads(tasks))
-    if all(key in names or not isinstance(value, Mapping) for key, value in accuracy.items()):
+    several = [task for task, heads in tasks.items() if heads != (task,)]
+    if all(key in several or not isinstance(value, Mapping) for key, value in accuracy.items()):
         values = _by_task(accuracy, tasks, "accuracy", own)
         return {chosen: _only(values, chosen, tasks) for chosen in all_combinations(tuple(tasks))}
     found: dict[TaskSet, dict[str, float]] = {}

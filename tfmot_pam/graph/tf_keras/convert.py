@@ -103,7 +103,9 @@ def check_crossing(source: Any, converted: Any) -> None:
     Raises:
         ValueError: their outputs differ by more than 1e-5 of the largest output.
     """
-    given = keras.tree.map_structure(_random_input, source.input)
+    # A sequential model that was never called has no input, but a list of one.
+    inputs = getattr(source, "input", source.inputs[0])
+    given = keras.tree.map_structure(_random_input, inputs)
     expected, found = (_outputs(model, given) for model in (source, converted))
     for position, (value, other) in enumerate(zip(expected, found, strict=True)):
         error = relative_error(value, other)
