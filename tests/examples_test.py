@@ -28,7 +28,7 @@ EXAMPLES = {
 
 def _marks(name):
     """One in the regular run; what the others show has tests of its own there."""
-    return () if name == "keyword_spotter" else pytest.mark.slow
+    return () if name == "image_and_metadata" else pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
