@@ -174,6 +174,29 @@ def of_mark(task: str, heads: Sequence[str], by_head: Mapping[str, Any]) -> Any:
     return {head[len(task) + 1 :]: by_head[head] for head in heads}
 
 
+def metric_of(
+    mark: str,
+    metric: Metric | str | None,
+    kind: str,
+    labels: Any,
+    outputs: Inputs,
+    seed: int,
+) -> TaskMetric:
+    """The metric of a head, or of all heads of a task together, with its direction.
+
+    Args:
+        mark: The head, or the task.
+        metric: A metric; of one head also a name in `ACCURACIES`, or None for the accuracy or R^2.
+        kind: What `output_kind` says of the head's outputs.
+        labels: Its labels, by what each is called of several heads; None: what the original says.
+        outputs: The original's outputs, likewise.
+        seed: Seed of shuffling and blocks.
+    """
+    if isinstance(outputs, Mapping):
+        return joint_metric(mark, metric, labels, outputs, seed)
+    return task_metric(mark, metric, kind, labels, outputs, seed)
+
+
 def joint_metric(
     task: str,
     metric: Metric,

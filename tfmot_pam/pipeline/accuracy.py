@@ -21,7 +21,7 @@ from tfmot_pam.metrics.accuracy import constant_accuracy as constant_accuracy
 from tfmot_pam.metrics.accuracy import sample_scores as sample_scores
 from tfmot_pam.metrics.marks import Scores, Values
 from tfmot_pam.metrics.metric import Metric, marks_of
-from tfmot_pam.metrics.task_metric import TaskMetric, joint_metric, of_mark, task_metric
+from tfmot_pam.metrics.task_metric import TaskMetric, metric_of, of_mark
 from tfmot_pam.training.heads import output_kinds
 
 # Losses are measured in units of their tolerances, but of half a point at least: smaller ones are
@@ -125,7 +125,7 @@ class Examination:
             answers = [self._answers(task, model, view) for view in self._views]
             for mark, heads in self._marked[task].items():
                 outputs = [of_mark(task, heads, found) for found in answers]
-                kind = kinds[task][heads[0]] if len(heads) == 1 else "joint"
+                kind = kinds[task][heads[0]]
                 self._metrics[mark] = self._set(task, mark, kind, outputs, metrics.get(mark), seed)
                 self._marks[mark] = _mean(self._marks_of_views(mark, outputs))
                 self._warn_of_useless(mark, outputs[0])
@@ -146,10 +146,7 @@ class Examination:
             # The direction that the first view has shown.
             metric = found[0].metric if found else metric
             labels = of_mark(task, heads, {head: view.by_head[head].y for head in heads})
-            if kind == "joint":
-                found.append(joint_metric(mark, metric, labels, own, seed))
-            else:
-                found.append(task_metric(mark, metric, kind, labels, own, seed))
+            found.append(metric_of(mark, metric, kind, labels, own, seed))
         return found
 
     def marks(self, tasks: Sequence[str]) -> tuple[str, ...]:

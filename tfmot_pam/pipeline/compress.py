@@ -83,8 +83,10 @@ def compress(
             that are NaN, negative class indices, and 255 where it is no class, do not count. A
             third element has weights of samples for training, as in `fine_tune`.
         max_accuracy_drop: How much validation accuracy each task may lose against its original
-            model, 0..1 (R^2 for real-valued targets); one number, or one a task. It must hold on
-            all validation samples, and within one standard error on each half of them.
+            model, 0..1 (R^2 for real-valued targets); one number, or one a task, or a dict of one
+            for each output of a task with several: `{"detector": {"boxes": 0.01, "classes": 0.02},
+            "mask": 0.01}`. It must hold on all validation samples, and within one standard error
+            on each half of them.
         directory: Where to keep a checkpoint of every round. When the same call is made again, it
             goes on from the last complete one.
         validation_data: Data like `data`, for the accuracy: best samples that the originals were
@@ -94,7 +96,8 @@ def compress(
             and not to the contents: for streams that come in another order each time.
         metrics: Metrics of tasks, `{task: metric}`, by which they are judged instead: a
             `keras.metrics` object (not changed), the name of one, a function `f(y_true, y_pred)`
-            of arrays that returns one number or one a sample, or a `tfmot_pam.Metric`. Tolerances
+            of arrays that returns one number or one a sample, or a `tfmot_pam.Metric`. A task with
+            several outputs has a dict of one for each, or a function of dicts for all. Tolerances
             are then in the metric's unit: by how much it may get worse.
         arms: `"auto"` runs `"separate"` and, from the best of several starts by short trials,
             `"late"`: trunks and mixed networks of the separately pruned ones, beside which
@@ -113,9 +116,10 @@ def compress(
             small networks in many groups can have few MACs and take long. Or a function
             `cost(kind, inputs, shape, macs)` of one call of a layer, as in `prune_channels`.
         augment: `augment(x, rng) -> x`: other views of inputs that keep their labels, such as
-            flipped images. Teachers see the same views. Accuracies are then means over 4 views of
-            the validation data, which makes them less noisy. The models should have been trained
-            on such views; one that loses more than a point on them is named in a warning.
+            flipped images; of several inputs a dict by name. Teachers see the same views.
+            Accuracies are then means over 4 views of the validation data, which makes them less
+            noisy. The models should have been trained on such views; one that loses more than a
+            point on them is named in a warning.
         views: How many views are made of the training inputs, and kept in memory; None makes 16,
             or as many as 2 GiB hold. Long training learns few views by heart.
         merge_options: Further arguments of `merge`.

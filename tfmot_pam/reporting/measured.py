@@ -14,7 +14,7 @@ from tfmot_pam.graph.generation import as_keras
 from tfmot_pam.graph.heads import input_shapes
 from tfmot_pam.graph.reader import read
 from tfmot_pam.metrics.metric import Metric, marks_of
-from tfmot_pam.metrics.task_metric import joint_metric, of_mark, task_metric
+from tfmot_pam.metrics.task_metric import metric_of, of_mark
 from tfmot_pam.pipeline.accuracy import predict
 from tfmot_pam.training.heads import output_kinds
 
@@ -59,10 +59,7 @@ def measured(
         for mark, own in marks.items():
             outputs, wanted = (of_mark(task, own, values) for values in (found, reference))
             labels = of_mark(task, own, {head: given[head].y for head in own})
-            if len(own) > 1:
-                metric = joint_metric(mark, metrics[mark], labels, wanted, 0)
-            else:
-                metric = task_metric(mark, metrics.get(mark), kinds[own[0]], labels, wanted, 0)
+            metric = metric_of(mark, metrics.get(mark), kinds[own[0]], labels, wanted, 0)
             accuracy[mark] = _shown(metric.marks(outputs).value, metric.metric)
             if task in originals:
                 original_accuracy[mark] = _shown(metric.marks(wanted).value, metric.metric)

@@ -58,7 +58,8 @@ def report(
             accuracy is agreement with its original.
         metrics: `{task: metric}`, of tasks whose accuracies are another metric: a
             `tfmot_pam.Metric`, or whatever `compress` takes, or what the table shall call it. Their
-            values may be any numbers.
+            values may be any numbers. Accuracies of a task with several outputs are a dict of one
+            for each, or are named like `"detector/boxes"`.
         latency: Milliseconds per run, `{combination: value}`.
         file_bytes: Size of the exported files, `{combination: value}`.
         usage: Probability of each combination; those not named are never used. Default: all
@@ -74,9 +75,9 @@ def report(
     Raises:
         TypeError: `model` or an original is no functional or sequential Keras model, or an
             argument has another form than above.
-        ValueError: the outputs have no task names; a task or combination is unknown or missing;
-            a value is out of range; the probabilities do not sum to 1; a model takes any size and
-            no `input_shape` that fits is given.
+        ValueError: a task or combination is unknown or missing; a value is out of range; the
+            probabilities do not sum to 1; a model takes any size and no `input_shape` that fits is
+            given.
 
     Example:
     >>> import keras, tfmot_pam
