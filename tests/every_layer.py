@@ -232,12 +232,16 @@ def assert_same(found, expected, what, tolerance: float = 1e-4) -> None:
 def check_files(seed: int, folder: pathlib.Path) -> None:
     """The files of one family's merged network compute what it does; `export` sees to that.
 
-    TFLite lacks operations of five axes: of volumes nothing is asked.
+    TFLite lacks operations of five axes: of volumes nothing is asked, nor of random networks of
+    which a head answers the same to all, which `export` takes for untrained.
     """
     drawn = family(seed)
     if any(len(tensor.shape) == 5 for m in drawn.models.values() for tensor in m.inputs):
         return
     networks = {task: read(model) for task, model in drawn.models.items()}
     alignment = align(list(networks), list(networks.values()), trunk_needed=False)
-    merged = emit(identities.assembled(alignment, lambda own: _groups(own, seed)))
+    network = identities.assembled(alignment, lambda own: _groups(own, seed))
+    if any(np.ptp(values, axis=0).max() == 0 for values in _of(network, drawn.x).values()):
+        return
+    merged = emit(network)
     tflite_export.export(merged, folder, mode="files", tune="none", samples=drawn.x, verbose=0)
