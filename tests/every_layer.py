@@ -17,7 +17,7 @@ from keras import layers
 import tflite_export
 from benchmarks.applications import randomise
 from tests import identities_test as identities
-from tests.random_models import Builder
+from tests.random_models import Builder, Family
 from tfmot_pam.graph.calling import answers_by_head, for_model
 from tfmot_pam.graph.emitter import emit, instantiate
 from tfmot_pam.graph.heads import Inputs, leaves
@@ -34,19 +34,6 @@ from tfmot_pam.pruning.settings import PruningSettings
 
 _SHAPES, _ODDS = ((8, 8, 2), (12, 2), (8, 8, 3), (4, 4, 4, 1)), (0.45, 0.4, 0.1, 0.05)
 _BESIDE = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """Networks of one structure.
-
-    Args:
-        models: The networks, by task name.
-        x: Inputs to compare outputs on.
-    """
-
-    models: dict[str, keras.Model]
-    x: Inputs
 
 
 def family(seed: int) -> Family:

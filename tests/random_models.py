@@ -12,6 +12,7 @@ import numpy as np
 from keras import layers
 
 from benchmarks.applications import randomise
+from tfmot_pam.graph.heads import Inputs
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -32,7 +33,7 @@ class Family:
     """
 
     models: dict[str, keras.Model]
-    x: np.ndarray
+    x: Inputs
 
 
 def family(seed: int, tasks: int | None = None, unknown: bool = True) -> Family:

@@ -205,6 +205,7 @@ def _part(
     trial: Mapping[str, np.ndarray],
 ) -> _Part:
     """A network that was checked to be fit for export, with what its files are held against."""
+    from tfmot_pam.graph.heads import heads_of
     from tfmot_pam.graph.selection import network_heads
 
     chosen = subnetworks.signature_names(combinations)
@@ -213,7 +214,7 @@ def _part(
     if scheme.calibrated:
         soundness.check_loops(network)
     soundness.check_heads(network, trial, expected)
-    heads = {task: tuple(own) for task, own in network_heads(network).items()}
+    heads = heads_of(network_heads(network))
     return _Part(model, network, chosen, Checks(scheme, heads, trial, expected))
 
 

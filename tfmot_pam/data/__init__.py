@@ -7,25 +7,19 @@ from tfmot_pam.data.reading import read_all
 from tfmot_pam.data.samples import HeadSamples, Samples
 from tfmot_pam.data.sampling import take_samples
 from tfmot_pam.data.synthetic import input_statistics, synthetic_inputs
-from tfmot_pam.graph.inputs import as_types, count, joined, map_inputs, rows
 
 __all__ = [
     "Batches",
     "HeadSamples",
     "Samples",
     "as_form",
-    "as_types",
-    "count",
     "counted",
     "heads_with_gaps",
     "input_statistics",
-    "joined",
-    "map_inputs",
     "missing",
     "open_batches",
     "read_all",
     "read_arrays",
-    "rows",
     "synthetic_inputs",
     "take_samples",
 ]

@@ -211,9 +211,7 @@ def _given_layers(graph: ChannelGraph) -> list[str]:
     ]
 
 
-def _signatures(
-    graph: ChannelGraph, by_name: bool = False, own_first: bool = False
-) -> dict[str, str]:
+def _signatures(graph: ChannelGraph, by_name: bool, own_first: bool = False) -> dict[str, str]:
     """The nodes by signature; nodes with equal signatures are told apart by their order.
 
     A signature holds those of the inputs, so a common signature means a common history. Several

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from tfmot_pam.graph.arguments import check_number
-from tfmot_pam.graph.heads import common_inputs, own_output
+from tfmot_pam.graph.heads import own_output
 from tfmot_pam.graph.network import Network, iterate_tensors, prune_to, without_unread_inputs
 from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.merging.methods import Threshold
@@ -135,11 +135,7 @@ def _by_head(models: Sequence[keras.Model]) -> dict[str, keras.Model]:
 
 
 def read_models(models: Mapping[str, keras.Model]) -> list[Network]:
-    """The models as networks, each with what it yields for its task as outputs.
-
-    Raises:
-        ValueError: inputs of one name have different shapes.
-    """
+    """The models as networks, each with what it yields for its task as outputs."""
     networks = []
     for task, model in models.items():
         network = read(model)
@@ -147,5 +143,4 @@ def read_models(models: Mapping[str, keras.Model]) -> list[Network]:
         if len(list(iterate_tensors(own))) < len(list(iterate_tensors(network.outputs))):
             network = without_unread_inputs(prune_to(network, own))
         networks.append(network.replace(outputs=own))
-    common_inputs(dict(zip(models, networks, strict=True)))
     return networks

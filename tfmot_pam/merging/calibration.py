@@ -12,14 +12,13 @@ import numpy as np
 from tfmot_pam.data import (
     HeadSamples,
     Samples,
-    as_types,
     input_statistics,
-    rows,
     synthetic_inputs,
     take_samples,
 )
 from tfmot_pam.graph.calling import answers_by_head, for_model
 from tfmot_pam.graph.heads import Inputs, all_heads, common_inputs, common_types, leaves
+from tfmot_pam.graph.inputs import as_types, rows
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.runner import evaluate
 

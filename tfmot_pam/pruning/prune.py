@@ -14,7 +14,7 @@ from tfmot_pam.graph.arguments import check_seed
 from tfmot_pam.graph.cost import warn_of_uncounted
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.generation import as_keras, is_tf_keras
-from tfmot_pam.graph.heads import Inputs, input_shapes, input_types
+from tfmot_pam.graph.heads import Inputs, heads_of, input_shapes, input_types
 from tfmot_pam.graph.inputs import as_types
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import check_model, read
@@ -306,6 +306,6 @@ def _input_shape(wanted: InputShape | None, inputs: Inputs | None) -> InputShape
 
 def calibration_inputs(network: Network, data: Any, seed: int = 0) -> Inputs:
     """Inputs of a network out of the user's data, in the types that the network takes."""
-    heads = {task: tuple(own) for task, own in network_heads(network).items()}
+    heads = heads_of(network_heads(network))
     found = take_samples(data, heads, input_shapes(network), samples=_SAMPLES, seed=seed)
     return as_types(found.inputs, input_types(network))

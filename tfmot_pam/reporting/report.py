@@ -11,7 +11,7 @@ import keras
 
 from tfmot_pam.graph.cost import NetworkCost, combination_totals, network_cost
 from tfmot_pam.graph.generation import read_model
-from tfmot_pam.graph.heads import all_heads
+from tfmot_pam.graph.heads import all_heads, heads_of
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.selection import all_combinations, check_tasks, network_heads, task_names
 from tfmot_pam.graph.sizes import InputShape, sized
@@ -99,7 +99,7 @@ def report(
     counted = count_groups(network, groups)
     originals = _originals(originals, tasks)
     original_costs = _original_costs(originals, input_shape)
-    heads = {task: tuple(own) for task, own in network_heads(network).items()}
+    heads = heads_of(network_heads(network))
     titles = metric_titles(metrics, heads)
     if data is not None:
         _check_not_given(accuracy=accuracy, original_accuracy=original_accuracy)

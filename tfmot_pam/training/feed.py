@@ -15,12 +15,11 @@ from tfmot_pam.data import (
     HeadSamples,
     Samples,
     as_form,
-    as_types,
-    count,
     open_batches,
     read_arrays,
 )
 from tfmot_pam.graph.heads import Heads, Inputs, InputShapes
+from tfmot_pam.graph.inputs import as_types, count
 from tfmot_pam.training.objective import Objective
 from tfmot_pam.training.usage import StepTasks
 

@@ -14,7 +14,7 @@ from tfmot_pam.graph.arguments import check_seed, check_whole
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.frozen import with_trainable
 from tfmot_pam.graph.generation import same_generation
-from tfmot_pam.graph.heads import input_shapes
+from tfmot_pam.graph.heads import heads_of, input_shapes
 from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.graph.selection import network_heads, task_names
 from tfmot_pam.graph.usage import check_usage
@@ -134,7 +134,7 @@ def fine_tune(
         merged = keras.Model(merged.inputs, merged.outputs[0], name=merged.name)
     network = read(merged)
     tasks = task_names(network)
-    heads = {task: tuple(own) for task, own in network_heads(network).items()}
+    heads = heads_of(network_heads(network))
     check_whole("epochs", epochs)
     check_whole("batch_size", batch_size)
     check_seed(seed)
