@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,10 +19,11 @@ import tflite_export
 from benchmarks.applications import randomise
 from tests import identities_test as identities
 from tests.random_models import Builder, Family
+from tfmot_pam.graph.attention import attention_together
 from tfmot_pam.graph.calling import answers_by_head, for_model
 from tfmot_pam.graph.emitter import emit, instantiate
 from tfmot_pam.graph.heads import Inputs, leaves
-from tfmot_pam.graph.network import Network, iterate_tensors, weight_names
+from tfmot_pam.graph.network import Layer, Network, iterate_tensors, weight_names
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.runner import evaluate
 from tfmot_pam.graph.selection import all_combinations, network_heads, select
@@ -145,22 +147,22 @@ def check(seed: int) -> int:
     """Identities (i) to (iii) on one family; returns how many channels could be pruned."""
     drawn = family(seed)
     networks = {task: read(model) for task, model in drawn.models.items()}
-    expected = {}
+    expected, made = {}, {}  # Layers that networks have in common are made once.
     for task, model in drawn.models.items():
         found = answers_by_head(model(for_model(model, drawn.x), training=False), task)
         expected |= {head: keras.ops.convert_to_numpy(value) for head, value in found.items()}
-        assert_same(_of(networks[task], drawn.x, task), expected, "read")
+        assert_same(_of(networks[task], drawn.x, made, task), expected, "read")
     alignment = align(list(networks), list(networks.values()), trunk_needed=False)
     separate = identities.assembled(alignment, fixed_masks)
-    assert_same(_of(separate, drawn.x), expected, "separate")
+    assert_same(_of(separate, drawn.x, made), expected, "separate")
     regrouped = identities.assembled(alignment, lambda own: _groups(own, seed))
-    whole = _of(regrouped, drawn.x)
+    whole = _of(regrouped, drawn.x, made)
     assert_same(whole, expected, "regrouped, nothing cut")
     for chosen in all_combinations(list(networks)):
-        part = _of(select(regrouped, chosen), drawn.x)
+        part = _of(select(regrouped, chosen), drawn.x, made)
         assert list(part) == [h for t in chosen for h in network_heads(regrouped)[t]]
         assert_same(part, whole, chosen)
-    return _check_removal(regrouped, drawn.x, seed)
+    return _check_removal(regrouped, drawn.x, made, seed)
 
 
 def _groups(alignment: Alignment, seed: int):
@@ -168,7 +170,7 @@ def _groups(alignment: Alignment, seed: int):
     return identities.nothing_is_cut(alignment, masks)
 
 
-def _check_removal(network: Network, x: Inputs, seed: int) -> int:
+def _check_removal(network: Network, x: Inputs, made: dict, seed: int) -> int:
     """Masked channels and removed ones are the same (iii)."""
     try:
         prunable = find_prunable(network)
@@ -183,7 +185,8 @@ def _check_removal(network: Network, x: Inputs, seed: int) -> int:
     keep = budget.choose(np.ones(len(prunable), bool), rng.random(len(prunable)), share)
     gated = _masked(insert_gates(prunable, settings), keep)
     small = remove_channels(prunable.graph, prunable.in_graph(keep)).network
-    assert_same(_of(small, x), _of(gated, x), "removed")
+    small = attention_together(small)
+    assert_same(_of(small, x, made), _of(gated, x, made), "removed")
     return len(prunable)
 
 
@@ -200,9 +203,11 @@ def _masked(network: Network, keep: np.ndarray) -> Network:
     return network.replace(layers=layers_by_name)
 
 
-def _of(network: Network, x: Inputs, task: str | None = None) -> dict[str, np.ndarray]:
+def _of(
+    network: Network, x: Inputs, made: dict[Layer, Any], task: str | None = None
+) -> dict[str, np.ndarray]:
     """What a network computes, by head, evaluated node by node."""
-    found = evaluate(network, x, list(iterate_tensors(network.outputs)))
+    found = evaluate(network, x, list(iterate_tensors(network.outputs)), made=made)
     outputs = {task: network.outputs} if task is not None else network.outputs
     heads = {h: t for name, nest in outputs.items() for h, t in leaves(name, nest).items()}
     return {head: found[tensor] for head, tensor in heads.items()}
@@ -228,7 +233,7 @@ def check_files(seed: int, folder: pathlib.Path) -> None:
     networks = {task: read(model) for task, model in drawn.models.items()}
     alignment = align(list(networks), list(networks.values()), trunk_needed=False)
     network = identities.assembled(alignment, lambda own: _groups(own, seed))
-    if any(np.ptp(values, axis=0).max() == 0 for values in _of(network, drawn.x).values()):
+    if any(np.ptp(values, axis=0).max() == 0 for values in _of(network, drawn.x, {}).values()):
         return
     merged = emit(network)
     tflite_export.export(merged, folder, mode="files", tune="none", samples=drawn.x, verbose=0)

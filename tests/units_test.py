@@ -60,7 +60,7 @@ KINDS = {
     "UnitNormalization": (through(lambda: layers.UnitNormalization(name="whole")), SERIES),
     "softmax": (through(lambda: layers.Softmax(name="whole")), SERIES),
     "EinsumDense": (
-        through(lambda: layers.EinsumDense("abc,cd->abd", (8, 7), name="whole")),
+        through(lambda: layers.EinsumDense("abc,bcd->abd", (8, 7), name="whole")),
         SERIES,
     ),
     "SimpleRNN": (through(lambda: layers.SimpleRNN(7, name="whole")), SERIES),

@@ -198,8 +198,20 @@ class Tracing:
         self.labels[Tensor(node.name)] = first
 
     def _visit_join(self, node, call, rule, ins):
+        if rule.blocks is not None:
+            self._join_blocks(node, rule.blocks(call), ins)
+            return
         self.ties.extend(np.stack([ins[0], other]) for other in ins[1:])
         self.labels[Tensor(node.name)] = ins[0]
+
+    def _join_blocks(self, node: Node, count: int, ins: list[np.ndarray]) -> None:
+        """Ties the channels of each block, in all inputs."""
+        firsts = ins[0].reshape(count, -1)[:, 0]
+        for labels in ins:
+            blocks = labels.reshape(count, -1)
+            self.ties.append(np.stack([np.repeat(firsts, blocks.shape[1]), blocks.ravel()]))
+        (width,) = (shape[-1] for shape in node.shapes)
+        self.labels[Tensor(node.name)] = np.repeat(firsts, width // count)
 
     def _visit_concatenate(self, node, call, rule, ins):
         self.labels[Tensor(node.name)] = np.concatenate(ins)
@@ -304,8 +316,9 @@ def copied_because(call: Call, rule: LayerRule | None, ins: list[np.ndarray]) ->
         return "it has several outputs"
     if rule.role in ("mixing", "channelwise") and len(call.in_shapes) > 1:
         return "it has several inputs"
-    if rule.role == "join" and len({len(labels) for labels in ins}) > 1:
-        return f"it combines tensors of {sorted({len(labels) for labels in ins})} channels"
+    widths = {len(labels) for labels in ins}
+    if rule.role == "join" and rule.blocks is None and len(widths) > 1:
+        return f"it combines tensors of {sorted(widths)} channels"
     return rule.check(call)
 
 

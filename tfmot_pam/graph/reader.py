@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfmot_pam.graph import network as net
+from tfmot_pam.graph.einsum import as_dense
 from tfmot_pam.graph.emitter import with_shapes
 from tfmot_pam.graph.steps import at_each_step
 from tfmot_pam.task_group import TaskGroup
@@ -200,7 +201,8 @@ class _Reading:
             np.array(keras.ops.convert_to_numpy(weight)) for weight in getattr(inner, "weights", ())
         )
         weights = dict(zip(net.weight_names(inner), arrays, strict=True))
-        self.layers[name] = dataclasses.replace(described(operation, name), weights=weights)
+        found = dataclasses.replace(described(operation, name), weights=weights)
+        self.layers[name] = as_dense(found)
         self._names[id(operation)] = name
         return name
 

@@ -82,6 +82,9 @@ class LayerRule:
         sources: For channelwise layers: the input position that each output position comes from,
             or a row of positions where it comes from several (those then stay together), given
             the call and the number of input channels. None: the same position.
+        blocks: For joins of layers whose inputs have several channels for one another: how many
+            blocks of channels there are, each of which stays together. The inputs and the output
+            have them in the same order, and in widths of their own.
         resize: Returns the configuration for other numbers of input and output channels.
         free: Configuration entries in which the merged layers may differ.
         macs: Multiply-accumulate operations per sample, given the call. None: none are counted.
@@ -93,6 +96,7 @@ class LayerRule:
     frozen: str | None = None
     check: Callable[[Call], str | None] = lambda call: None
     sources: Callable[[Call, int], np.ndarray] | None = None
+    blocks: Callable[[Call], int] | None = None
     resize: Callable[[Mapping[str, Any], Call, int, int], dict[str, Any]] | None = None
     free: tuple[str, ...] = ()
     macs: Callable[[Call], Cost] | None = None

@@ -32,6 +32,7 @@ def evaluate(
     reduce: Callable[[Tensor, np.ndarray], np.ndarray] = lambda tensor, value: value,
     *,
     batch_size: int | None = None,
+    made: dict[Layer, Any] | None = None,
 ) -> dict[Tensor, np.ndarray]:
     """The values of some tensors of a network, each batch reduced before it is kept.
 
@@ -41,6 +42,8 @@ def evaluate(
         tensors: What to observe.
         reduce: Called with a tensor and its value for one batch; returns what to keep.
         batch_size: Samples per batch; None takes what memory allows.
+        made: Keras layers that were made before, which networks that have layers in common share;
+            those that are made now are added.
 
     Returns:
         For each tensor, the reduced values of all samples.
@@ -49,7 +52,7 @@ def evaluate(
     network = prune_to(network, list(kept))
     # Node by node and not as a model: that would keep all tensors to the end of its call, and
     # have to take batches so small that calling its layers takes longer than their work.
-    operations = _Operations(network.layers.__getitem__)
+    operations = _Operations(network.layers.__getitem__, made)
     batch_size = batch_size or batch_size_of(peak_floats(network))
     given = given_to(network, x)
     for start in range(0, len(next(iter(given.values()))), batch_size):
@@ -92,9 +95,9 @@ class _Unread:
 class _Operations:
     """The layers of a network, each made when it is first called."""
 
-    def __init__(self, layer: Callable[[str], Layer]):
+    def __init__(self, layer: Callable[[str], Layer], made: dict[Layer, Any] | None = None):
         self._layer = layer
-        self._made: dict[str, Any] = {}
+        self._made = {} if made is None else made
 
     def __call__(self, node: Node, value: Callable[[Tensor], Any]) -> list[Any]:
         """What a node's layer makes of the values that it reads."""
@@ -104,14 +107,14 @@ class _Operations:
             # As a model does in inference, whatever was said when the layer was called: calls of
             # augmentation layers are recorded with `training=True` where nothing was said.
             kwargs["training"] = False
-        if node.layer not in self._made:
-            operation = self._made[node.layer] = instantiate(layer, wrap=False)
+        if layer not in self._made:
+            operation = self._made[layer] = instantiate(layer, wrap=False)
             if isinstance(operation, keras.layers.Layer) and not operation.built:
                 # The first call builds the layer; its weights can be loaded only then. It gets
                 # copies: attention takes the masks off the tensors that it is called on.
                 operation(*_copied(args), **_copied(kwargs))
                 load_weights(operation, layer)
-        return keras.tree.flatten(self._made[node.layer](*args, **kwargs))
+        return keras.tree.flatten(self._made[layer](*args, **kwargs))
 
 
 def _copied(arguments: Any) -> Any:

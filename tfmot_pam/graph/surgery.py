@@ -92,12 +92,16 @@ def repeatable_channels(graph: ChannelGraph) -> np.ndarray:
 
     It must be free to change, and no layer with weights may pair it with channels by their places,
     as grouped convolutions do, and depthwise ones that write several channels for each. Nor may a
-    layer carry it that rearranges channels, or that is called several times.
+    layer carry it that rearranges channels or has blocks of them, or that is called several times.
     """
     result = ~fixed_channels(graph)
     calls = graph.network.calls()
     for node in graph.network.nodes:
-        if graph.roles[node.name] == "rearranged" or calls[node.layer] > 1:
+        if (
+            graph.roles[node.name] == "rearranged"
+            or calls[node.layer] > 1
+            or _has_blocks(graph, node)
+        ):
             for tensor in (*node.inputs, *node.outputs):
                 result[graph.labels[tensor]] = False
         if graph.roles[node.name] != "channelwise" or not graph.network.layer_of(node).weights:
@@ -109,6 +113,10 @@ def repeatable_channels(graph: ChannelGraph) -> np.ndarray:
                 result[graph.labels[tensor]] = False
     spaces = np.unique(graph.space_of[~result])
     return ~np.isin(graph.space_of, spaces)
+
+
+def _has_blocks(graph: ChannelGraph, node: Node) -> bool:
+    return graph.roles[node.name] == "join" and graph.rule(node).blocks is not None
 
 
 def repeat_channels(graph: ChannelGraph, times: np.ndarray) -> Cut:

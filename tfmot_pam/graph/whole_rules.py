@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from tfmot_pam.graph.network import Shape
 from tfmot_pam.graph.rules import Call, Cost, LayerRule
@@ -60,6 +61,28 @@ def grouped_query_cost(call: Call) -> Cost:
     return _heads_cost(call, config["num_query_heads"], config["num_key_value_heads"], width, width)
 
 
+def heads_cost(call: Call) -> Cost:
+    """The heads of an attention layer without its projections."""
+    config, (query, value) = call.config, call.in_shapes[:2]
+    queries = config["num_heads"] * config["queries_per_head"]
+    scored = _places(query) * _places(value) * queries
+    macs = scored * (config["key_dim"] + config["value_dim"])
+    return Cost(macs, scored + _places(query) * queries * config["value_dim"])
+
+
+def _heads_resize(config, call, in_width, out_width) -> dict[str, Any]:
+    width = config["queries_per_head"] * config["value_dim"]
+    return {**config, "num_heads": out_width // width}
+
+
+ATTENTION_HEADS = LayerRule(
+    "join",
+    blocks=lambda call: call.config["num_heads"],
+    resize=_heads_resize,
+    macs=heads_cost,
+)
+
+
 def dot_cost(call: Call) -> Cost:
     """Attention without projections."""
     query, value = call.in_shapes[:2]
@@ -89,6 +112,7 @@ WHOLE_RULES: Mapping[str, LayerRule] = MappingProxyType(
         "Embedding": _whole("it looks channels up by words"),
         "MultiHeadAttention": _whole("its heads read all channels", multi_head_cost),
         "GroupedQueryAttention": _whole("its heads read all channels", grouped_query_cost),
+        "AttentionHeads": ATTENTION_HEADS,
         "Attention": _whole("its scores are of all channels", dot_cost),
         "EinsumDense": _whole("its equation may mix any axes", einsum_cost),
     }

@@ -131,6 +131,7 @@ def _fold(found: np.ndarray, least: int) -> np.ndarray:
 def _inputs_of_spaces(alignment: Alignment) -> dict[int, list[list[int]]]:
     """For each trunk space, for each layer that writes it, the trunk spaces which that reads."""
     graph, result = alignment.graphs[0], {}
+    trunk = {names[0] for names in alignment.trunk}
     by_channel = {
         int(channel): index
         for index, space in enumerate(alignment.spaces)
@@ -140,7 +141,7 @@ def _inputs_of_spaces(alignment: Alignment) -> dict[int, list[list[int]]]:
         result[index] = []
         for name in space.writers:
             node = graph.network.node(name)
-            if graph.roles[name] == "mixing":
+            if graph.roles[name] == "mixing" and name in trunk:  # Heads may write to it too.
                 labels = np.unique(graph.labels[node.inputs[0]])
                 result[index].append(sorted({by_channel[int(label)] for label in labels}))
     return result

@@ -6,6 +6,7 @@ import heapq
 
 import numpy as np
 
+from tfmot_pam.graph.attention import attention_together
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.surgery import repeat_channels, repeatable_channels
 from tfmot_pam.graph.time_model import CallCost
@@ -59,7 +60,7 @@ def with_room(
             times, spent = more, spent + added
             if times[groups[place]] < len(groups[place].tasks):
                 heapq.heappush(steps, (added, place))
-    return widen(prunable.graph, _by_channel(prunable, times), seed)
+    return attention_together(widen(prunable.graph, _by_channel(prunable, times), seed))
 
 
 def _by_channel(prunable: PrunableChannels, times: dict[Group, int]) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfmot_pam.closed_form.compensate import Known
+from tfmot_pam.graph.attention import attention_together
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.graph.inputs import count, rows
@@ -132,7 +133,8 @@ def _refitted(
 
 
 def _without(prunable: PrunableChannels, keep: np.ndarray) -> Network:
-    return remove_channels(prunable.graph, prunable.in_graph(keep)).network
+    smaller = remove_channels(prunable.graph, prunable.in_graph(keep)).network
+    return attention_together(smaller)
 
 
 def cut(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfmot_pam.graph.attention import attention_apart
 from tfmot_pam.graph.channels import ChannelGraph
 from tfmot_pam.graph.emitter import instantiate
 from tfmot_pam.graph.following import follow_channels
@@ -95,13 +96,15 @@ def find_prunable(network: Network, policy: Any = None) -> PrunableChannels:
     """Finds the channels of a network that may be pruned.
 
     Args:
-        network: Any network whose outputs have task names.
+        network: Any network whose outputs have task names. Its attention layers are taken apart,
+            so that heads are channels.
         policy: An object with `allow_pruning(layer) -> bool`, such as a TFMOT `PruningPolicy`; it
             is asked about every layer that writes a space. None allows all.
 
     Raises:
         ValueError: nothing may be pruned; the message lists the reasons.
     """
+    network = attention_apart(network)
     graph = follow_channels(network)
     tasks = task_names(network)
     node_tasks = tasks_of_nodes(network)

@@ -124,7 +124,7 @@ def _counted_nodes(prunable: PrunableChannels) -> list[CountedNode]:
     graph, seen, found = prunable.graph, set(), []
     calls = graph.network.calls()
     for node in graph.network.nodes:
-        if graph.roles[node.name] not in ("mixing", "channelwise", "copied"):
+        if graph.roles[node.name] not in ("mixing", "channelwise", "join", "copied"):
             continue
         call = graph.call(node, calls)
         counted = operations(call)[2] is None

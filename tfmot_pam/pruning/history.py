@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from tflite_export import json_files
+from tfmot_pam.graph.attention import attention_apart, attention_together
 from tfmot_pam.graph.channels import ChannelGraph
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.following import follow_channels
@@ -132,7 +133,7 @@ class PruningHistory:
         Raises:
             ValueError: the model has not these layers, or they have other widths.
         """
-        graph = follow_channels(read(model))
+        graph = follow_channels(attention_apart(read(model)))
         labels = written_channels(graph)
         other = [n for n, width in self.widths.items() if len(labels.get(n, ())) != width]
         if other:
@@ -144,7 +145,7 @@ class PruningHistory:
         keep = np.ones(len(graph.space_of), bool)
         for name, positions in self.removed.items():
             keep[labels[name][list(positions)]] = False
-        smaller = emit(remove_channels(graph, keep).network)
+        smaller = emit(attention_together(remove_channels(graph, keep).network))
         smaller.pruning_history = self
         return smaller
 

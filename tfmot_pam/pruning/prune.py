@@ -11,6 +11,7 @@ import keras
 from tfmot_pam.closed_form.batch_norm import reestimated
 from tfmot_pam.data import take_samples
 from tfmot_pam.graph.arguments import check_seed
+from tfmot_pam.graph.attention import attention_together
 from tfmot_pam.graph.cost import warn_of_uncounted
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.generation import as_keras, is_tf_keras
@@ -204,7 +205,7 @@ def strip_pruning(model: keras.Model, data: Any = None) -> keras.Model:
             "TFMOT's own wrappers are taken off by TFMOT's strip_pruning."
         )
     ungated = remove_gates(network)
-    network = remove_channels(ungated.graph, ungated.keep).network
+    network = attention_together(remove_channels(ungated.graph, ungated.keep).network)
     if data is not None:
         network = reestimated(network, calibration_inputs(network, data))
     smaller = emit(network)
