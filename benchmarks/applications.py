@@ -1,4 +1,4 @@
-"""The networks of `keras.applications`, with random weights, for benchmarks and tests."""
+"""Networks with random weights, for benchmarks and tests: `keras.applications` and two others."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ SIDES = {
     **dict.fromkeys("ResNet152 ResNet152V2 EfficientNetB7 ConvNeXtBase NASNetLarge".split(), 32),
     **dict.fromkeys("EfficientNetV2L ConvNeXtLarge ConvNeXtXLarge".split(), 32),
 }
+# What `keras.applications` has not: a vision transformer and a ConvNeXt, small ones of our own.
+BLOCKS = ("ViT-Tiny-like", "ConvNeXt-like")
+SIDES |= dict.fromkeys(BLOCKS, 32)
 # A small one of every family.
 FAMILIES = (
     *("MobileNetV3Small", "MobileNetV2", "MobileNet", "NASNetMobile", "EfficientNetB0"),
     *("EfficientNetV2B0", "DenseNet121", "Xception", "InceptionV3", "ResNet50", "ResNet50V2"),
-    *("ConvNeXtTiny", "VGG16", "InceptionResNetV2"),
+    *("ConvNeXtTiny", "VGG16", "InceptionResNetV2", *BLOCKS),
 )
 
 
@@ -57,13 +60,61 @@ def network(name: str, task: str = "a", classes: int = 7, **options) -> keras.Mo
         name: A key of `SIDES`.
         task: The head's name.
         classes: The head's number of logits.
-        **options: Further arguments of the application.
+        **options: Further arguments of the application; none for those of `BLOCKS`.
     """
+    if name in BLOCKS:
+        image = keras.Input((SIDES[name], SIDES[name], 3))
+        features = {"ViT-Tiny-like": _transformer, "ConvNeXt-like": _convnext}[name](image)
+        return keras.Model(image, keras.layers.Dense(classes, name=task)(features))
     build, side = getattr(keras.applications, name), SIDES[name]
     options = {"include_top": False, "pooling": "avg", **options}
     body = build(weights=None, input_shape=(side, side, 3), **options)
     head = keras.layers.Dense(classes, name=task)(body.output)
     return keras.Model(body.input, head)
+
+
+def _transformer(image, width=192, heads=4, blocks=6):
+    """Patches of 4 pixels, their places, and blocks of attention and a perceptron.
+
+    Source: An Image is Worth 16x16 Words (Dosovitskiy et al., ICLR 2021), section 3.1; the width of
+    DeiT-Tiny (Touvron et al., ICML 2021).
+    """
+    layers = keras.layers
+    h = layers.Rescaling(1 / 127.5, -1.0)(image)
+    h = layers.Conv2D(width, 4, strides=4, name="patches")(h)
+    h = layers.Reshape((h.shape[1] * h.shape[2], width), name="tokens")(h)
+    for block in range(blocks):
+        y = layers.LayerNormalization(name=f"attention_norm_{block}")(h)
+        attention = layers.MultiHeadAttention(heads, width // heads, name=f"attention_{block}")
+        h = layers.Add(name=f"attended_{block}")([h, attention(y, y)])
+        h = layers.Add(name=f"block_{block}")([h, _perceptron(h, width, block)])
+    h = layers.LayerNormalization(name="norm")(h)
+    return layers.GlobalAveragePooling1D(name="pooled")(h)
+
+
+def _convnext(image, widths=(48, 96, 192), blocks=2):
+    """Stages of large depthwise convolutions, each with a perceptron behind.
+
+    Source: A ConvNet for the 2020s (Liu et al., CVPR 2022), section 2.
+    """
+    layers = keras.layers
+    h = layers.Rescaling(1 / 127.5, -1.0)(image)
+    for stage, width in enumerate(widths):
+        h = layers.Conv2D(width, 2, strides=2, name=f"down_{stage}")(h)
+        h = layers.LayerNormalization(name=f"norm_{stage}")(h)
+        for block in range(stage * blocks, (stage + 1) * blocks):
+            y = layers.DepthwiseConv2D(7, padding="same", name=f"depthwise_{block}")(h)
+            h = layers.Add(name=f"block_{block}")([h, _perceptron(y, width, block)])
+    h = layers.LayerNormalization(name="norm")(h)
+    return layers.GlobalAveragePooling2D(name="pooled")(h)
+
+
+def _perceptron(h, width: int, block: int):
+    """A normalisation and two dense layers, the first of four times the width."""
+    layers = keras.layers
+    y = layers.LayerNormalization(name=f"perceptron_norm_{block}")(h)
+    y = layers.Dense(4 * width, activation="gelu", name=f"up_{block}")(y)
+    return layers.Dense(width, name=f"back_{block}")(y)
 
 
 def images(name: str, count: int, seed: int = 0) -> np.ndarray:

@@ -7,8 +7,8 @@ One command, from the repository's root:
 For each application two networks of random weights at the least size that it takes: which channels
 can be regrouped, and why others cannot, and whether a merge that shares nothing computes the same.
 Of a small member of every family also the merge `pam`, half of the computation removed, and the
-file. Each row is kept as it comes, in a process of its own, and is not made again: call it again
-to go on.
+file; of a transformer and a ConvNeXt also a quarter and half of all heads and channels. Each row
+is kept as it comes, in a process of its own, and is not made again: call it again to go on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from benchmarks import results_io
 
 _ONLY = flags.DEFINE_list("only", [], "Which applications; all where empty.")
 _MEMORY = flags.DEFINE_float("memory_gib", 10.0, "Applications that need more are left out.")
-_STAGES = flags.DEFINE_list("stages", ["read", "separate", "pam"], "What is measured.")
+_STAGES = flags.DEFINE_list("stages", ["read", "separate", "pam", "units"], "What is measured.")
 _MINUTES = flags.DEFINE_float("minutes", 0.0, "Begins no further row after so long; 0: no limit.")
 _OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Page's folder.")
 _PAGE = flags.DEFINE_string("page", "docs/applications.md", "The page for readers.")
@@ -43,6 +43,7 @@ _KIB = 1 if sys.platform == "darwin" else 1024  # of the unit in which memory is
 _SAMPLES, _COMPARED = 64, 4
 _COPIES = 10  # networks that a row has in memory at a time, as Keras and as data
 _TOLERANCE = 1e-4
+_REMOVED = (0.25, 0.5)
 
 
 def measure_read(name: str, memory_gib: float) -> dict[str, Any]:
@@ -103,17 +104,51 @@ def measure_pam(name: str, memory_gib: float) -> dict[str, Any]:
     if not all(np.isfinite(value).all() for value in merged(x[:_COMPARED]).values()):
         raise ValueError(f"The merge of {name} computes NaN or infinity.")
     alone = sum(tfmot_pam.cost(model).macs for model in models.values())
-    gated = tfmot_pam.prune_channels(merged, 0.5, "magnitude", measure="macs")
-    small = tfmot_pam.strip_pruning(gated)
-    macs, expected = tfmot_pam.cost(small).macs, [_expected_macs(m) for m in (small, merged)]
     row |= {
         "pam of originals": round(tfmot_pam.cost(merged).macs / alone, 4),
         "shared": round(merged.merge_plan.shared, 4),
+    }
+    return row | _without(merged, 0.5, x, measure="macs")[1]
+
+
+def _without(merged, fraction: float, x: np.ndarray, **options) -> tuple[Any, dict[str, Any]]:
+    """A merged model with a fraction removed, and how well that and its file were made."""
+    import tfmot_pam
+
+    gated = tfmot_pam.prune_channels(merged, fraction, "magnitude", **options)
+    small = tfmot_pam.strip_pruning(gated)
+    macs, expected = tfmot_pam.cost(small).macs, [_expected_macs(m) for m in (small, merged)]
+    found = {
         "stripped": _error(small(x[:_COMPARED]), gated(x[:_COMPARED])),
         "left of pam": round(expected[0] / expected[1], 4),
         "as predicted": bool(abs(macs / _predicted_macs(gated) - 1.0) < 1e-9),
     }
-    return {**row, **_exported(tfmot_pam.strip_pruning(gated, data=x), x)}
+    return small, found | _exported(tfmot_pam.strip_pruning(gated, data=x), x)
+
+
+def measure_units(name: str, memory_gib: float) -> dict[str, Any]:
+    """The merge `pam` with a quarter and with half of all heads and channels removed."""
+    import keras
+
+    import tfmot_pam
+    from benchmarks import applications
+
+    del memory_gib
+    x = applications.images(name, _SAMPLES)
+    models = {t: applications.alive(m, x) for t, m in applications.two_models(name).items()}
+    merged, found = tfmot_pam.merge(models, x, samples=_SAMPLES, verbose=0), {}
+    for share in _REMOVED:
+        small, row = _without(merged, share, x, scope="per-layer")
+        counts = {}
+        for title, model in (("of", merged), ("left", small)):
+            layers = [getattr(layer, "layer", layer) for layer in model.layers]
+            heads = [f for f in layers if isinstance(f, keras.layers.MultiHeadAttention)]
+            counts[f"heads {title}"] = sum(layer.get_config()["num_heads"] for layer in heads)
+            counts[f"channels {title}"] = sum(
+                layer.units for layer in layers if layer.name.startswith("up_")
+            )
+        found[f"{share:.0%}"] = row | counts
+    return {"units": found}
 
 
 def _expected_macs(model) -> float:
@@ -160,6 +195,7 @@ STAGES = {
     "read": ("layers", measure_read),
     "separate": ("separate", measure_separate),
     "pam": ("file", measure_pam),
+    "units": ("units", measure_units),
 }
 
 
@@ -181,14 +217,14 @@ def jobs(
 
     names = [name for name in applications.SIDES if not only or name in only]
     names.sort(key=lambda name: name not in applications.FAMILIES)
+    of = {"pam": applications.FAMILIES, "units": applications.BLOCKS}
     found = []
     for stage in stages:
         done = {STAGES[stage][0], f"{stage} failed", *(["left out"] if stage != "read" else [])}
         found += [
             (stage, name)
             for name in names
-            if not done & {*rows.get(name, {})}
-            and (stage != "pam" or name in applications.FAMILIES)
+            if not done & {*rows.get(name, {})} and (stage not in of or name in of[stage])
         ]
     return found
 
@@ -240,6 +276,7 @@ def write_page(rows: Mapping[str, Mapping[str, Any]]) -> None:
         "masked one. *File*: how far the TFLite file is from the stripped model. Pam, half pruned "
         "and file are measured on one small member of each family.",
         results_io.markdown_table([told(name, rows[name]) for name in names]) if names else "",
+        *_units_part({name: rows[name]["units"] for name in names if "units" in rows[name]}),
         *(
             f"*{stage.capitalize()}* is still to be measured of {', '.join(left)}."
             for stage, left in undone.items()
@@ -250,6 +287,37 @@ def write_page(rows: Mapping[str, Mapping[str, Any]]) -> None:
     kept = {"rows": {name: rows[name] for name in names}}
     results_io.write(_OUTPUT.value, "applications", text, kept, show=False)
     pathlib.Path(_PAGE.value).write_text(text + "\n", encoding="utf-8")
+
+
+def _units_part(units: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The part of the page on heads and channels that were removed by their number."""
+    rows = [
+        {
+            "model": name,
+            "removed": share,
+            "heads left": f"{row['heads left']} of {row['heads of']}" if row["heads of"] else "",
+            "MLP channels left": f"{row['channels left']} of {row['channels of']}",
+            "MACs left": _share(row, "left of pam"),
+            "stripped": _told_stripped(row),
+            "file": f"{row['file']:.0e}",
+        }
+        for name, shares in units.items()
+        for share, row in shares.items()
+    ]
+    if not rows:
+        return []
+    return [
+        "## Heads and channels of perceptrons",
+        "The merge `pam` of two transformers and of two ConvNeXts, after "
+        '`prune_channels(0.25, scope="per-layer")` and `prune_channels(0.5, scope="per-layer")`: '
+        "what is left, how far the stripped model is from the masked one, and the file from the "
+        "stripped model.",
+        results_io.markdown_table(rows),
+    ]
+
+
+def _told_stripped(row: Mapping[str, Any]) -> str:
+    return f"{row['stripped']:.0e}{'' if row['as predicted'] else ' (not the MACs predicted)'}"
 
 
 def told(name: str, row: Mapping[str, Any]) -> dict[str, str]:
@@ -265,8 +333,7 @@ def told(name: str, row: Mapping[str, Any]) -> dict[str, str]:
         or ("none" if "frozen" in row else ""),
         "separate": failed or ("" if exact is None else _told_error(exact)),
         "pam": row.get("pam failed") or _share(row, "pam of originals"),
-        "half pruned": f"{_share(row, 'left of pam')}, {row['stripped']:.0e}"
-        + ("" if row["as predicted"] else " (not the MACs predicted)")
+        "half pruned": f"{_share(row, 'left of pam')}, {_told_stripped(row)}"
         if "stripped" in row
         else "",
         "file": f"{row['file']:.0e}" if "file" in row else "",

@@ -11,12 +11,12 @@ from keras import layers, ops
 
 import tfmot_pam
 from tests import exactness
-from tflite_export.lowering.parts import fusable_levels
-from tflite_export.lowering.rewriting import fuse
 from tfmot_pam.graph.channels import build_channel_graph
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.following import follow_channels
 from tfmot_pam.graph.reader import read
+from tfmot_pam.lowering.parts import fusable_levels
+from tfmot_pam.lowering.rewriting import fuse
 
 IMAGE, ROW = (6, 6, 3), (8, 3)
 

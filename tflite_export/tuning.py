@@ -76,7 +76,7 @@ def tune_alone(
         The cheapest network found that computes the same outputs; `network` itself if no other is
         cheaper, as the converter folds normalisations by itself.
     """
-    from tflite_export.lowering import fold_batch_norm
+    from tfmot_pam.lowering import fold_batch_norm
 
     best = folded = fold_batch_norm(network)
     for found in (with_fused_levels, functools.partial(variants, sums=sums)):
@@ -104,8 +104,8 @@ def tune_together(
         The cheapest network found that computes the same outputs, or `network` itself. What it
         computes for one task is the same in all combinations.
     """
-    from tflite_export.lowering import fold_batch_norm
     from tfmot_pam.graph.selection import select
+    from tfmot_pam.lowering import fold_batch_norm
 
     folded, chosen = fold_batch_norm(network), list(combinations)
 
@@ -155,7 +155,7 @@ def with_fused_levels(network: Network) -> list[Network]:
         last layers fused, and with what the rule of thumb chooses for every layer.
     """
     # Here and not above: running and measuring files shall not load Keras.
-    from tflite_export.lowering import fusable_levels
+    from tfmot_pam.lowering import fusable_levels
 
     levels = fusable_levels(network)
     cuts = sorted(set(np.linspace(0, len(levels), _CUTS + 1).round().astype(int).tolist()))
@@ -190,7 +190,7 @@ def _fused_by_estimate(
 
 
 def _try_to_fuse(network: Network, levels: Sequence[tuple[str, ...]]) -> Network | None:
-    from tflite_export.lowering import CannotLowerError, fuse
+    from tfmot_pam.lowering import CannotLowerError, fuse
 
     try:
         return fuse(network, levels)
@@ -208,7 +208,7 @@ def variants(network: Network, sums: bool = True) -> list[Network]:
     Returns:
         At most six networks that compute the same outputs.
     """
-    from tflite_export.lowering import pad_channels, split_sums, splittable_nodes
+    from tfmot_pam.lowering import pad_channels, split_sums, splittable_nodes
 
     found = [network, *(pad_channels(network, widths) for widths in _paddings(network))]
     if sums and splittable_nodes(network):
@@ -221,7 +221,7 @@ def _paddings(network: Network) -> list[dict[tuple[str, ...], int]]:
 
     Only of layers for which the rule of thumb says that it pays.
     """
-    from tflite_export.lowering import pad_channels, paddable_layers
+    from tfmot_pam.lowering import pad_channels, paddable_layers
 
     of_depthwise, others = {}, {}
     (before,) = estimated([network], None)

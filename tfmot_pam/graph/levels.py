@@ -2,7 +2,7 @@
 
 A merged network computes a layer in groups of channels, one for every set of tasks. For one
 combination the groups of a layer can become one layer again, with zeros where a group does not read
-a channel (`tflite_export.lowering.fuse`). That computes more and calls less, and takes less time
+a channel (`tfmot_pam.lowering.fuse`). That computes more and calls less, and takes less time
 where groups are narrower than what a kernel computes at once.
 """
 

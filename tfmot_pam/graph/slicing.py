@@ -17,20 +17,28 @@ class Layout:
     Args:
         nets: The network of each position; -1 where it is the same channel in all of them.
         positions: The position on that network's original axis.
+        others: For further networks that have some of the channels too, their positions there; -1
+            where they have not.
     """
 
     nets: np.ndarray
     positions: np.ndarray
+    others: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.nets)
 
     @classmethod
     def concatenate(cls, layouts: Sequence[Layout]) -> Layout:
+        nets = dict.fromkeys(net for layout in layouts for net in layout.others)
         return cls(
             np.concatenate([layout.nets for layout in layouts]),
             np.concatenate([layout.positions for layout in layouts]),
+            {net: np.concatenate([layout._other(net) for layout in layouts]) for net in nets},
         )
+
+    def _other(self, net: int) -> np.ndarray:
+        return self.others.get(net, np.full(len(self), -1))
 
     def equals(self, other: Layout) -> bool:
         return np.array_equal(self.nets, other.nets) and np.array_equal(
@@ -42,11 +50,20 @@ class Layout:
 
     def shifted(self, shifts: Mapping[int, int]) -> Layout:
         added = np.array([shifts.get(net, 0) for net in self.nets.tolist()], int)
-        return Layout(self.nets, self.positions + added)
+        others = {
+            net: np.where(found < 0, -1, found + shifts.get(net, 0))
+            for net, found in self.others.items()
+        }
+        return Layout(self.nets, self.positions + added, others)
 
     def of(self, net: int) -> np.ndarray:
         """Whether each position carries a channel of one network (a common one counts)."""
-        return (self.nets == net) | (self.nets < 0)
+        return self.at(net) >= 0
+
+    def at(self, net: int) -> np.ndarray:
+        """Where the channels are on the axis of one network; -1 for those that it has not."""
+        own = (self.nets == net) | (self.nets < 0)
+        return np.where(own, self.positions, self._other(net))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,21 +95,28 @@ def arrange(rule: LayerRule, calls: Mapping[int, Call], call: Call, layout: Layo
     ranks = np.empty(len(sources), int)
     starts = np.searchsorted(sources[order], sources[order])
     ranks[order] = np.arange(len(sources)) - starts
-    nets = layout.nets[sources]
-    positions = np.empty(len(sources), int)
-    for net in np.unique(nets).tolist():
-        if net >= 0 and net not in calls:
-            # Another task's channels in a head: they have no place in this head's network.
-            positions[nets == net] = 0
-            continue
+
+    def after(net: int, before: np.ndarray) -> np.ndarray:
+        """The positions behind the layer in a network, from those before it; -1 of -1."""
         own = calls.get(net, call)
         original = rule.source_positions(own, own.in_shape[-1])[:, 0]
         by_source = np.argsort(original, kind="stable")
-        first = np.searchsorted(original[by_source], layout.positions[sources])
-        chosen = nets == net
+        first = np.searchsorted(original[by_source], before)
         # Beyond the end only where the layout turns out to be irregular.
-        positions[chosen] = by_source[np.minimum(first + ranks, len(original) - 1)[chosen]]
-    return Layout(nets, positions)
+        found = by_source[np.minimum(first + ranks, len(original) - 1)]
+        return np.where(before < 0, -1, found)
+
+    nets = layout.nets[sources]
+    positions = np.empty(len(sources), int)
+    for net in np.unique(nets).tolist():
+        # Another task's channels in a head have no place in this head's network.
+        known = net < 0 or net in calls
+        chosen = nets == net
+        positions[chosen] = after(net, layout.positions[sources])[chosen] if known else 0
+    others = {
+        net: after(net, found[sources]) for net, found in layout.others.items() if net in calls
+    }
+    return Layout(nets, positions, others)
 
 
 def is_regular(
@@ -102,14 +126,14 @@ def is_regular(
     sources = rule.source_positions(call, len(before))
     if sources.shape[1] == 1:
         return True
-    for net in np.unique(after.nets).tolist():
+    for net in {*np.unique(after.nets).tolist(), *after.others}:
         if net >= 0 and net not in calls:
             continue
         own = calls.get(net, call)
         original = rule.source_positions(own, own.in_shape[-1])
-        chosen = after.nets == net
-        found, wanted = sources[chosen], original[after.positions[chosen]]
-        if np.any(before.nets[found] != net) or np.any(before.positions[found] != wanted):
+        chosen = (after.nets == net) | (after.others.get(net, np.array(-1)) >= 0)
+        wanted = original[after.at(net)[chosen]]
+        if not np.array_equal(before.at(net)[sources[chosen]], wanted):
             return False
     return True
 
@@ -158,12 +182,12 @@ def _slice(name, axes: Axes, calls, rows: Layout, columns: Layout, lead: Call) -
         if axes.inputs is not None:
             own = np.flatnonzero(rows.of(net))
             place[axes.inputs] = _spread(own, fanout)
-            taken[axes.inputs] = _spread(rows.positions[own], fanout)
+            taken[axes.inputs] = _spread(rows.at(net)[own], fanout)
         if axes.outputs is not None:
             # A common channel is written once, with the weights that are alike everywhere.
             own = np.flatnonzero(columns.of(net))
             place[axes.outputs] = own
-            taken[axes.outputs] = columns.positions[own]
+            taken[axes.outputs] = columns.at(net)[own]
         merged[np.ix_(*place)] = source[np.ix_(*taken)]
     return merged
 

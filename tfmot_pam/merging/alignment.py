@@ -15,6 +15,7 @@ from tfmot_pam.graph.network import Network, Tensor, iterate_tensors
 from tfmot_pam.graph.registry import find_rule
 from tfmot_pam.graph.rule_table import JOIN, RESCALING, activation_reason, grouped_sizes
 from tfmot_pam.graph.rules import Call, call_of, grouped_convolution
+from tfmot_pam.merging.identical import identical_channels
 
 
 class NoCommonTrunk(ValueError):
@@ -55,6 +56,8 @@ class Alignment:
         trunk: For each trunk position, the name of the node in each network.
         spaces: The trunk's channel spaces in topological order.
         once: The first network's nodes that are the same in all networks and computed once.
+        identical: For each network a number for each of its channels, the same where channels of
+            several networks are the same; None where none are.
     """
 
     tasks: tuple[str, ...]
@@ -63,6 +66,7 @@ class Alignment:
     trunk: tuple[tuple[str, ...], ...]
     spaces: tuple[TrunkSpace, ...]
     once: frozenset[str] = frozenset()
+    identical: tuple[np.ndarray, ...] | None = None
 
     def call(self, index: int, name: str) -> Call:
         """A node of one network as its rule sees it."""
@@ -92,8 +96,8 @@ def align(
     Args:
         tasks: One name a network.
         networks: Networks with one input of equal shape each, or with inputs by name.
-        once: Whether the first layers that are the same in all networks, weights included, are
-            computed once: their channels then count as the input's.
+        once: Whether what is the same in several networks, weights included, is computed once.
+            Channels of first layers that are the same in all networks count as the input's.
         trunk_needed: Whether networks without a layer with channels in common are refused.
 
     Returns:
@@ -128,7 +132,10 @@ def align(
             for graph, found in zip(graphs, same, strict=True)
         ]
     spaces = _trunk_spaces(tasks, graphs, trunk)
-    return Alignment(tuple(tasks), tuple(networks), tuple(graphs), trunk, spaces, same[0])
+    identical = identical_channels(graphs, trunk) if once else None
+    return Alignment(
+        tuple(tasks), tuple(networks), tuple(graphs), trunk, spaces, same[0], identical
+    )
 
 
 def _common_trunk(

@@ -14,6 +14,7 @@ from tfmot_pam.graph.network import Network, iterate_tensors, prune_to, without_
 from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.merging.methods import Threshold
 from tfmot_pam.merging.relevance import ESTIMATORS
+from tfmot_pam.merging.ungroup import without_groups
 
 DEFAULT_RHO = 0.05
 WIDTHS = ("own", "union")
@@ -135,12 +136,15 @@ def _by_head(models: Sequence[keras.Model]) -> dict[str, keras.Model]:
 
 
 def read_models(models: Mapping[str, keras.Model]) -> list[Network]:
-    """The models as networks, each with what it yields for its task as outputs."""
+    """The models as networks, each with what it yields for its task as outputs.
+
+    Of models that were merged before, layers are in one piece again.
+    """
     networks = []
     for task, model in models.items():
         network = read(model)
         own = own_output(network.outputs, task)
         if len(list(iterate_tensors(own))) < len(list(iterate_tensors(network.outputs))):
             network = without_unread_inputs(prune_to(network, own))
-        networks.append(network.replace(outputs=own))
+        networks.append(without_groups(network.replace(outputs=own)))
     return networks

@@ -25,7 +25,7 @@ from tfmot_pam.graph.network import (
 from tfmot_pam.graph.rules import Call
 from tfmot_pam.graph.slicing import Layout, Origin, arrange, is_regular, slice_weights
 from tfmot_pam.merging.alignment import Alignment
-from tfmot_pam.merging.grouping import Grouping, everything, group_order
+from tfmot_pam.merging.grouping import Grouping, everything, group_order, tasks_of
 from tfmot_pam.merging.pieces import COMMON, Piece, copies, merge_columns
 from tfmot_pam.merging.writer import Writer
 
@@ -189,9 +189,30 @@ class _Building:
         )
         result = []
         for mask in found:
-            layout = merge_columns(columns, mask)
+            layout = self._seen_by_others(calls, merge_columns(columns, mask))
             result.append(self._mix(calls, mask, layout))
         self.store(calls, result)
+
+    def _seen_by_others(self, calls: Mapping[int, Call], layout: Layout, output: int = 0) -> Layout:
+        """The layout of a layer's output with what other networks have of its channels."""
+        if self.alignment.identical is None or len(calls) < 2:
+            return layout
+        numbers = {
+            k: self.alignment.identical[k][self.labels(k, Tensor(call.node.name, output))]
+            for k, call in calls.items()
+        }
+        own = [
+            int(numbers[net][position])
+            for net, position in zip(layout.nets.tolist(), layout.positions.tolist(), strict=True)
+        ]
+        others = {}
+        for k, found in numbers.items():
+            places = {number: place for place, number in enumerate(found.tolist())}
+            here = np.array([places.get(number, -1) for number in own], int)
+            here[layout.nets == k] = -1
+            if np.any(here >= 0):
+                others[k] = here
+        return dataclasses.replace(layout, others=others)
 
     def _columns(self, k, call):
         """The task sets of the channels that a layer writes, and each one's part of its space.
@@ -358,7 +379,7 @@ class _Building:
         given = {piece.given for piece in self._input_pieces(calls)}
         if given == {COMMON} and are_alike(list(calls.values())):
             lead = next(iter(calls))
-            for output, piece in enumerate(self._copy(lead, calls[lead], self.everyone, COMMON)):
+            for output, piece in enumerate(self._copy(lead, calls, self.everyone, COMMON)):
                 self.store(calls, [piece], output)
             return
         results: dict[int, list[Piece]] = {}
@@ -367,7 +388,7 @@ class _Building:
             # for all tasks the others' need not do.
             mask = int(self.grouping.masks[k][self.labels(k, Tensor(call.node.name))[0]])
             if mask:
-                results[k] = self._copy(k, call, mask, k)
+                results[k] = self._copy(k, calls, mask, k)
         for output, pieces in enumerate(zip(*results.values(), strict=True)):
             if None not in given:
                 pieces = [
@@ -376,8 +397,9 @@ class _Building:
                 ]
             self.store(calls, list(pieces), output)
 
-    def _copy(self, k, call, mask, owner) -> list[Piece]:
+    def _copy(self, k, calls, mask, owner) -> list[Piece]:
         """One network's own node on its own whole tensors."""
+        call = calls[k]
         args = map_tensors(call.node.args, lambda tensor: self.whole(k, tensor))
         kwargs = map_tensors(call.node.kwargs, lambda tensor: self.whole(k, tensor))
         key = (k, call.layer.name, mask)
@@ -391,6 +413,8 @@ class _Building:
         for output in range(len(call.node.shapes)):
             width = len(self.labels(k, Tensor(call.node.name, output)))
             layout = Layout(np.full(width, owner), np.arange(width))
+            if owner != COMMON:
+                layout = self._seen_by_others(calls, layout, output)
             given = COMMON if owner == COMMON else None
             pieces.append(Piece(Tensor(tensor.node, output), mask, layout, given))
         return pieces
@@ -399,16 +423,16 @@ class _Building:
         """The name of a copied layer, and its task set if it is a group of its own."""
         if owner == COMMON and not (call.layer.weights and call.node.name in self.alignment.once):
             return call.layer.name, None
-        if owner == COMMON or self._is_for_all(k, call):
+        if owner == COMMON or self._is_for_several(k, call):
             return self.writer.group_name(call, mask, False), mask
         return self.writer.own_name(call.layer.name, k), mask
 
-    def _is_for_all(self, k, call) -> bool:
-        """Whether one network's layer does for all tasks what those of the others did."""
+    def _is_for_several(self, k, call) -> bool:
+        """Whether one network's layer does for several tasks what those of the others did."""
         graph = self.alignment.graphs[k]
         labels = self.labels(k, Tensor(call.node.name))
         given = graph.spaces[int(graph.space_of[labels[0]])].given
-        return not given and int(self.grouping.masks[k][labels[0]]) == self.everyone
+        return not given and len(tasks_of(self.grouping.masks[k][labels[0]])) > 1
 
     # --- tensors ---------------------------------------------------------------------------
 
@@ -417,23 +441,21 @@ class _Building:
 
     def whole(self, k: int, tensor: Tensor) -> Tensor:
         """One network's tensor with all of its channels in their original order."""
-        own = [
-            piece
-            for piece in self.pieces(k, tensor)
-            if set(piece.layout.nets.tolist()) <= {COMMON, k}
-        ] or self._stand_in(k, tensor)
-        own.sort(key=lambda piece: int(piece.layout.positions[0]))
+        own = [piece for piece in self.pieces(k, tensor) if piece.layout.of(k).all()]
+        if not own:
+            return self._stand_in(k, tensor).tensor
+        own.sort(key=lambda piece: int(piece.layout.at(k)[0]))
         result, layout = self.side_by_side(own)
-        if not np.array_equal(layout.positions, np.arange(len(self.labels(k, tensor)))):
+        if not np.array_equal(layout.at(k), np.arange(len(self.labels(k, tensor)))):
             raise IrregularLayout(k, tensor.node)
         return result
 
-    def _stand_in(self, k: int, tensor: Tensor) -> list[Piece]:
+    def _stand_in(self, k: int, tensor: Tensor) -> Piece:
         """Another network's channels, where they serve this one's task in place of its own."""
         places = np.arange(len(self.labels(k, tensor)))
         for piece in self.pieces(k, tensor):
             if np.array_equal(piece.layout.positions, places):
-                return [piece]
+                return piece
         raise IrregularLayout(k, tensor.node)
 
     def side_by_side(self, pieces: list[Piece]) -> tuple[Tensor, Layout]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,6 +62,43 @@ def fixed_masks(alignment: Alignment) -> Grouping:
         given = np.array([space.given for space in graph.spaces], bool)[graph.space_of]
         masks.append(np.where(given, everything(count), 1 << index))
     return Grouping(tuple(masks))
+
+
+def with_identical_once(alignment: Alignment, grouping: Grouping) -> Grouping:
+    """The grouping in which of channels that are the same in several networks only one stays.
+
+    That is the first which is not dropped, for the tasks of all these networks, and those that
+    need one of the channels besides.
+    """
+    if alignment.identical is None:
+        return grouping
+    pairs = list(zip(alignment.identical, grouping.masks, strict=True))
+    times = Counter(number for numbers, _ in pairs for number in numbers.tolist())
+    needed: dict[int, int] = {}
+    keeper: dict[int, int] = {}
+    for k, (numbers, masks) in enumerate(pairs):
+        for number, mask in zip(numbers.tolist(), masks.tolist(), strict=True):
+            own = 1 << k if times[number] > 1 else 0
+            needed[number] = needed.get(number, 0) | mask | own
+            if mask:
+                keeper.setdefault(number, k)
+    return Grouping(
+        tuple(
+            np.array([needed[n] if keeper.get(n) == k else 0 for n in numbers.tolist()], int)
+            for k, (numbers, _) in enumerate(pairs)
+        )
+    )
+
+
+def identical_elsewhere(alignment: Alignment, index: int) -> np.ndarray:
+    """Whether each channel of a trunk space is the same as one of another network."""
+    channels = alignment.spaces[index].channels
+    if alignment.identical is None:
+        return np.zeros(sum(map(len, channels)), bool)
+    numbers = np.concatenate(
+        [own[found] for own, found in zip(alignment.identical, channels, strict=True)]
+    )
+    return np.bincount(numbers)[numbers] > 1
 
 
 def free_spaces(alignment: Alignment) -> list[int]:

@@ -14,8 +14,10 @@ from tfmot_pam.merging.grouping import (
     fixed_masks,
     free_spaces,
     group_order,
+    identical_elsewhere,
     mask_of,
     tasks_of,
+    with_identical_once,
 )
 from tfmot_pam.merging.methods import MergeMethod, Request, Threshold, find_method
 from tfmot_pam.merging.units import kept_apart, unit_spaces
@@ -50,7 +52,7 @@ def regroup(
         free = free_spaces(request.alignment)
         narrower = own_width(request, {index: best[index] for index in free})
         best = _readable(request.alignment, best | narrower)
-    return _placed(request.alignment, best)
+    return with_identical_once(request.alignment, _placed(request.alignment, best))
 
 
 def _with_share(
@@ -83,9 +85,22 @@ def _guarded(request: Request, method: MergeMethod, min_group: int) -> dict[int,
     if method.needs_relevance:
         for index, found in decided.items():
             owner = _owners(alignment, index)
-            covered = _cover(found.copy(), owner, index, request, min_group)
+            # What several networks have in common stays whatever relevance says.
+            found = found | np.where(identical_elsewhere(alignment, index), 1 << owner, 0)
+            covered = _cover(found, owner, index, request, min_group)
             decided[index] = _fold(covered, min_group)
-    return _readable(alignment, decided)
+    return _readable(alignment, _once(alignment, decided))
+
+
+def _once(alignment: Alignment, decided: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """What is decided where of channels that are the same in several networks one stays."""
+    masks = with_identical_once(alignment, _placed(alignment, decided)).masks
+    return {
+        index: np.concatenate(
+            [own[found] for own, found in zip(masks, alignment.spaces[index].channels, strict=True)]
+        )
+        for index in decided
+    }
 
 
 def _owners(alignment: Alignment, index: int) -> np.ndarray:

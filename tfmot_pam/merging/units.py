@@ -14,7 +14,7 @@ import scipy.sparse
 
 from tfmot_pam.graph.network import Tensor
 from tfmot_pam.merging.alignment import Alignment
-from tfmot_pam.merging.grouping import Grouping, everything
+from tfmot_pam.merging.grouping import Grouping, everything, with_identical_once
 
 
 def unit_spaces(alignment: Alignment) -> tuple[tuple[int, ...], ...]:
@@ -62,12 +62,25 @@ def check_units(alignment: Alignment, grouping: Grouping) -> None:
             donors = range(len(alignment.tasks))
             allowed += [shared_unit(alignment, unit, donor) for donor in donors]
         found = {other: _masks(alignment, grouping, other) for other in unit}
+        allowed = [_with_identical_once(alignment, grouping, masks) for masks in allowed]
         if not any(all(np.array_equal(found[i], masks[i]) for i in unit) for masks in allowed):
             raise ValueError(
                 f"The merge plan regroups the channels of '{space.name}', which cannot be: "
                 f"{space.frozen}. Expected each task's channels in a group of its own there, or "
                 "one model's in a group of all tasks. Merge without `plan` to make a new one."
             )
+
+
+def _with_identical_once(alignment: Alignment, grouping: Grouping, masks) -> dict[int, np.ndarray]:
+    """Task sets of some spaces where of channels that are the same in networks one stays."""
+    placed = [found.copy() for found in grouping.masks]
+    for index, found in masks.items():
+        space = alignment.spaces[index]
+        parts = np.split(found, np.cumsum(space.widths)[:-1])
+        for own, channels, part in zip(placed, space.channels, parts, strict=True):
+            own[channels] = part
+    once = with_identical_once(alignment, Grouping(tuple(placed)))
+    return {index: _masks(alignment, once, index) for index in masks}
 
 
 def _masks(alignment: Alignment, grouping: Grouping, index: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tfmot_pam.merging.grouping import identical_elsewhere
 from tfmot_pam.merging.methods import Request
 
 
@@ -18,7 +19,8 @@ def own_width(request: Request, decided: Mapping[int, np.ndarray]) -> dict[int, 
     """Lets the most relevant channels in, each for those of its tasks that have room left.
 
     Channels enter by their mean place in the relevance paths of the tasks that need them, so that
-    a channel that several tasks need stays shared as long as all of them have room.
+    a channel that several tasks need stays shared as long as all of them have room. Those that are
+    the same in several networks come first: what was shared before stays so.
 
     Args:
         request: Alignment and relevance.
@@ -35,6 +37,7 @@ def own_width(request: Request, decided: Mapping[int, np.ndarray]) -> dict[int, 
         # A path ends with the channels that say most about its task.
         places = [np.argsort(request.paths[index, task].order) for task in range(len(widths))]
         value = (needs * np.stack(places, axis=1)).sum(axis=1) / np.maximum(needs.sum(axis=1), 1)
+        value = value + len(value) * identical_elsewhere(request.alignment, index)
         room, found = np.array(widths), np.zeros_like(masks)
         for channel in np.argsort(-value, kind="stable").tolist():
             let_in = needs[channel] * (room > 0)

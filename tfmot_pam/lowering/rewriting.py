@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from tflite_export.lowering.parts import reads_several_channels
-from tflite_export.lowering.views import Joined, Part, View, chained
-from tflite_export.lowering.weights import CannotLowerError, embedded, entries, moved
 from tfmot_pam.graph.levels import likeness, usable_rule
 from tfmot_pam.graph.network import Layer, Network, Node, Tensor, map_tensors, unique_name
 from tfmot_pam.graph.rules import Axes, Call, LayerRule, call_of
+from tfmot_pam.lowering.parts import reads_several_channels
+from tfmot_pam.lowering.views import Joined, Part, View, chained
+from tfmot_pam.lowering.weights import CannotLowerError, embedded, entries, moved
+
+LOWERED = "_lowered"  # what the names of rewritten layers end with
 
 
 def fuse(network: Network, levels: Sequence[Sequence[str]]) -> Network:
@@ -211,7 +213,7 @@ class _Rewriting:
             for name in first.layer.weights
         }
         config = rule.resized(first, in_width, out_width)
-        return Layer(f"{first.layer.name}_lowered", first.layer.cls, config, weights)
+        return Layer(first.layer.name + LOWERED, first.layer.cls, config, weights)
 
     def _sum(
         self, layer: Layer, rule: LayerRule, call: Call, joined: Joined, shape: tuple[Any, ...]
