@@ -276,7 +276,7 @@ def write_page(rows: Mapping[str, Mapping[str, Any]]) -> None:
         "masked one. *File*: how far the TFLite file is from the stripped model. Pam, half pruned "
         "and file are measured on one small member of each family.",
         results_io.markdown_table([told(name, rows[name]) for name in names]) if names else "",
-        *_units_part({name: rows[name]["units"] for name in names if "units" in rows[name]}),
+        *units_part({name: rows[name]["units"] for name in names if "units" in rows[name]}),
         *(
             f"*{stage.capitalize()}* is still to be measured of {', '.join(left)}."
             for stage, left in undone.items()
@@ -289,7 +289,7 @@ def write_page(rows: Mapping[str, Mapping[str, Any]]) -> None:
     pathlib.Path(_PAGE.value).write_text(text + "\n", encoding="utf-8")
 
 
-def _units_part(units: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def units_part(units: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The part of the page on heads and channels that were removed by their number."""
     rows = [
         {

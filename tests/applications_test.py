@@ -141,6 +141,23 @@ def test_rows_tell_what_is_frozen_and_what_failed():
     assert found["file"] == "1e-06"
 
 
+def test_the_page_tells_how_many_heads_and_channels_are_left():
+    row = {"stripped": 1e-7, "left of pam": 0.6, "as predicted": True, "file": 1e-6}
+    counts = {"heads of": 4, "heads left": 3, "channels of": 8, "channels left": 6}
+    _, _, table = applications_benchmark.units_part({"X": {"25%": row | counts}})
+    assert "| X | 25% | 3 of 4 | 6 of 8 | 60 % | 1e-07 | 1e-06 |" in table
+    assert applications_benchmark.units_part({}) == []
+
+
+@pytest.mark.parametrize("name", applications.BLOCKS)
+def test_the_networks_of_our_own_can_be_pruned_by_their_perceptrons(name):
+    model = applications.network(name)
+    assert model.output_shape == (None, 7)
+    gated = tfmot_pam.prune_channels(model, 0.5, "magnitude", scope="per-layer")
+    assert any(group[0].startswith("up_") for group in gated.gates.groups)
+    assert any(g[0].startswith("attention_") for g in gated.gates.groups) == ("ViT" in name)
+
+
 def scaled_branches(width):
     """Residual branches as ConvNeXt scales them, and as InceptionResNetV2 does."""
 

@@ -44,12 +44,12 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=KINDS, scope="module")
 def kind(request):
     return KINDS[request.param]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def merged(kind):
     models = {"digit": conv_net(0, **kind), "speaker": conv_net(1, classes=4, **kind)}
     return tfmot_pam.merge(models, X, rho=0.1, verbose=0)
@@ -132,6 +132,16 @@ def test_its_task_sets_are_extended(merged, kind):
         np.testing.assert_array_equal(outputs(replayed)[task], values)
 
 
+def test_a_list_names_the_tasks_of_a_merged_model():
+    merged = tfmot_pam.merge({"digit": conv_net(0), "speaker": conv_net(1)}, X, verbose=0)
+    third = conv_net(2)
+    again = tfmot_pam.merge([merged, third], X, method=NOTHING_SHARED, verbose=0)
+    assert list(again.output) == ["digit", "speaker", "head"]
+    np.testing.assert_allclose(outputs(again)["digit"], outputs(merged)["digit"], atol=2e-5)
+    with pytest.raises(ValueError, match="Two models have a head named 'digit'"):
+        tfmot_pam.merge([merged, merged], X, verbose=0)
+
+
 def test_two_merged_models_merge(kind):
     singles = {t: conv_net(seed, classes=3 + seed, **kind) for seed, t in enumerate("abcd")}
     pairs = [
@@ -193,6 +203,24 @@ def test_some_of_several_models_on_one_backbone():
     assert found["dense", ("a",)] == found["dense", ("b",)] == 12
     separate = tfmot_pam.merge(models, X, method="separate", verbose=0)
     assert {tasks for _, tasks in task_sets(separate)} == {("a",), ("b",), ("c",)}
+
+
+def test_functions_of_the_same_code_need_not_be_the_same():
+    """Of users' functions only the very same one is: others may refer to other values."""
+
+    def times(factor):
+        return lambda x: factor * x
+
+    models = {task: dense_net(0, outputs=3, name=task) for task in "abc"}
+    for task, factor in zip("abc", (1.0, 2.0, 3.0), strict=True):
+        x = keras.Input((6,), name="vector")
+        h = layers.Dense(5, activation=times(factor), name="fc")(x)
+        models[task] = keras.Model(x, layers.Dense(3, name=task)(h))
+        models[task].set_weights(models["a"].get_weights())
+    x = X[:, 0, :3].reshape(96, 6)
+    again = tfmot_pam.merge(models, x, method=NOTHING_SHARED, verbose=0)
+    for task, model in models.items():
+        np.testing.assert_allclose(outputs(again, x)[task], np.array(model(x)), atol=2e-5)
 
 
 def test_layers_that_are_taken_whole_are_kept_for_their_tasks():

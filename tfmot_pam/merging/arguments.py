@@ -118,21 +118,30 @@ def _by_head(models: Sequence[keras.Model]) -> dict[str, keras.Model]:
     result: dict[str, keras.Model] = {}
     for position, model in enumerate(models):
         check_model(model, f"Model {position} of `models`")
-        outputs = list(iterate_tensors(read(model).outputs))
-        if len(outputs) > 1:
-            raise ValueError(
-                f"Model {position} of `models`, '{model.name}', has {len(outputs)} outputs, so "
-                "that no one of them names its task. Pass a dict of models by task name."
-            )
-        name = outputs[0].node.split("@")[0]
-        if name in result:
-            raise ValueError(
-                f"Two models have a head named {name!r}: '{result[name].name}' and "
-                f"'{model.name}'. Expected one name a task. Pass a dict of models by task name, "
-                "or name the output layers."
-            )
-        result[name] = model
+        for name in _tasks_in_a_list(model, position):
+            if name in result:
+                raise ValueError(
+                    f"Two models have a head named {name!r}: '{result[name].name}' and "
+                    f"'{model.name}'. Expected one name a task. Pass a dict of models by task "
+                    "name, or name the output layers."
+                )
+            result[name] = model
     return result
+
+
+def _tasks_in_a_list(model: keras.Model, position: int) -> list[str]:
+    """The tasks of a model that was merged before, or the name of a model's one head."""
+    network = read(model)
+    of_layers = {task for layer in network.layers.values() for task in layer.tasks or ()}
+    if isinstance(network.outputs, Mapping) and of_layers >= network.outputs.keys():
+        return list(network.outputs)
+    outputs = list(iterate_tensors(network.outputs))
+    if len(outputs) > 1:
+        raise ValueError(
+            f"Model {position} of `models`, '{model.name}', has {len(outputs)} outputs, so "
+            "that no one of them names its task. Pass a dict of models by task name."
+        )
+    return [outputs[0].node.split("@")[0]]
 
 
 def read_models(models: Mapping[str, keras.Model]) -> list[Network]:

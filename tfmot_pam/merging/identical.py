@@ -73,8 +73,8 @@ class _Values:
                 written = self._whole(k, calls, read)
             else:
                 rule, before = rule_of(call), self._count
-                kind = freeze([place, structure(call.config, {*rule.free, rule.width})])
-                written = [self._numbers(kind, _KEYS[role](call, rule, read[k]))]
+                keys = _KEYS[role](call, rule, read[k])
+                written = [self._numbers((place, _function(call, rule)), keys)]
                 self.met |= role == "mixing" and self._count < before + len(written[0])
             for tensor, numbers in zip(call.node.outputs, written, strict=True):
                 self._found[k][tensor] = numbers
@@ -144,6 +144,12 @@ class _Values:
             for label, digest in carried.items()
             if int(graph.space_of[label]) not in fixed
         }
+
+
+def _function(call: Call, rule: LayerRule) -> str:
+    """What a call computes, but for its width and its weights."""
+    config = structure(call.config, {*rule.free, rule.width})
+    return freeze([config, arguments_of(call.node)], lambda found: str(id(found)))
 
 
 def _outputs(call: Call) -> int:

@@ -81,7 +81,8 @@ def merge(
 
     Args:
         models: Trained functional or sequential models, all of Keras 3 or all of tf_keras, by task
-            name. A list takes its task names from the models' output layers. Models with one input
+            name. A list takes its task names from the models' output layers; one that was merged
+            before stands there for all its tasks, in a dict under each. Models with one input
             each of equal shape share it; others' inputs are matched by name. What a model yields
             may be a nest of tensors, such as `{"boxes": ..., "classes": ...}`.
         data: Calibration data from the *training* split: `(x, {task: y})`, `x` alone,
