@@ -21,6 +21,7 @@ from tests import identities_test as identities
 from tests.random_models import Builder, Family
 from tfmot_pam.graph.attention import attention_together
 from tfmot_pam.graph.calling import answers_by_head, for_model
+from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.emitter import emit, instantiate
 from tfmot_pam.graph.heads import Inputs, leaves
 from tfmot_pam.graph.network import Layer, Network, iterate_tensors, weight_names
@@ -29,7 +30,8 @@ from tfmot_pam.graph.runner import evaluate
 from tfmot_pam.graph.selection import all_combinations, network_heads, select
 from tfmot_pam.graph.surgery import remove_channels
 from tfmot_pam.merging.alignment import Alignment, align
-from tfmot_pam.merging.grouping import fixed_masks
+from tfmot_pam.merging.grouping import fixed_masks, with_identical_once
+from tfmot_pam.merging.ungroup import without_groups
 from tfmot_pam.pruning.channels import find_prunable
 from tfmot_pam.pruning.gates import insert_gates
 from tfmot_pam.pruning.settings import PruningSettings
@@ -163,6 +165,28 @@ def check(seed: int) -> int:
         assert list(part) == [h for t in chosen for h in network_heads(regrouped)[t]]
         assert_same(part, whole, chosen)
     return _check_removal(regrouped, drawn.x, made, seed)
+
+
+def check_merged_again(seed: int) -> bool:
+    """A merged network's parts, merged once more with nothing else shared, are the merged network.
+
+    Returns whether they cost what it cost: where layers cannot be written in one piece again, as
+    networks of other structures share them, they are computed once for each task.
+    """
+    drawn, made = family(seed), {}
+    networks = {task: read(model) for task, model in drawn.models.items()}
+    alignment = align(list(networks), list(networks.values()), trunk_needed=False)
+    merged = identities.assembled(alignment, lambda own: _groups(own, seed))
+    parts = {}
+    for task in networks:
+        part = select(merged, [task])
+        parts[task] = without_groups(part.replace(outputs=part.outputs[task]))
+    alignment = align(list(parts), list(parts.values()), trunk_needed=False)
+    again = identities.assembled(alignment, lambda own: with_identical_once(own, fixed_masks(own)))
+    assert_same(_of(again, drawn.x, made), _of(merged, drawn.x, made), "merged again")
+    costs = [network_cost(network).macs for network in (again, merged)]
+    assert costs[0] >= costs[1]
+    return costs[0] == costs[1]
 
 
 def _groups(alignment: Alignment, seed: int):

@@ -22,6 +22,18 @@ def test_identities_on_many_random_networks(block):
         every_layer.check(seed)
 
 
+@pytest.mark.parametrize("block", range(2))
+def test_random_networks_are_merged_again(block):
+    assert any([every_layer.check_merged_again(seed) for seed in range(8 * block, 8 * block + 8)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(2, 100))
+def test_many_random_networks_are_merged_again(block):
+    for seed in range(8 * block, 8 * block + 8):
+        every_layer.check_merged_again(seed)
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_files_of_random_networks(seed, tmp_path):
     every_layer.check_files(seed, pathlib.Path(tmp_path, "out"))

@@ -257,7 +257,7 @@ class _Building:
         config = rule.resized(call, len(rows), len(layout))
         weights = slice_weights(rule, calls, rows, layout)
         tensor = self.writer.emit(
-            self.writer.group_name(call, mask, len(calls) == 1),
+            self.writer.group_name(calls[lead], mask, len(calls) == 1),
             config,
             weights,
             mask,
@@ -301,7 +301,8 @@ class _Building:
         weights = slice_weights(rule, calls, piece.layout, layout)
         name, tasks = call.layer.name, None
         if piece.given is None:
-            name, tasks = self.writer.group_name(call, piece.mask, len(calls) == 1), piece.mask
+            first = next(iter(calls.values()))
+            name, tasks = self.writer.group_name(first, piece.mask, len(calls) == 1), piece.mask
         elif piece.given != COMMON:
             name, tasks = self.writer.own_name(name, piece.given), piece.mask
         tensor = self.writer.emit(

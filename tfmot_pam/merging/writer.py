@@ -44,7 +44,7 @@ class Writer:
         return tuple(self._tasks[index] for index in tasks_of(mask))
 
     def group_name(self, call: Call, mask: int, single: bool) -> str:
-        """The name of one group of a layer; `single` for layers of one network alone."""
+        """The name of one group of a layer, from the first network's; `single` for one alone."""
         if single:
             return self.own_name(call.layer.name, next(iter(tasks_of(mask))))
         if mask == self._everyone and "shared" not in self._tasks:
