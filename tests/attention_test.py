@@ -157,6 +157,7 @@ def test_the_history_removes_the_same_heads_of_another_model():
     [
         lambda y: heads()(y, y, attention_mask=keras.ops.ones_like(y @ keras.ops.transpose(
             y, (0, 2, 1)))),
+        lambda y: heads()(y, y, y, keras.ops.cast(y[..., 0] > 0, "bool")),
         lambda y: heads(sliding_window=2)(y, y),
         lambda y: heads(use_gate=True)(y, y),
         lambda y: heads()(y, y, return_attention_scores=True)[0],

@@ -11,7 +11,8 @@ from keras import layers
 
 import tfmot_pam
 from tests import random_models, small_nets
-from tflite_export import lowering, tuning
+from tflite_export import tuning
+from tfmot_pam import lowering
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
@@ -423,3 +424,15 @@ def test_two_mobilenets_side_by_side():
     for lowered in [*found, *tuning.variants(lowering.fold_batch_norm(found[-1]))]:
         for task, values in _outputs(lowered, x[:4]).items():
             np.testing.assert_allclose(values, expected[task], rtol=1e-5, atol=1e-5)
+
+
+def test_hollow_networks_cost_what_full_ones_do():
+    """Where only costs are compared, weights are neither copied nor kept."""
+    network = read(grouped("plain"))
+    levels = lowering.fusable_levels(network)
+    full, hollow = (lowering.fuse(network, levels, hollow=found) for found in (False, True))
+    assert network_cost(full) == network_cost(hollow)
+    written = [layer for name, layer in hollow.layers.items() if name.endswith(lowering.LOWERED)]
+    weights = [weight for layer in written for weight in layer.weights.values()]
+    assert weights
+    assert not any(any(weight.strides) for weight in weights)

@@ -178,7 +178,7 @@ def _fused_by_estimate(
         best = None
         for count in range(2, len(level) + 1):
             narrowest = tuple(name for name in level if name in by_width[:count])
-            tried = _try_to_fuse(network, [*chosen, narrowest])
+            tried = _try_to_fuse(network, [*chosen, narrowest], hollow=True)
             if tried is None or _parameters(tried) > most:
                 continue
             (price,) = estimated([tried], None)
@@ -189,11 +189,13 @@ def _fused_by_estimate(
     return chosen
 
 
-def _try_to_fuse(network: Network, levels: Sequence[tuple[str, ...]]) -> Network | None:
+def _try_to_fuse(
+    network: Network, levels: Sequence[tuple[str, ...]], hollow: bool = False
+) -> Network | None:
     from tfmot_pam.lowering import CannotLowerError, fuse
 
     try:
-        return fuse(network, levels)
+        return fuse(network, levels, hollow=hollow)
     except CannotLowerError:
         return None
 

@@ -113,9 +113,8 @@ def attention_apart(network: Network) -> Network:
 
 def _can_be_apart(network: Network, node: Node) -> bool:
     config = network.layer_of(node).config
-    read = _read(node)
-    shapes = [network.shape(tensor) for tensor in read if isinstance(tensor, Tensor)]
-    if len(read) != 3 or len(shapes) != 3 or len(node.shapes) != 1:
+    shapes = [network.shape(tensor) for tensor in _read(node) if isinstance(tensor, Tensor)]
+    if len(shapes) != 3 or len(node.args) > 3 or len(node.shapes) != 1:
         return False
     if any(not shape or len(shape) < 3 or shape[-1] is None for shape in shapes):
         return False

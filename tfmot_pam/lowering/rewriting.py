@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -18,12 +19,13 @@ from tfmot_pam.lowering.weights import CannotLowerError, embedded, entries, move
 LOWERED = "_lowered"  # what the names of rewritten layers end with
 
 
-def fuse(network: Network, levels: Sequence[Sequence[str]]) -> Network:
+def fuse(network: Network, levels: Sequence[Sequence[str]], *, hollow: bool = False) -> Network:
     """Computes the groups of each given layer in one layer.
 
     Args:
         network: The network of a combination.
         levels: Entries of `fusable_levels(network)`.
+        hollow: Whether only costs are wanted: the weights of what is written anew are then 0.
 
     Returns:
         A network that computes the same outputs, up to the order of sums.
@@ -31,7 +33,7 @@ def fuse(network: Network, levels: Sequence[Sequence[str]]) -> Network:
     Raises:
         CannotLowerError: Some layer would need the fused channels apart again.
     """
-    return _Rewriting(network, levels=levels).run()
+    return _Rewriting(network, levels=levels, hollow=hollow).run()
 
 
 def split_sums(network: Network, nodes: Collection[str]) -> Network:
@@ -76,25 +78,40 @@ class _Rewriting:
         levels: Sequence[Sequence[str]] = (),
         split: Collection[str] = (),
         widths: Mapping[str, int] | None = None,
+        hollow: bool = False,
     ):
         self.network = network
         self.calls = network.calls()
         self.levels = {name: tuple(level) for level in levels for name in level}
         self.split = frozenset(split)
         self.widths = widths or {}
+        self.hollow = hollow
         self.views: dict[Tensor, View] = {}
         self.layers: dict[str, Layer] = {}
         self.nodes: dict[str, Node] = {}
         self.joined: dict[tuple[Tensor, ...], Tensor] = {}
 
     def run(self) -> Network:
-        pending = list(self.network.nodes)
-        while pending:
-            ready = [node for node in pending if self._ready(node)]
-            if not ready:
-                raise CannotLowerError("Layers of a fused level read each other.")
-            done = self._write(ready[0], ready)
-            pending = [node for node in pending if node.name not in done]
+        nodes = self.network.nodes
+        place = {node.name: index for index, node in enumerate(nodes)}
+        missing = {node.name: self._read_by_unit(node) for node in nodes}
+        readers: dict[Tensor, list[str]] = {}
+        for name, tensors in missing.items():
+            for tensor in tensors:
+                readers.setdefault(tensor, []).append(name)
+        ready = [place[name] for name, tensors in missing.items() if not tensors]
+        written = 0
+        while ready:
+            done = self._write(nodes[ready[0]], [nodes[index] for index in ready])
+            ready = [index for index in ready if nodes[index].name not in done]
+            written += len(done)
+            for tensor in (t for name in done for t in nodes[place[name]].outputs):
+                for name in readers.get(tensor, ()):
+                    missing[name].discard(tensor)
+                    if not missing[name]:
+                        bisect.insort(ready, place[name])
+        if written < len(nodes):
+            raise CannotLowerError("Layers of a fused level read each other.")
         outputs = map_tensors(self.network.outputs, self._whole)
         return self.network.replace(
             inputs=tuple(self._whole(tensor) for tensor in self.network.inputs),
@@ -103,11 +120,10 @@ class _Rewriting:
             nodes=tuple(self.nodes.values()),
         )
 
-    def _ready(self, node: Node) -> bool:
+    def _read_by_unit(self, node: Node) -> set[Tensor]:
+        """What the unit of a node reads: it is written when all of that is."""
         names = self.levels.get(node.name, (node.name,))
-        return all(
-            tensor in self.views for name in names for tensor in self.network.node(name).inputs
-        )
+        return {tensor for name in names for tensor in self.network.node(name).inputs}
 
     def _write(self, node: Node, ready: Sequence[Node]) -> set[str]:
         """Writes the unit of a ready node; returns the old nodes that it covers."""
@@ -209,7 +225,9 @@ class _Rewriting:
         """One layer for all calls, from `in_width` to `out_width` channels."""
         first = calls[0]
         weights = {
-            name: embedded(rule, name, calls, reads, writes, in_width, out_width)
+            name: embedded(
+                rule, name, calls, reads, writes, in_width, out_width, hollow=self.hollow
+            )
             for name in first.layer.weights
         }
         config = rule.resized(first, in_width, out_width)

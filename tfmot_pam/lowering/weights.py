@@ -22,6 +22,8 @@ def embedded(
     writes: Sequence[np.ndarray],
     in_width: int,
     out_width: int,
+    *,
+    hollow: bool = False,
 ) -> np.ndarray:
     """A weight of a layer that computes several calls: theirs at their channels.
 
@@ -33,6 +35,7 @@ def embedded(
         writes: For each call the positions of its output channels.
         in_width: Number of input channels of the new layer.
         out_width: Number of its output channels.
+        hollow: Whether its shape is all that matters: the entries then are 0 and take no memory.
 
     Raises:
         CannotLowerError: The weight cannot be taken apart by channels.
@@ -48,6 +51,8 @@ def embedded(
         shape[axes.inputs] = in_width * fanout
     if axes.outputs is not None:
         shape[axes.outputs] = out_width
+    if hollow:
+        return np.broadcast_to(np.zeros((), first.dtype), shape)
     wide = np.full(shape, axes.fill, first.dtype)
     for call, read, written in zip(calls, reads, writes, strict=True):
         index: list[Any] = [np.arange(size) for size in shape]
