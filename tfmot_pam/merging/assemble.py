@@ -17,16 +17,12 @@ import numpy as np
 from tfmot_pam.graph.channels import rule_of
 from tfmot_pam.graph.heads import common_inputs
 from tfmot_pam.graph.likeness import are_alike
-from tfmot_pam.graph.network import (
-    Network,
-    Tensor,
-    map_tensors,
-)
+from tfmot_pam.graph.network import Network, Tensor, map_tensors
 from tfmot_pam.graph.rules import Call
 from tfmot_pam.graph.slicing import Layout, Origin, arrange, is_regular, slice_weights
 from tfmot_pam.merging.alignment import Alignment
 from tfmot_pam.merging.grouping import Grouping, everything, group_order, tasks_of
-from tfmot_pam.merging.pieces import COMMON, Piece, copies, merge_columns
+from tfmot_pam.merging.pieces import COMMON, Piece, copies, merge_columns, seen_by_others
 from tfmot_pam.merging.writer import Writer
 
 
@@ -201,18 +197,7 @@ class _Building:
             k: self.alignment.identical[k][self.labels(k, Tensor(call.node.name, output))]
             for k, call in calls.items()
         }
-        own = [
-            int(numbers[net][position])
-            for net, position in zip(layout.nets.tolist(), layout.positions.tolist(), strict=True)
-        ]
-        others = {}
-        for k, found in numbers.items():
-            places = {number: place for place, number in enumerate(found.tolist())}
-            here = np.array([places.get(number, -1) for number in own], int)
-            here[layout.nets == k] = -1
-            if np.any(here >= 0):
-                others[k] = here
-        return dataclasses.replace(layout, others=others)
+        return seen_by_others(layout, numbers)
 
     def _columns(self, k, call):
         """The task sets of the channels that a layer writes, and each one's part of its space.

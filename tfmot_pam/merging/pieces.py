@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -52,3 +53,25 @@ def merge_columns(columns, mask: int) -> Layout:
         parts.append(segments[own])
     order = np.argsort(np.concatenate(parts), kind="stable")
     return Layout(np.concatenate(nets)[order], np.concatenate(positions)[order])
+
+
+def seen_by_others(layout: Layout, numbers: Mapping[int, np.ndarray]) -> Layout:
+    """A layout with the positions at which other networks have the same channels.
+
+    Args:
+        layout: Channels of one tensor, each of one network.
+        numbers: For each network, numbers of the tensor's channels there, the same where channels
+            of several networks are the same.
+    """
+    own = [
+        int(numbers[net][position])
+        for net, position in zip(layout.nets.tolist(), layout.positions.tolist(), strict=True)
+    ]
+    others = {}
+    for k, found in numbers.items():
+        places = {number: place for place, number in enumerate(found.tolist())}
+        here = np.array([places.get(number, -1) for number in own], int)
+        here[layout.nets == k] = -1
+        if np.any(here >= 0):
+            others[k] = here
+    return dataclasses.replace(layout, others=others)
