@@ -268,7 +268,8 @@ def write_page(rows: Mapping[str, Mapping[str, Any]]) -> None:
         "# Networks of `keras.applications`",
         "Made by `python -m benchmarks.applications_benchmark`, which goes on where it stopped. "
         "Two networks of each with random weights, at the least image size that it takes, and "
-        "heads of 7 and 5 classes. *Separate*: the largest difference between the outputs of "
+        "heads of 7 and 5 classes; a small vision transformer and a small ConvNeXt of our own "
+        "come last. *Separate*: the largest difference between the outputs of "
         '`merge(method="separate")` and of the originals, as a share of the largest output. '
         "*Pam*: MACs of `merge()` for both tasks, as a share of both originals. *Half pruned*: "
         "what is left of its expected MACs (the mean over the combinations) after "

@@ -386,15 +386,16 @@ def test_nothing_changes_where_nothing_was_cut():
             assert_same_weights(merge(models, x, method=method), plain_merge)
 
 
-def test_a_cut_that_is_a_copy_is_made_good_exactly():
-    """Task a's second channel is b's first one: b's copy can be left out and replaced."""
+def test_a_cut_that_is_a_multiple_is_made_good_exactly():
+    """Task b's first channel is twice a's second one: it can be left out and replaced."""
     kernel = np.random.default_rng(0).normal(size=(6, 3))
     models = {}
     for task, columns in (("a", [0, 1, 2]), ("b", [1, 0, 2])):
         x = keras.Input((6,), name="vector")
         h = layers.Dense(3, activation="relu", name="fc")(x)
         models[task] = keras.Model(x, layers.Dense(2, name=f"out_{task}")(h))
-        models[task].get_layer("fc").set_weights([kernel[:, columns], np.zeros(3)])
+        times = {"a": 1.0, "b": 2.0}[task]
+        models[task].get_layer("fc").set_weights([times * kernel[:, columns], np.zeros(3)])
     x = vectors(400)
     cut = merge(models, x, method="shared", compensation=False)
     space = cut.merge_plan.spaces[0]

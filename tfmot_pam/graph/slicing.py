@@ -9,6 +9,8 @@ import numpy as np
 
 from tfmot_pam.graph.rules import Axes, Call, LayerRule
 
+_NOBODY = 1 << 30  # a network that there is not
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layout:
@@ -64,6 +66,11 @@ class Layout:
         """Where the channels are on the axis of one network; -1 for those that it has not."""
         own = (self.nets == net) | (self.nets < 0)
         return np.where(own, self.positions, self._other(net))
+
+    def seen_by(self, net: int) -> Layout:
+        """The layout as one network sees it: what that has not is nobody's."""
+        found = self.at(net)
+        return Layout(np.where(found >= 0, net, _NOBODY), np.maximum(found, 0))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -37,10 +37,13 @@ class Piece:
 
 
 def copies(piece: Piece, nets: list[int]) -> list[Piece]:
-    """A channel that is the same in all networks, once for each of some networks."""
-    if piece.given != COMMON:
-        return [piece]
-    return [dataclasses.replace(piece, layout=piece.layout.owned_by(net)) for net in nets]
+    """Channels that are the same in several networks, once for each of some networks."""
+    layout = piece.layout
+    if piece.given == COMMON:
+        views = [layout.owned_by(net) for net in nets]
+    else:
+        views = [layout.seen_by(net) for net in nets if layout.others and layout.of(net).any()]
+    return [dataclasses.replace(piece, layout=view) for view in views or [layout]]
 
 
 def merge_columns(columns, mask: int) -> Layout:
