@@ -118,8 +118,7 @@ def test_half_of_the_heads_removed(model, x, importance):
     assert 14 <= smaller.get_layer("up").units <= 18
 
 
-def test_by_default_no_head_is_more_than_its_part_of_the_computation():
-    """MACs of the stripped model are those that the budget counted."""
+def test_a_budget_in_macs_counts_heads():
     model = KINDS["heads"]()
     gated = tfmot_pam.prune_channels(model, 0.4, "magnitude", measure="macs")
     left = tfmot_pam.cost(tfmot_pam.strip_pruning(gated)).macs
@@ -174,6 +173,17 @@ def test_other_attention_stays_whole(attend):
 def test_attention_along_one_axis_stays_whole():
     model = network(lambda y: heads(attention_axes=2)(y, y), (3, 2, 8))
     assert attention_apart(read(model)).layers.keys() == read(model).layers.keys()
+
+
+def test_sequences_of_any_length():
+    """Heads are counted at the length that is told, and go at any."""
+    model = network(lambda y: heads()(y, y), (None, 8))
+    gated = tfmot_pam.prune_channels(model, 0.4, "magnitude", measure="macs", input_shape=(6, 8))
+    smaller = tfmot_pam.strip_pruning(gated)
+    for x in (X, X[:, :4]):
+        np.testing.assert_allclose(gated(x), smaller(x), atol=2e-5)
+    left, whole = (tfmot_pam.cost(m, input_shape=(6, 8)).macs for m in (smaller, model))
+    assert left <= 0.6 * whole
 
 
 def test_merged_attention_is_pruned_by_heads():

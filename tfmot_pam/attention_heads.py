@@ -13,9 +13,10 @@ from keras import ops
 class AttentionHeads(keras.layers.Layer):
     """The heads of a MultiHeadAttention or GroupQueryAttention, without its four projections.
 
-    It reads queries, values and keys, projected, with the channels of all heads side by side, and
-    writes what the heads see. `prune_channels` puts it between dense layers while heads are
-    pruned; `strip_pruning` writes ordinary attention layers again.
+    It reads queries `[samples, places, heads x key_dim]`, values `[samples, other places, heads x
+    value_dim]` and keys, projected, the channels of a head side by side, and writes what the heads
+    see, `[samples, places, heads x value_dim]`. `prune_channels` puts it between dense layers
+    while heads are pruned; `strip_pruning` writes ordinary attention layers again.
 
     Args:
         num_heads: Heads of keys and values.
@@ -64,7 +65,6 @@ class AttentionHeads(keras.layers.Layer):
         query_mask=None,
         value_mask=None,
         key_mask=None,
-        attention_mask=None,
         use_causal_mask=False,
         training=None,
     ) -> Any:
@@ -74,15 +74,10 @@ class AttentionHeads(keras.layers.Layer):
         key = self._shared(self._by_head(key, self.num_heads, self.key_dim))
         value = self._shared(self._by_head(value, self.num_heads, self.value_dim))
         scores = ops.einsum("btnd,bsnd->bnts", query, key) / math.sqrt(self.key_dim)
-        masks = [
-            query_mask if query_mask is None else ops.expand_dims(query_mask, -1),
-            value_mask if value_mask is None else ops.expand_dims(value_mask, -2),
-            key_mask if key_mask is None else ops.expand_dims(key_mask, -2),
-            attention_mask,
-        ]
-        for mask in masks:
+        for mask, axis in ((query_mask, -1), (value_mask, -2), (key_mask, -2)):
             if mask is not None:
-                scores = _masked(scores, ops.expand_dims(ops.cast(mask, "bool"), -3))
+                known = ops.expand_dims(ops.cast(mask, "bool"), axis)
+                scores = _masked(scores, ops.expand_dims(known, -3))
         if use_causal_mask:
             size, others = ops.shape(scores)[-2:]
             scores = _masked(scores, ops.arange(size)[:, None] >= ops.arange(others)[None])

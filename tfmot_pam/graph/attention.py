@@ -66,7 +66,7 @@ class _Kind:
 _KINDS: Mapping[type, _Kind] = MappingProxyType(
     {
         keras.layers.MultiHeadAttention: _Kind(
-            "num_heads", "num_heads", "key_dim", "value_dim", True
+            "num_heads", "num_heads", "key_dim", "value_dim", any_width=True
         ),
         keras.layers.GroupQueryAttention: _Kind(
             "num_query_heads", "num_key_value_heads", "head_dim", "head_dim", any_width=False

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import get_args
 
-from tfmot_pam.attention_heads import AttentionHeads
 from tfmot_pam.graph.rule_table import BUILT_IN_RULES
 from tfmot_pam.graph.rules import Axes, LayerRule, Role, is_keras_class
 
@@ -77,6 +76,11 @@ def find_rule(layer: type | str) -> LayerRule | None:
         if key in _USER_RULES:
             return _USER_RULES[key]
     # A user's class that happens to be called Dense is not Keras's Dense.
-    if isinstance(layer, type) and not is_keras_class(layer) and layer is not AttentionHeads:
+    if isinstance(layer, type) and not (is_keras_class(layer) or _is_own_class(layer)):
         return None
     return BUILT_IN_RULES.get(name)
+
+
+def _is_own_class(cls: type) -> bool:
+    """Whether a class is one of this package."""
+    return cls.__module__.split(".")[0] == __name__.split(".")[0]

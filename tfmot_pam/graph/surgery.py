@@ -97,11 +97,8 @@ def repeatable_channels(graph: ChannelGraph) -> np.ndarray:
     result = ~fixed_channels(graph)
     calls = graph.network.calls()
     for node in graph.network.nodes:
-        if (
-            graph.roles[node.name] == "rearranged"
-            or calls[node.layer] > 1
-            or _has_blocks(graph, node)
-        ):
+        moved = graph.roles[node.name] == "rearranged" or _has_blocks(graph, node, calls)
+        if moved or calls[node.layer] > 1:
             for tensor in (*node.inputs, *node.outputs):
                 result[graph.labels[tensor]] = False
         if graph.roles[node.name] != "channelwise" or not graph.network.layer_of(node).weights:
@@ -115,8 +112,10 @@ def repeatable_channels(graph: ChannelGraph) -> np.ndarray:
     return ~np.isin(graph.space_of, spaces)
 
 
-def _has_blocks(graph: ChannelGraph, node: Node) -> bool:
-    return graph.roles[node.name] == "join" and graph.rule(node).blocks is not None
+def _has_blocks(graph: ChannelGraph, node: Node, calls: Mapping[str, int]) -> bool:
+    """Whether several channels of a join's inputs stay together."""
+    joins = graph.roles[node.name] == "join"
+    return joins and rule_of(graph.call(node, calls)).blocks is not None
 
 
 def repeat_channels(graph: ChannelGraph, times: np.ndarray) -> Cut:

@@ -33,7 +33,7 @@ def _heads_cost(call: Call, queries: int, keys: int, query_dim: int, value_dim: 
     """
     query, value = call.in_shapes[:2]
     key = call.in_shapes[2] if len(call.in_shapes) > 2 else value
-    asked, scored = _places(query), _places(query) * _attended(call, value) * queries
+    asked = _places(query)
     projections = (
         (asked, query[-1], queries * query_dim),
         (_places(key), key[-1], keys * query_dim),
@@ -44,8 +44,14 @@ def _heads_cost(call: Call, queries: int, keys: int, query_dim: int, value_dim: 
         projections += ((asked, query[-1], queries * value_dim),)
     outputs = [places * width for places, _, width in projections]
     macs = sum(places * width * read for places, read, width in projections)
-    attention = scored * (query_dim + value_dim)
-    return Cost(macs + attention, sum(outputs) + scored + asked * queries * value_dim)
+    seen = _seen_cost(asked, _attended(call, value), queries, query_dim, value_dim)
+    return Cost(macs + seen.macs, sum(outputs) + seen.outputs)
+
+
+def _seen_cost(asked: int, attended: int, heads: int, query_dim: int, value_dim: int) -> Cost:
+    """What heads do between the projections: the scores, and the means that they weigh."""
+    scored = asked * attended * heads
+    return Cost(scored * (query_dim + value_dim), scored + asked * heads * value_dim)
 
 
 def multi_head_cost(call: Call) -> Cost:
@@ -61,13 +67,12 @@ def grouped_query_cost(call: Call) -> Cost:
     return _heads_cost(call, config["num_query_heads"], config["num_key_value_heads"], width, width)
 
 
-def heads_cost(call: Call) -> Cost:
-    """The heads of an attention layer without its projections."""
+def seen_cost(call: Call) -> Cost:
+    """AttentionHeads: attention by heads without its projections."""
     config, (query, value) = call.config, call.in_shapes[:2]
-    queries = config["num_heads"] * config["queries_per_head"]
-    scored = _places(query) * _places(value) * queries
-    macs = scored * (config["key_dim"] + config["value_dim"])
-    return Cost(macs, scored + _places(query) * queries * config["value_dim"])
+    heads = config["num_heads"] * config["queries_per_head"]
+    places = _places(query), _places(value)
+    return _seen_cost(*places, heads, config["key_dim"], config["value_dim"])
 
 
 def _heads_resize(config, call, in_width, out_width) -> dict[str, Any]:
@@ -79,7 +84,7 @@ ATTENTION_HEADS = LayerRule(
     "join",
     blocks=lambda call: call.config["num_heads"],
     resize=_heads_resize,
-    macs=heads_cost,
+    macs=seen_cost,
 )
 
 

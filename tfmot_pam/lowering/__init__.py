@@ -1,4 +1,4 @@
-"""Lowers networks for speed: the same outputs from operations that a device runs faster.
+"""Writes layers in other pieces: the same outputs, for speed on a device or to be merged again.
 
 A merged network computes each layer in groups of channels, in whatever widths pruning left. Four
 pure functions from `Network` to `Network` write it otherwise:
