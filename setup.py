@@ -1,4 +1,4 @@
-"""Packaging metadata of tfmot-pam: the library, the exporter and its command-line program."""
+"""Packaging metadata of tfmot-pam: the library, the exporter and the command-line programs."""
 
 import pathlib
 
@@ -52,8 +52,9 @@ setuptools.setup(
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": [
-            "tflite-benchmark = tflite_export.benchmark_main:run",
-            "tflite-export = tflite_export.export_main:run",
+            "tflite-benchmark = tflite_export.programs.benchmark:run",
+            "tflite-export = tflite_export.programs.export:run",
+            "tfmot-pam = tflite_export.programs.pam:run",
         ]
     },
     keywords=["keras", "tensorflow", "multi-task learning", "model merging", "tflite"],

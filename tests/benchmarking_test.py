@@ -171,7 +171,7 @@ def test_memory_grows_with_the_weights(tmp_path):
 
 def test_program_measures_and_writes_json(folder, tmp_path):
     alone = ",".join(f"{task}={folder / task / task}.tflite" for task in ("digit", "speaker"))
-    command = [sys.executable, "-m", "tflite_export.benchmark_main"]
+    command = [sys.executable, "-m", "tflite_export.programs.benchmark"]
     options = [f"--directory={folder / 'digit'}", f"--alone={alone.split(',')[0]}", "--runs=2"]
     output = tmp_path / "b.json"
     more = ["--rounds=1", "--threads=1,2", "--noupdate", f"--output={output}"]
@@ -186,7 +186,7 @@ def test_program_measures_and_writes_json(folder, tmp_path):
         text=True,
         check=False,
     )
-    assert bad.returncode == 1
+    assert bad.returncode == 2
     assert "--alone takes task=file.tflite, separated by commas. Received: 'digit'" in bad.stderr
     help_text = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
     assert "--rounds" in help_text.stdout

@@ -8,22 +8,27 @@ import json
 import pathlib
 import pkgutil
 import re
+import shlex
 
 import keras
 import numpy as np
 import pytest
+from absl import flags
 
 import tflite_export
 import tfmot_pam
+from tflite_export.programs.pam import COMMANDS
 
 ROOT = pathlib.Path(__file__).parents[1]
+PROGRAMS = "tflite_export.programs"
+BY_NAME = {"tflite-export": "export", "tflite-benchmark": "benchmark"}
 
 
 def modules() -> list[str]:
     found = []
     for package in (tfmot_pam, tflite_export):
         found += [m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
-    return [name for name in found if not name.endswith("_main")]
+    return found
 
 
 @pytest.mark.parametrize(("page", "count"), [("guide", 20), ("deployment", 4)])
@@ -35,6 +40,31 @@ def test_pages_run(page, count, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert len(blocks) == count
     exec("\n".join(blocks), {"__name__": page})
+
+
+def command_lines() -> list[str]:
+    """Every call of a program in the documents and in the programs' own help."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    texts = [page.read_text(encoding="utf-8") for page in pages]
+    texts += [
+        importlib.import_module(f"{PROGRAMS}.{name}").__doc__
+        for name in {*BY_NAME.values(), *COMMANDS}
+    ]
+    found = [line for text in texts for line in text.replace("\\\n", " ").splitlines()]
+    return sorted({line for line in found if re.match(r"(tfmot-pam|tflite-\w+) .*--\w+=", line)})
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_command_lines_are_understood(line):
+    program, *arguments = shlex.split(line)
+    name = BY_NAME[program] if program in BY_NAME else arguments.pop(0)
+    values = flags.FlagValues()
+    importlib.import_module(f"{PROGRAMS}.{name}").define_flags(values)
+    assert values([program, *arguments]) == [program]
+
+
+def test_command_lines_are_found():
+    assert len(command_lines()) >= 10
 
 
 def test_deployment_page_documents_the_manifest(tmp_path):

@@ -105,7 +105,9 @@ def test_every_import_of_the_packages_is_a_requirement(requirements):
 
 def test_command_line_programs_exist(package):
     scripts = package.entry_points.select(group="console_scripts")
-    assert {script.name for script in scripts} == {"tflite-benchmark", "tflite-export"}
+    assert {script.name for script in scripts} == {
+        *("tfmot-pam", "tflite-benchmark", "tflite-export")
+    }
     assert all(callable(script.load()) for script in scripts)
 
 

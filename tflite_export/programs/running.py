@@ -1,12 +1,15 @@
-"""What the command-line programs have in common."""
+"""What the command-line programs have in common: one start, one way to say what is wrong."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags
+
+WRONG = 2  # exit code of everything that the user can mend
 
 
 def run_program(
@@ -23,23 +26,24 @@ def run_program(
         usage: The text above the flags.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # It tells of every second tracing.
     before = set(flags.FLAGS)
     define_flags()
     sys.modules["__main__"].__doc__ = usage
     for name in set(flags.FLAGS) - before:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-    app.run(main)
+    app.run(main, flags_parser=_parsed)
 
 
 def explained(action: Callable[[], None], argv: Sequence[str]) -> int:
-    """Runs what a program does; errors of the user's input become a message and exit code 1.
+    """Runs what a program does; errors of the user's input become a message and exit code 2.
 
     Args:
         action: What to do.
         argv: The command line without its flags: the program's name and nothing else.
 
     Returns:
-        The exit code: 0, or 1 after a message about what is wrong.
+        The exit code: 0, or 2 after a line about what is wrong.
     """
     try:
         if len(argv) > 1:
@@ -48,7 +52,22 @@ def explained(action: Callable[[], None], argv: Sequence[str]) -> int:
                 "--name=value; --help lists them."
             )
         action()
-    except (OSError, TypeError, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        return tell(error)
+    except KeyboardInterrupt:
+        return tell("interrupted")
     return 0
+
+
+def tell(error: object) -> int:
+    """Writes what is wrong in one line and returns the exit code."""
+    sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+    return WRONG
+
+
+def _parsed(argv: Sequence[str]) -> list[str]:
+    """The arguments that are no flags; a bad flag ends the program as any other error does."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(tell(f"{error}. --help lists the flags."))

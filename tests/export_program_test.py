@@ -11,7 +11,8 @@ from absl import flags
 from keras import layers
 
 import tfmot_pam
-from tflite_export import export_main, verify
+from tflite_export import verify
+from tflite_export.programs import export
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +31,13 @@ def saved_model(tmp_path_factory):
 
 def _main(*arguments, left_over=()):
     values = flags.FlagValues()
-    export_main.define_flags(values)
-    values(["export_main", *arguments])
-    return export_main.main(["export_main", *left_over], values)
+    export.define_flags(values)
+    values(["tflite-export", *arguments])
+    return export.main(["tflite-export", *left_over], values)
 
 
 def _process(*arguments):
-    command = [sys.executable, "-m", "tflite_export.export_main", *arguments]
+    command = [sys.executable, "-m", "tflite_export.programs.export", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -101,9 +102,9 @@ def test_bad_values_are_explained(saved_model, tmp_path, capsys):
         ([model, f"--output_dir={tmp_path}"], "exists and is not empty"),
     ]
     for arguments, message in cases:
-        assert _main(*arguments) == 1
+        assert _main(*arguments) == 2
         assert message in capsys.readouterr().err
-    assert _main(model, output, left_over=["stray"]) == 1
+    assert _main(model, output, left_over=["stray"]) == 2
     assert "Unexpected arguments. Received: ['stray']" in capsys.readouterr().err
 
 
@@ -112,7 +113,7 @@ def test_models_of_any_size_are_exported_at_one(tmp_path):
     h = layers.GlobalMaxPooling1D()(layers.Conv1D(3, 3, bias_initializer="ones")(signal))
     keras.Model(signal, {"a": layers.Dense(2, name="a")(h)}).save(tmp_path / "m.keras")
     arguments = [f"--model={tmp_path / 'm.keras'}", f"--output_dir={tmp_path / 'out'}"]
-    assert _main(*arguments) == 1
+    assert _main(*arguments) == 2
     assert _main(*arguments, "--input_shape=16,2") == 0
     assert (tmp_path / "out" / "a.tflite").exists()
 
@@ -159,7 +160,7 @@ def test_saved_tf_keras_models_in_fresh_processes(tmp_path, capsys):
         for task, values in found.items():
             assert verify.rms_error(values, expected[task]) < 0.2
     model.save(tmp_path / "aware.keras")
-    assert _main(f"--model={tmp_path / 'aware.keras'}", *options, "--overwrite") == 1
+    assert _main(f"--model={tmp_path / 'aware.keras'}", *options, "--overwrite") == 2
     assert "TFMOT's layers load from an .h5 file only" in capsys.readouterr().err
 
 
@@ -188,7 +189,7 @@ def test_integers_in_one_file(saved_model, tmp_path, capsys):
 
 
 def test_installed_script_explains_itself():
-    program = "from tflite_export.export_main import run; run()"
+    program = "from tflite_export.programs.export import run; run()"
     command = [sys.executable, "-c", program, "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Exports a saved multi-head Keras model" in result.stdout

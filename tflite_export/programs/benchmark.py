@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from tflite_export.benchmarking import benchmark
-from tflite_export.program import explained, run_program
+from tflite_export.programs.running import explained, run_program
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -58,7 +58,7 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
         values: The parsed flags of `define_flags`.
 
     Returns:
-        The exit code: 0, or 1 after a message about what is wrong.
+        The exit code: 0, or 2 after a message about what is wrong.
     """
 
     def action() -> None:

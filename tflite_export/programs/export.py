@@ -15,7 +15,8 @@ from absl import flags
 
 from tflite_export.exporter import MODES, export
 from tflite_export.loading import load_model
-from tflite_export.program import explained, run_program
+from tflite_export.programs.options import read_shape
+from tflite_export.programs.running import explained, run_program
 from tflite_export.quantization import QUANTIZATIONS, QUANTIZERS
 from tflite_export.records import ExportedFile
 from tflite_export.tuning import TUNINGS
@@ -120,7 +121,7 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
         values: The parsed flags of `define_flags`.
 
     Returns:
-        The exit code: 0, or 1 after a message about what is wrong with the flags or the model.
+        The exit code: 0, or 2 after a message about what is wrong with the flags or the model.
     """
 
     def action() -> None:
@@ -135,7 +136,7 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
             integer_io=values.integer_io,
             tune=values.tune,
             samples=_load_samples(values.samples, "samples"),
-            input_shape=_read_shape(values.input_shape),
+            input_shape=read_shape(values.input_shape),
             overwrite=values.overwrite,
         )
         _print_table(files)
@@ -146,16 +147,6 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
 def run() -> None:
     """Runs the program on the process's command line; the console script's entry."""
     run_program(main, define_flags, __doc__)
-
-
-def _read_shape(sizes: Sequence[str] | None) -> tuple[int, ...] | None:
-    try:
-        return None if sizes is None else tuple(int(size) for size in sizes)
-    except ValueError as error:
-        raise ValueError(
-            f"--input_shape is {','.join(sizes)!r}. Expected whole numbers separated by commas. "
-            "Pass such as 224,224,3."
-        ) from error
 
 
 def _load_samples(path: str | None, flag: str) -> np.ndarray | dict[str, np.ndarray] | None:

@@ -1,0 +1,1 @@
+"""The command-line programs: `tfmot-pam`, `tflite-export` and `tflite-benchmark`."""
