@@ -65,6 +65,6 @@ $(STAMP): requirements.lock setup.py pyproject.toml
 		$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .; \
 	else \
 		echo "requirements.lock is for Python 3.11: installing what setup.py allows instead"; \
-		$(BIN)/python -m pip install --quiet --editable '.[ai-edge-quantizer,plot,test]'; \
+		$(BIN)/python -m pip install --quiet --editable '.[ai-edge-quantizer,test]'; \
 	fi
 	@touch $@

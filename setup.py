@@ -11,7 +11,10 @@ REQUIREMENTS = [
     "ai-edge-litert>=2.1",
     "flatbuffers>=24.3.25",
     "h5py>=3.10",
+    "jinja2>=3.1",
     "keras>=3.8",
+    "markupsafe>=2.1",
+    "matplotlib>=3.8",
     "numpy>=1.26",
     "rich>=13",
     "scipy>=1.11",
@@ -23,7 +26,6 @@ REQUIREMENTS = [
 
 EXTRAS = {
     "ai-edge-quantizer": ["ai-edge-quantizer>=0.10"],
-    "plot": ["matplotlib>=3.8"],
     "test": [
         "hypothesis>=6.100",
         "packaging>=24.2",
@@ -46,7 +48,11 @@ setuptools.setup(
     packages=setuptools.find_packages(
         include=["tfmot_pam", "tfmot_pam.*", "tflite_export", "tflite_export.*"]
     ),
-    package_data={"tfmot_pam": ["py.typed"], "tflite_export": ["py.typed"]},
+    package_data={
+        "tfmot_pam": ["py.typed"],
+        "tfmot_pam.reporting": ["page.html.jinja"],
+        "tflite_export": ["py.typed"],
+    },
     python_requires=">=3.10,<3.14",
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

@@ -113,7 +113,7 @@ def main(argv: list[str]) -> None:
         (file,) = tflite_export.export(model, output / f"{task}_alone", samples=x[:64])
         print(task, "alone:", file.bytes, "bytes,", tflite_export.measure_latency(file.path), "ms")
 
-    # Report: one table, and a picture of the groups, on recordings that nothing before has seen.
+    # Report: one table, a picture of the groups and a page, on recordings that nothing before has seen.
     report = tfmot_pam.report(
         result.model,
         originals=models,
@@ -124,7 +124,8 @@ def main(argv: list[str]) -> None:
     )
     report.to_json(output / "report.json")
     report.plot(output / "groups.png")
-    print(f"{report}\nModel, plan, report, picture and TFLite files are in {output}")
+    result.to_html(output / "page.html", files={file.tasks: file.path for file in files})
+    print(f"{report}\nModel, plan, report, page and TFLite files are in {output}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from tools import build_file, lock_file
 from tools.lock_file import LOCK, PYTHON, ROOT
 
-FEATURES = ("ai-edge-quantizer", "plot")
+FEATURES = ("ai-edge-quantizer",)
 EXTRAS = (*FEATURES, "test")
 LOCKED_PYTHON = ".".join(map(str, PYTHON))
 PACKAGES = ("tfmot_pam", "tflite_export")
@@ -73,7 +73,8 @@ def test_wheel_holds_the_two_packages_and_nothing_else(wheel):
     shipped = {name for name in files if ".dist-info/" not in name}
     modules = {module.path for module in build_file.read_modules(ROOT).values()}
     expected = {path for path in modules if path.startswith(tuple(f"{p}/" for p in PACKAGES))}
-    assert shipped == expected | {f"{package}/py.typed" for package in PACKAGES}
+    data = {f"{package}/py.typed" for package in PACKAGES}
+    assert shipped == expected | data | {"tfmot_pam/reporting/page.html.jinja"}
 
 
 def test_wheel_holds_the_licence(package, wheel):

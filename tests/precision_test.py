@@ -8,6 +8,9 @@ import pytest
 
 import tflite_export
 import tfmot_pam
+from tflite_export import checks, subnetworks, verify
+from tflite_export.quantization import QUANTIZATIONS
+from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.precision import in_float32, is_in_float32
 from tfmot_pam.graph.reader import read
@@ -123,3 +126,32 @@ def test_integers_and_text_stay():
 
 def test_what_is_in_float32_stays_itself():
     assert is_in_float32(one_layer(layers.Conv2D(2, 1)))
+
+
+def test_files_may_be_as_far_off_as_keras_rounds(tmp_path, monkeypatch):
+    """A file is held against Keras, and where both round badly against double precision."""
+    exact = np.zeros((2, 3))
+    keras_value, near, far = (np.full((2, 3), error) for error in (2e-4, -3e-4, -5e-4))
+    answers = iter((near, far))
+    monkeypatch.setattr(verify, "run_file", lambda *_: {"a": next(answers)})
+    found = checks.Checks(
+        QUANTIZATIONS["none"],
+        {"a": ("a",)},
+        {"x": np.zeros((2, 3))},
+        {"a": keras_value},
+        lambda: {"a": exact},
+    )
+    assert found.agreement(tmp_path / "a.tflite", "a", ["a"])["a"].max_abs_error == 5e-4
+    with pytest.raises(ValueError, match="disagrees with the Keras model"):
+        found.agreement(tmp_path / "a.tflite", "a", ["a"])
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_double_precision_tells_how_networks_round(policy, x):
+    network = in_float32(read(model(policy)))
+    network = network.replace(outputs={"a": network.outputs})
+    found = subnetworks.exact_outputs(network, {"image": x})["a"]
+    assert found.dtype == np.float64
+    expected = emit(network)(x)["a"]
+    error = np.abs(found - expected).max()
+    assert 0.0 < error < 1e-5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 import types
 
 import keras
@@ -297,7 +296,6 @@ def test_csv_columns_do_not_depend_on_what_was_given(model, full):
 
 @pytest.mark.parametrize("form", ["to_json", "to_csv", "plot"])
 def test_files_are_not_replaced_silently(full, tmp_path, form):
-    pytest.importorskip("matplotlib")
     path = tmp_path / "report.png"
     path.write_text("mine")
     with pytest.raises(ValueError, match="exists.*Pass overwrite=True"):
@@ -311,7 +309,6 @@ def test_files_are_not_replaced_silently(full, tmp_path, form):
 
 
 def panels(found):
-    pytest.importorskip("matplotlib")
     from tfmot_pam.reporting.plot import build_figure
 
     return build_figure(found)
@@ -359,23 +356,14 @@ def test_many_task_sets_are_told_apart_by_size():
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_picture_files(full, tmp_path, suffix):
-    pytest.importorskip("matplotlib")
     full.plot(tmp_path / f"groups{suffix}")
     start = (tmp_path / f"groups{suffix}").read_bytes()[:5]
     assert start in (b"\x89PNG\r", b"<?xml", b"%PDF-")
 
 
 def test_unknown_picture_format(full, tmp_path):
-    pytest.importorskip("matplotlib")
     with pytest.raises(ValueError, match=r"groups.docx'.*Expected a suffix among.*png"):
         full.plot(tmp_path / "groups.docx")
-
-
-def test_missing_matplotlib_names_the_extra(full, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install tfmot-pam\[plot\]"):
-        full.plot(tmp_path / "groups.png")
 
 
 # --- bad input ----------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ def test_every_combination_is_reported_and_exported(output):
         for task, reached in row["accuracy"].items():
             assert reached >= row["original_accuracy"][task] - 0.04
     assert (output / "groups.png").stat().st_size > 10_000
+    page = (output / "page.html").read_text(encoding="utf-8")
+    assert 'href="tflite/digit+speaker.tflite"' in page.replace("%2B", "+")
 
 
 def test_model_and_plan_can_be_read_again(output):

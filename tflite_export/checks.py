@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import keras
 
 _LOWERED_TOLERANCE = 1e-5
+# How far Keras may itself be off, in float32, where a file may be further off than usual; and how
+# much further from the exact outputs than Keras is the file may be.
+_MOST_ROUNDING, _ROUNDS_ALIKE = 1e-3, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +30,14 @@ class Checks:
         heads: The heads of each task.
         inputs: Samples by input.
         expected: What Keras computes for them, by head.
+        exact: The same in double precision; called where a file is further off than usual.
     """
 
     scheme: Quantization
     heads: Mapping[str, Sequence[str]]
     inputs: Mapping[str, np.ndarray]
     expected: Mapping[str, np.ndarray]
+    exact: Callable[[], Mapping[str, np.ndarray]]
 
     def unchanged(self, network: keras.Model) -> bool:
         """Whether a lowered network's outputs are within 1e-5 of what they were."""
@@ -54,4 +59,23 @@ class Checks:
         actual = verify.run_file(path, inputs, signature)
         expected = {head: self.expected[head] for task in tasks for head in self.heads[task]}
         measure, tolerance = self.scheme.measure, self.scheme.tolerance
-        return verify.check_outputs(path.name, actual, expected, measure, tolerance)
+        excused = [head for head in expected if self._only_rounds(actual.get(head), head)]
+        return verify.check_outputs(path.name, actual, expected, measure, tolerance, excused)
+
+    def _only_rounds(self, actual: np.ndarray | None, head: str) -> bool:
+        """Whether a float32 output is beyond the tolerance, and as near the exact one as Keras's.
+
+        Some networks, such as deep ones with random weights, enlarge rounding errors so much that
+        float32 is off by more than the tolerance, however the layers are computed.
+        """
+        expected, measure = self.expected[head], verify.largest_error
+        if self.scheme.measure is not measure or actual is None or actual.shape != expected.shape:
+            return False
+        if measure(actual, expected) <= self.scheme.tolerance:
+            return False
+        try:
+            exact = self.exact()[head]
+        except Exception:  # whatever a layer cannot do in double precision
+            return False
+        own = measure(expected, exact)
+        return own <= _MOST_ROUNDING and measure(actual, exact) <= _ROUNDS_ALIKE * own

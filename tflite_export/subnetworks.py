@@ -214,6 +214,26 @@ def keras_outputs(network: keras.Model, inputs: Mapping[str, np.ndarray]) -> dic
     return outputs
 
 
+def exact_outputs(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a network computes in double precision, by head.
+
+    Args:
+        network: What `network_of` read.
+        inputs: Inputs by name, each of shape `(n, ...)`.
+    """
+    from tfmot_pam.graph.network import iterate_tensors
+    from tfmot_pam.graph.precision import in_float64
+    from tfmot_pam.graph.runner import evaluate
+    from tfmot_pam.graph.selection import network_heads
+
+    x = {name: np.asarray(a, "f8") if a.dtype.kind == "f" else a for name, a in inputs.items()}
+    given = next(iter(x.values())) if len(x) == 1 else x
+    exact = in_float64(network)
+    found = evaluate(exact, given, list(iterate_tensors(exact.outputs)))
+    by_task = network_heads(exact)
+    return {head: found[t] for heads in by_task.values() for head, t in heads.items()}
+
+
 def costs(network: Network, combinations: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
     """Counts `macs` and `parameters` of combinations.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -177,6 +177,7 @@ def check_outputs(
     expected: Mapping[str, np.ndarray],
     measure: Callable[[np.ndarray, np.ndarray], float],
     tolerance: float,
+    excused: Collection[str] = (),
 ) -> dict[str, Agreement]:
     """Compares what a file computes with what it should compute.
 
@@ -186,6 +187,7 @@ def check_outputs(
         expected: What it should compute, by output name.
         measure: Error of one output, such as `largest_error`.
         tolerance: The largest error that is still agreement.
+        excused: Outputs that may be further off.
 
     Returns:
         The agreement of each output, in the order of `expected`.
@@ -206,7 +208,7 @@ def check_outputs(
                 f"{actual[task].shape}, expected {values.shape}. Please report this model."
             )
         error = measure(actual[task], values)
-        if not error <= tolerance:
+        if not error <= tolerance and task not in excused:
             raise ValueError(
                 f"{file} disagrees with the Keras model on '{task}': its "
                 f"{measure.__name__.replace('_', ' ')} over {len(values)} inputs is {error:.3g}, "

@@ -189,6 +189,9 @@ def _data(module: Module, own: list[str], data_files: set[str]) -> list[str]:
     data = []
     if any(file in string for file in data_files for string in strings):
         data.append(":example_data")
+    if module.path.startswith("tfmot_pam/"):
+        beside = pathlib.PurePosixPath(module.path).parent
+        data += [str(beside / string) for string in strings if string.endswith(".jinja")]
     if module.rule == "py_test":
         reads_tree = any(name.startswith("tools.") for name in own)
         data.append(":repository" if reads_tree else "pyproject.toml")

@@ -40,7 +40,7 @@ def resolve() -> dict[str, str]:
             f"Run `make clean lock PYTHON=python{wanted}`."
         )
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run"]
-    command += ["--ignore-installed", "--report", "-", f"{ROOT}[ai-edge-quantizer,plot,test]"]
+    command += ["--ignore-installed", "--report", "-", f"{ROOT}[ai-edge-quantizer,test]"]
     report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     installs = (item["metadata"] for item in report["install"])
     pins = {canonicalize_name(item["name"]): item["version"] for item in installs}

@@ -1,7 +1,8 @@
 r"""Finds the network of least computation that keeps what trained Keras models can do.
 
-Goes on where it stopped when the same call is made again. Writes model.keras, result.json,
-report.json, report.csv, curve.csv, and TFLite files of every combination of tasks in tflite/.
+Goes on where it stopped when the same call is made again. Writes page.html, which shows what came
+out and what to ship, TFLite files of every combination of tasks in tflite/, model.keras, and the
+figures in result.json, report.json, report.csv and curve.csv.
 
 Examples:
 tfmot-pam compress --model=digit=digit.keras --model=speaker=speaker.keras --data=train.npz \
@@ -28,7 +29,7 @@ from tflite_export.quantization import QUANTIZATIONS
 _CHECKPOINTS, _FILES = "checkpoints", "tflite"
 _OWN = {
     *(_CHECKPOINTS, _FILES, "networks"),
-    *("model.keras", "result.json", "report.json", "report.csv", "curve.csv"),
+    *("model.keras", "result.json", "report.json", "report.csv", "curve.csv", "page.html"),
 }
 _REPRESENTATIVE = 256
 
@@ -168,8 +169,8 @@ def _compress(values: flags.FlagValues) -> None:
         models, data, tolerance, directory=directory, validation_data=validation, **search
     )
     result.save(folder, overwrite=True)
-    if values.export:
-        _export(result, data, wanted, values, folder / _FILES)
+    files = _export(result, data, wanted, values, folder / _FILES) if values.export else {}
+    result.to_html(folder / "page.html", files=files, overwrite=True)
     told = [] if values.verbose else [result.verdict]  # Otherwise `compress` has said it.
     sys.stdout.write("\n".join([*told, str(result.report), ""]))
 
@@ -191,8 +192,12 @@ def _portfolio(entries: Sequence[str]) -> bool | list[tuple[str, ...]]:
     return [options.split_combination(entry) for entry in entries] if entries else False
 
 
-def _export(result, data, wanted, values: flags.FlagValues, folder: pathlib.Path) -> None:
+def _export(
+    result, data, wanted, values: flags.FlagValues, folder: pathlib.Path
+) -> dict[tuple[str, ...], pathlib.Path]:
+    """Writes the files and returns that of every combination."""
     from tflite_export.exporter import export
+    from tfmot_pam.graph.selection import file_name
 
     samples = _inputs(data, wanted)
     export(
@@ -204,6 +209,7 @@ def _export(result, data, wanted, values: flags.FlagValues, folder: pathlib.Path
         overwrite=True,
         verbose=values.verbose,
     )
+    return {row.tasks: folder / f"{file_name(row.tasks)}.tflite" for row in result.report.rows}
 
 
 def _inputs(data: Any, wanted: options.Wanted) -> Any:

@@ -24,7 +24,7 @@ from tfmot_pam.graph.selection import (
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.pipeline.portfolio import Portfolio, bytes_of
 from tfmot_pam.pipeline.price import Price, TaskSet
-from tfmot_pam.reporting.result import Report
+from tfmot_pam.reporting.result import Report, refuse_existing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +226,45 @@ class CompressionResult:
                     values = [getattr(row, field) for field in fields]
                     writer.writerow([arm.name, "+".join(chosen), *values, *own])
         return text.getvalue()
+
+    def plot(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Draws what every round cost and lost, and what combinations cost, into a picture file.
+
+        Args:
+            path: The file to write; its suffix chooses the format (`.png`, `.svg`, `.pdf`).
+            overwrite: Whether a file that exists may be replaced.
+
+        Raises:
+            ValueError: the file exists and `overwrite` is False, or the suffix names no format.
+        """
+        from tfmot_pam.reporting.curves import draw
+
+        refuse_existing(path, overwrite)
+        draw(self, path)
+
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        files: Mapping[Sequence[str], str | os.PathLike[str]] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Writes one page that needs no network: the verdict, the arms, and all of the report's.
+
+        Args:
+            path: The `.html` file to write.
+            files: The files to ship, by combination: they are linked, with their sizes.
+            overwrite: Whether a file that exists may be replaced.
+
+        Raises:
+            OSError: one of `files` does not exist.
+            ValueError: the file exists and `overwrite` is False, or `files` has an unknown
+                combination.
+        """
+        from tfmot_pam.reporting.page import result_page
+
+        refuse_existing(path, overwrite)
+        pathlib.Path(path).write_text(result_page(self, path, files), encoding="utf-8")
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes `model.keras`, `report.json`, `report.csv`, `curve.csv` and `result.json`.

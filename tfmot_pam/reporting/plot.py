@@ -7,26 +7,18 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from tfmot_pam.reporting.styles import (
+    ORIGINAL_COLOUR,
+    SHARED_COLOUR,
+    group_label,
+    group_styles,
+    text_colour,
+)
 from tfmot_pam.reporting.table import human
 
 if TYPE_CHECKING:
-    from tfmot_pam.reporting.result import Report, TaskSet
+    from tfmot_pam.reporting.result import Report
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; dark grey is for sharing.
-_TASK_COLOURS = "#E69F00 #56B4E9 #009E73 #CC79A7 #F0E442 #D55E00 #0072B2".split()
-_SHARED_COLOUR = "#404040"
-_ORIGINAL_COLOUR = "#BDBDBD"
-# For sets between one and all tasks: few enough to be told apart in a legend.
-_BETWEEN_STYLES = (
-    ("#8C8C8C", ""),
-    ("#D9D9D9", "////"),
-    ("#8C8C8C", "...."),
-    ("#D9D9D9", "xxxx"),
-    ("#8C8C8C", "\\\\\\\\"),
-    ("#D9D9D9", "...."),
-    ("#8C8C8C", "xxxx"),
-    ("#D9D9D9", ""),
-)
 _ROW = 0.3  # Height of a row, in inches.
 
 
@@ -34,37 +26,42 @@ def draw(report: Report, path: str | os.PathLike[str]) -> None:
     """Writes the picture of `report` to `path`.
 
     Raises:
-        ImportError: Matplotlib is not installed.
         ValueError: the suffix of `path` names no picture format.
     """
     figure = build_figure(report)
+    check_suffix(figure, path)
+    figure.savefig(path)
+
+
+def check_suffix(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Raises ValueError unless Matplotlib writes pictures of this name."""
     suffixes = sorted(figure.canvas.get_supported_filetypes())
     if os.path.splitext(path)[1].lower().removeprefix(".") not in suffixes:
         raise ValueError(
             f"Received the path '{os.fspath(path)}'. Expected a suffix among {suffixes}. "
             "Choose a name such as 'report.png'."
         )
-    figure.savefig(path)
+
+
+def new_figure() -> Any:
+    """An empty Matplotlib figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained", dpi=150)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    return figure
 
 
 def build_figure(report: Report) -> Any:
     """The picture as a Matplotlib figure: groups left where there are any, costs right."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "The picture needs Matplotlib, which is not installed. "
-            "Install it: pip install tfmot-pam[plot]"
-        ) from error
-    figure = Figure(layout="constrained", dpi=150)
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    figure = new_figure()
     # Both panels have the same height of a row; the shorter one leaves the rest empty.
     rows = max(len(report.groups), _cost_rows(report), 2)
     if not report.groups:
         figure.set_size_inches(7, rows * _ROW + 0.8)
         _draw_costs(figure.add_subplot(), report, rows)
         return figure
-    styles = _styles(report)
+    styles = group_styles(report)
     figure.set_size_inches(12, rows * _ROW + 1.3 + 0.2 * _legend_rows(styles))
     areas = figure.add_gridspec(1, 2, width_ratios=(3, 2))
     _draw_groups(figure.add_subplot(areas[0]), report, styles, rows)
@@ -73,57 +70,29 @@ def build_figure(report: Report) -> Any:
     return figure
 
 
+def groups_figure(report: Report) -> Any:
+    """The groups of each layer alone."""
+    figure, rows = new_figure(), max(len(report.groups), 2)
+    styles = group_styles(report)
+    figure.set_size_inches(9, rows * _ROW + 1.3 + 0.2 * _legend_rows(styles))
+    _draw_groups(figure.add_subplot(), report, styles, rows)
+    _draw_legend(figure, styles)
+    return figure
+
+
 # --- groups -----------------------------------------------------------------------------------
-
-
-def _styles(report: Report) -> dict[str, tuple[str, str]]:
-    """Colour and hatch by legend label, for the labels that occur: shared first, tasks last."""
-    present = {tasks for found in report.groups.values() for tasks in found}
-    everyone = _all_tasks(report)
-    places = {task: index for index, task in enumerate(everyone)}
-    ordered = sorted(present, key=lambda s: (-len(s), [places[task] for task in s]))
-    styles: dict[str, tuple[str, str]] = {}
-    for label, tasks in ((_label(report, tasks), tasks) for tasks in ordered):
-        if len(tasks) == 1:
-            colour = _TASK_COLOURS[places[tasks[0]] % len(_TASK_COLOURS)]
-            styles[label] = (colour, "////" if places[tasks[0]] >= len(_TASK_COLOURS) else "")
-        elif len(tasks) == len(everyone):
-            styles[label] = (_SHARED_COLOUR, "")
-        elif label not in styles:
-            between = sum(style in _BETWEEN_STYLES for style in styles.values())
-            styles[label] = _BETWEEN_STYLES[between % len(_BETWEEN_STYLES)]
-    return styles
-
-
-def _all_tasks(report: Report) -> tuple[str, ...]:
-    """The model's tasks, and those that a selected sub-network's groups still name."""
-    named = (task for found in report.groups.values() for tasks in found for task in tasks)
-    return tuple(dict.fromkeys((*report.tasks, *named)))
-
-
-def _label(report: Report, tasks: TaskSet) -> str:
-    everyone = _all_tasks(report)
-    if len(tasks) == 1:
-        return f"only {tasks[0]}" if len(everyone) > 1 else tasks[0]
-    if len(tasks) == len(everyone):
-        return "shared by all" if len(everyone) > 2 else f"shared by {' and '.join(tasks)}"
-    present = {found for layer in report.groups.values() for found in layer}
-    between = [found for found in present if 1 < len(found) < len(everyone)]
-    if len(between) > len(_BETWEEN_STYLES):
-        return f"shared by {len(tasks)} of {len(everyone)}"
-    return " + ".join(tasks)
 
 
 def _draw_groups(axes: Any, report: Report, styles: dict[str, tuple[str, str]], rows: float):
     for row, found in enumerate(report.groups.values()):
         by_label: Counter[str] = Counter()
         for tasks, channels in found.items():
-            by_label[_label(report, tasks)] += channels
+            by_label[group_label(report, tasks)] += channels
         total, start = by_label.total(), 0.0
         for label, channels in by_label.items():
             _draw_share(axes, row, start, channels / total, str(channels), styles[label])
             start += channels / total
-        axes.text(1.01, row, str(total), va="center", fontsize=8, color=_SHARED_COLOUR)
+        axes.text(1.01, row, str(total), va="center", fontsize=8, color=SHARED_COLOUR)
     axes.set_xlim(0, 1)
     _finish(axes, "Channels of each layer by the tasks that need them", list(report.groups), rows)
 
@@ -137,12 +106,7 @@ def _draw_share(axes: Any, row: int, start: float, share: float, text: str, styl
     # A hatch would make the number hard to read.
     plate = {"boxstyle": "round,pad=0.15", "facecolor": colour, "linewidth": 0} if hatch else None
     place = {"ha": "center", "va": "center", "fontsize": 8, "bbox": plate}
-    axes.text(start + share / 2, row, text, color=_text_colour(colour), **place)
-
-
-def _text_colour(background: str) -> str:
-    red, green, blue = (int(background[place : place + 2], 16) for place in (1, 3, 5))
-    return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "black"
+    axes.text(start + share / 2, row, text, color=text_colour(colour), **place)
 
 
 def _legend_rows(styles: dict[str, tuple[str, str]]) -> int:
@@ -186,11 +150,11 @@ def _draw_costs(axes: Any, report: Report, rows: float) -> None:
     places = [index * pitch + (0.35 if compared else 0.0) for index in range(len(report.rows))]
     offset = 0.37 if compared else 0.0
     macs = [row.macs for row in report.rows]
-    _cost_bars(axes, [p - offset for p in places], macs, _SHARED_COLOUR, "model")
+    _cost_bars(axes, [p - offset for p in places], macs, SHARED_COLOUR, "model")
     if compared:
         originals = [row.original_macs for row in report.rows]
         below = [p + offset for p in places]
-        _cost_bars(axes, below, originals, _ORIGINAL_COLOUR, "originals, run separately")
+        _cost_bars(axes, below, originals, ORIGINAL_COLOUR, "originals, run separately")
         below_last = {"bbox_to_anchor": (0, below[-1] + 0.5)}
         below_last["bbox_transform"] = axes.get_yaxis_transform()
         axes.legend(loc="upper left", ncols=2, frameon=False, fontsize=9, **below_last)

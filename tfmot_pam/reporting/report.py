@@ -17,6 +17,7 @@ from tfmot_pam.graph.selection import all_combinations, check_tasks, network_hea
 from tfmot_pam.graph.sizes import InputShape, sized
 from tfmot_pam.graph.usage import usage_probabilities
 from tfmot_pam.metrics.metric import by_mark, find_metrics, metric_titles
+from tfmot_pam.reporting.drawing import drawn_layers
 from tfmot_pam.reporting.groups import count_groups, trunk_groups
 from tfmot_pam.reporting.measured import measured
 from tfmot_pam.reporting.result import Report, ReportRow
@@ -139,6 +140,7 @@ def report(
         unsupported=_unsupported(network, original_costs),
         frozen=dict(getattr(getattr(model, "merge_plan", None), "frozen", {})),
         metrics=titles,
+        layers=drawn_layers(network),
     )
 
 

@@ -7,8 +7,10 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from tfmot_pam.reporting.drawing import DrawnLayer
 
 TaskSet = tuple[str, ...]
 
@@ -70,6 +72,7 @@ class Report:
         frozen: The reason by channel space, for channels that the merge could not regroup. Known
             only for a model that `merge` has just returned, not for a saved and loaded one.
         metrics: Name and unit of the metrics of tasks whose accuracies are another metric.
+        layers: The network, layer by layer, as `to_html` draws it.
     """
 
     tasks: TaskSet
@@ -80,6 +83,7 @@ class Report:
     unsupported: Mapping[str, str]
     frozen: Mapping[str, str]
     metrics: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    layers: tuple[DrawnLayer, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -150,13 +154,38 @@ class Report:
             overwrite: Whether a file that exists may be replaced.
 
         Raises:
-            ImportError: Matplotlib is not installed.
             ValueError: the file exists and `overwrite` is False, or the suffix names no format.
         """
         from tfmot_pam.reporting.plot import draw
 
         refuse_existing(path, overwrite)
         draw(self, path)
+
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        files: Mapping[Sequence[str], str | os.PathLike[str]] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Writes one page that needs no network: tables, pictures, and the network as a graph.
+
+        In the graph tasks are switched on and off, to see what a combination runs.
+
+        Args:
+            path: The `.html` file to write.
+            files: The files to ship, by combination: they are linked, with their sizes.
+            overwrite: Whether a file that exists may be replaced.
+
+        Raises:
+            OSError: one of `files` does not exist.
+            ValueError: the file exists and `overwrite` is False, or `files` has an unknown
+                combination.
+        """
+        from tfmot_pam.reporting.page import report_page
+
+        refuse_existing(path, overwrite)
+        _written(report_page(self, path, files), path, overwrite)
 
     def __rich__(self) -> Any:
         from tfmot_pam.reporting.table import renderable

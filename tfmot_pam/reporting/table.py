@@ -50,48 +50,48 @@ def _table(report: Report) -> Any:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = _columns(report)
-    for title, _ in columns:
+    shown = columns(report)
+    for title, _ in shown:
         side = "left" if title == "combination" else "right"
         table.add_column(escape(title), justify=side, no_wrap=True)
     for row in report.rows:
-        table.add_row(*(escape(cell(row)) for _, cell in columns))
+        table.add_row(*(escape(cell(row)) for _, cell in shown))
     return table
 
 
-def _columns(report: Report) -> list[tuple[str, Callable[[ReportRow], str]]]:
+def columns(report: Report) -> list[tuple[str, Callable[[ReportRow], str]]]:
     """Titles and cells; a column that no row has a value for is left out."""
-    columns: list[tuple[str, Callable[[ReportRow], str]]] = [
+    found: list[tuple[str, Callable[[ReportRow], str]]] = [
         ("combination", lambda row: " + ".join(row.tasks)),
         ("MACs", lambda row: human(row.macs)),
     ]
     if any(row.ratio is not None for row in report.rows):
-        columns += [
+        found += [
             ("originals", lambda row: human(row.original_macs)),
             ("ratio", lambda row: f"{row.ratio:.2f}"),
         ]
-    columns += [
+    found += [
         ("FLOPs", lambda row: human(row.flops)),
         ("parameters", lambda row: human(row.parameters)),
     ]
     if report.groups:
-        columns.append(("groups", lambda row: str(row.groups)))
+        found.append(("groups", lambda row: str(row.groups)))
     for mark in _marks(report):
         title = report.metrics.get(mark)
         write = _percent if title is None else _value
-        columns.append(
+        found.append(
             (
                 f"accuracy\n{mark}, %" if title is None else f"{title}\n{mark}",
                 lambda row, mark=mark, write=write: _accuracy(row, mark, write),
             )
         )
     if any(row.latency_ms is not None for row in report.rows):
-        columns.append(("latency", lambda row: _optional(row.latency_ms, _milliseconds)))
+        found.append(("latency", lambda row: _optional(row.latency_ms, _milliseconds)))
     if any(row.file_bytes is not None for row in report.rows):
-        columns.append(("file", lambda row: _optional(row.file_bytes, lambda v: f"{human(v)}B")))
+        found.append(("file", lambda row: _optional(row.file_bytes, lambda v: f"{human(v)}B")))
     if len({row.probability for row in report.rows}) > 1:
-        columns.append(("usage, %", lambda row: _percent(row.probability)))
-    return columns
+        found.append(("usage, %", lambda row: _percent(row.probability)))
+    return found
 
 
 def _optional(value: float | None, write: Callable[[float], str]) -> str:
@@ -127,9 +127,8 @@ def _accuracy(row: ReportRow, mark: str, write: Callable[[float], str]) -> str:
     return f"{text} ({original})".lstrip() if original else text
 
 
-def _footer(report: Report) -> list[Any]:
-    from rich.text import Text
-
+def footer_lines(report: Report) -> list[str]:
+    """The expected cost, notes and reasons, below the table."""
     expected = f"Expected MACs per run: {human(report.expected_macs)}"
     if report.expected_original_macs:
         ratio = report.expected_macs / report.expected_original_macs
@@ -141,4 +140,10 @@ def _footer(report: Report) -> list[Any]:
     lines += [f"Note: {note}" for note in report.notes]
     lines += [f"Not counted: {layer}: {reason}" for layer, reason in report.unsupported.items()]
     lines += [f"Not regrouped: {space}: {reason}" for space, reason in report.frozen.items()]
-    return [Text(line) for line in lines]
+    return lines
+
+
+def _footer(report: Report) -> list[Any]:
+    from rich.text import Text
+
+    return [Text(line) for line in footer_lines(report)]
