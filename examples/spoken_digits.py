@@ -113,7 +113,7 @@ def main(argv: list[str]) -> None:
         (file,) = tflite_export.export(model, output / f"{task}_alone", samples=x[:64])
         print(task, "alone:", file.bytes, "bytes,", tflite_export.measure_latency(file.path), "ms")
 
-    # Report: one table, a picture of the groups and a page, on recordings that nothing before has seen.
+    # Report: a table, a picture and a page, on recordings that nothing before has seen.
     report = tfmot_pam.report(
         result.model,
         originals=models,
