@@ -11,12 +11,13 @@ BENCHMARKS = $(shell grep -l '^if __name__ == "__main__"' benchmarks/*.py)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test bench lint format build-file lock clean
+.PHONY: help demo test bench docs lint format build-file lock clean
 
 help:
 	@echo "make demo    train, merge, fine-tune and export two networks; results in $(DEMO_DIR)"
 	@echo "make test    lint and the regular tests"
 	@echo "make bench   the slow tests and the benchmarks"
+	@echo "make docs    the site of documents in build/site"
 	@echo "make lint    ruff check and ruff format --check"
 	@echo "make clean   remove everything that make wrote"
 	@echo "For work on the code: make format, make build-file, make lock"
@@ -35,6 +36,10 @@ bench: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 	@set -e; for file in $(basename $(BENCHMARKS)); do \
 		echo "== $$file"; $(BIN)/python -m $$(echo $$file | tr / .); done
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m mkdocs build
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

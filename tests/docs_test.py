@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import json
 import pathlib
 import pkgutil
@@ -65,6 +66,33 @@ def test_command_lines_are_understood(line):
 
 def test_command_lines_are_found():
     assert len(command_lines()) >= 10
+
+
+def test_reference_lists_every_public_name():
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    listed = {
+        name
+        for found in re.findall(r"members: \[(.*?)\]", text, re.DOTALL)
+        for name in re.split(r",\s*", found)
+    }
+    public = {
+        name
+        for package in (tfmot_pam, tflite_export)
+        for name, value in vars(package).items()
+        if not name.startswith("_") and not inspect.ismodule(value) and name != "annotations"
+    }
+    assert listed == public
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))],
+)
+def test_links_lead_to_files(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#\s]+)", text)
+    local = [link for link in links if not link.startswith(("http://", "https://"))]
+    assert [link for link in local if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
 def test_deployment_page_documents_the_manifest(tmp_path):

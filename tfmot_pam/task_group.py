@@ -38,7 +38,7 @@ class TaskGroup(keras.layers.Wrapper):
     ('digit', 'speaker')
     """
 
-    def __init__(self, layer: keras.layers.Layer, tasks: Sequence[str], **kwargs):
+    def __init__(self, layer: keras.layers.Layer, tasks: Sequence[str], **kwargs: Any):
         if not isinstance(layer, keras.layers.Layer):
             raise TypeError(
                 f"`layer` must be a Keras layer. Received: {layer!r} of type "
