@@ -112,6 +112,35 @@ def test_command_line_programs_exist(package):
     assert all(callable(script.load()) for script in scripts)
 
 
+FIVE_LINES = """
+import keras, numpy as np, tfmot_pam
+head = lambda task: [keras.Input((6,)), keras.layers.Dense(8), keras.layers.Dense(2, name=task)]
+nets = {task: keras.Sequential(head(task)) for task in ("a", "b")}
+x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+merged = tfmot_pam.merge(nets, x, verbose=0)
+tfmot_pam.report(merged, originals=nets).to_html("page.html")
+print(tfmot_pam.__file__)
+"""
+
+
+def test_what_is_in_the_wheel_works_alone(wheel, tmp_path):
+    """The wheel's files, and not those of the tree; what it requires is installed here."""
+    wheel.root.extractall(tmp_path / "site")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+
+    def run(*arguments):
+        command = [sys.executable, *arguments]
+        options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+        return subprocess.run(command, check=False, **options)
+
+    found = run("-c", FIVE_LINES)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == str(tmp_path / "site" / "tfmot_pam" / "__init__.py")
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+    for program in ("pam", "export", "benchmark"):
+        assert "tf" in run("-m", f"tflite_export.programs.{program}", "--help").stdout
+
+
 def test_lock_holds_exact_pins_only():
     lines = [line for line in LOCK.read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
     pin = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*)==[0-9][0-9a-z.+]*")
