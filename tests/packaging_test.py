@@ -112,19 +112,8 @@ def test_command_line_programs_exist(package):
     assert all(callable(script.load()) for script in scripts)
 
 
-FIVE_LINES = """
-import keras, numpy as np, tfmot_pam
-head = lambda task: [keras.Input((6,)), keras.layers.Dense(8), keras.layers.Dense(2, name=task)]
-nets = {task: keras.Sequential(head(task)) for task in ("a", "b")}
-x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
-merged = tfmot_pam.merge(nets, x, verbose=0)
-tfmot_pam.report(merged, originals=nets).to_html("page.html")
-print(tfmot_pam.__file__)
-"""
-
-
 def test_what_is_in_the_wheel_works_alone(wheel, tmp_path):
-    """The wheel's files, and not those of the tree; what it requires is installed here."""
+    """The README's first example and the programs, by the wheel's files and not the tree's."""
     wheel.root.extractall(tmp_path / "site")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
 
@@ -133,9 +122,11 @@ def test_what_is_in_the_wheel_works_alone(wheel, tmp_path):
         options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
         return subprocess.run(command, check=False, **options)
 
-    found = run("-c", FIVE_LINES)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = re.search(r"## The first minute.*?```python\n(.*?)```", readme, re.DOTALL)[1]
+    found = run("-c", f"{first}\nprint(tfmot_pam.__file__)")
     assert found.returncode == 0, found.stderr
-    assert found.stdout.strip() == str(tmp_path / "site" / "tfmot_pam" / "__init__.py")
+    assert found.stdout.splitlines()[-1] == str(tmp_path / "site" / "tfmot_pam" / "__init__.py")
     assert (tmp_path / "page.html").stat().st_size > 10_000
     for program in ("pam", "export", "benchmark"):
         assert "tf" in run("-m", f"tflite_export.programs.{program}", "--help").stdout
