@@ -11,7 +11,7 @@ BENCHMARKS = $(shell grep -l '^if __name__ == "__main__"' benchmarks/*.py)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test bench docs lint format build-file lock clean
+.PHONY: help demo test bench docs lint format lock clean
 
 help:
 	@echo "make demo    train, merge, fine-tune and export two networks; results in $(DEMO_DIR)"
@@ -20,7 +20,7 @@ help:
 	@echo "make docs    the site of documents in build/site"
 	@echo "make lint    ruff check and ruff format --check"
 	@echo "make clean   remove everything that make wrote"
-	@echo "For work on the code: make format, make build-file, make lock"
+	@echo "For work on the code: make format, make lock"
 
 # TensorFlow leaves oneDNN off on processors without AVX-512; with it a training step takes 0.6 x.
 demo bench: export TF_ENABLE_ONEDNN_OPTS ?= 1
@@ -48,9 +48,6 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-build-file: $(STAMP)
-	$(BIN)/python -m tools.build_file --write
 
 lock: $(STAMP)
 	$(BIN)/python -m tools.lock_file --write

@@ -11,7 +11,7 @@ import tfmot_pam
 from tests.compress_test import models, samples  # noqa: F401
 from tests.search_test import round_of
 from tfmot_pam.data import HeadSamples, Samples
-from tfmot_pam.pipeline.accuracy import Examination
+from tfmot_pam.metrics.examination import Examination
 from tfmot_pam.pipeline.averaging import mean_network, steadier
 from tfmot_pam.pipeline.strategy import tries_of
 

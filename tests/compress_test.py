@@ -16,7 +16,7 @@ from keras import layers
 import tfmot_pam
 from tfmot_pam.data import HeadSamples, Samples
 from tfmot_pam.graph.generation import is_tf_keras
-from tfmot_pam.pipeline.accuracy import (
+from tfmot_pam.metrics.examination import (
     Examination,
     Judgement,
     constant_accuracy,

@@ -14,11 +14,11 @@ import tfmot_pam
 from tests.small_nets import vectors
 from tfmot_pam.data import HeadSamples, Samples, counted
 from tfmot_pam.metrics.accuracy import accuracy_scores, constant_accuracy
+from tfmot_pam.metrics.examination import Examination
 from tfmot_pam.metrics.keras_metric import as_keras_metric
 from tfmot_pam.metrics.marks import Scores, Values
 from tfmot_pam.metrics.metric import find_metric, find_metrics
 from tfmot_pam.metrics.task_metric import TaskMetric, task_metric
-from tfmot_pam.pipeline.accuracy import Examination
 
 RNG = np.random.default_rng(0)
 AGES = RNG.uniform(20, 70, (60, 1)).astype("float32")

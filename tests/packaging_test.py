@@ -18,7 +18,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from tools import build_file, lock_file
+from tools import lock_file
+from tools.imports import dependencies, read_modules
 from tools.lock_file import LOCK, PYTHON, ROOT
 
 FEATURES = ("ai-edge-quantizer",)
@@ -71,7 +72,7 @@ def applies(requirement: Requirement, extras: tuple[str, ...] = ("",)) -> bool:
 def test_wheel_holds_the_two_packages_and_nothing_else(wheel):
     files = {name for name in wheel.root.namelist() if not name.endswith("/")}
     shipped = {name for name in files if ".dist-info/" not in name}
-    modules = {module.path for module in build_file.read_modules(ROOT).values()}
+    modules = {module.path for module in read_modules(ROOT).values()}
     expected = {path for path in modules if path.startswith(tuple(f"{p}/" for p in PACKAGES))}
     data = {f"{package}/py.typed" for package in PACKAGES}
     assert shipped == expected | data | {"tfmot_pam/reporting/page.html.jinja"}
@@ -95,11 +96,11 @@ def test_every_requirement_has_a_lower_bound(requirements):
 
 
 def test_every_import_of_the_packages_is_a_requirement(requirements):
-    modules = build_file.read_modules(ROOT)
+    modules = read_modules(ROOT)
     imported = set()
     for module in modules.values():
         if module.path.startswith(PACKAGES):
-            imported.update(build_file.dependencies(module, modules)[1])
+            imported.update(dependencies(module, modules)[1])
     declared = {name for name, item in requirements.items() if applies(item, ("", *FEATURES))}
     assert {"keras", "numpy", "tensorflow"} <= imported <= declared
 

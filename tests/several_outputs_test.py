@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from exactness import assert_same
 from keras import layers
 
 import tflite_export
 import tfmot_pam
+from tests.exactness import assert_same
 from tflite_export import verify
 from tfmot_pam.graph.heads import flat_outputs, leaves
 from tfmot_pam.graph.reader import read

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfmot_pam.graph.cloning import clone
-from tfmot_pam.pipeline.accuracy import Examination, Judgement
+from tfmot_pam.metrics.examination import Examination, Judgement
 
 
 def mean_network(models: Sequence[keras.Model]) -> keras.Model:

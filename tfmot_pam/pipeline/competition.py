@@ -8,7 +8,7 @@ from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.juxtapose import juxtapose
 from tfmot_pam.graph.reader import read
 from tfmot_pam.merging.alignment import NoCommonTrunk
-from tfmot_pam.pipeline.accuracy import used
+from tfmot_pam.metrics.examination import used
 from tfmot_pam.pipeline.apart import tasks_apart
 from tfmot_pam.pipeline.arms import ARMS, AUTO, Arm, ArmPart, ArmStart
 from tfmot_pam.pipeline.price import (

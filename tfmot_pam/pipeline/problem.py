@@ -17,8 +17,8 @@ from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import all_combinations
 from tfmot_pam.graph.time_model import CallCost
 from tfmot_pam.graph.usage import usage_probabilities
+from tfmot_pam.metrics.examination import Examination, loss_units
 from tfmot_pam.metrics.metric import Metric
-from tfmot_pam.pipeline.accuracy import Examination, loss_units
 from tfmot_pam.pipeline.arguments import LOSS_OPTIONS, Goal
 from tfmot_pam.pipeline.inputs import heads_of_originals, inputs_of_originals, make_views
 from tfmot_pam.pipeline.price import original_costs

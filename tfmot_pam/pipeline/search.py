@@ -12,7 +12,7 @@ import numpy as np
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import read
-from tfmot_pam.pipeline.accuracy import Judgement
+from tfmot_pam.metrics.examination import Judgement
 from tfmot_pam.pipeline.averaging import steadier
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.price import combination_costs, expected_cost

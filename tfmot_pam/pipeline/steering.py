@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from tfmot_pam.pipeline.accuracy import used
+from tfmot_pam.metrics.examination import used
 from tfmot_pam.pipeline.result import Round
 
 # How far the losses' factors follow in one round, the most that a task is away from the mean, in

@@ -13,9 +13,9 @@ from tfmot_pam.graph.calling import answers_by_head, for_model
 from tfmot_pam.graph.generation import as_keras
 from tfmot_pam.graph.heads import input_shapes
 from tfmot_pam.graph.reader import read
+from tfmot_pam.metrics.examination import predict
 from tfmot_pam.metrics.metric import Metric, marks_of
 from tfmot_pam.metrics.task_metric import metric_of, of_mark
-from tfmot_pam.pipeline.accuracy import predict
 from tfmot_pam.training.heads import output_kinds
 
 
