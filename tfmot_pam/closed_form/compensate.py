@@ -151,8 +151,9 @@ class _Fitting:
         owners = [k for k in np.unique(origin.columns.nets).tolist() if k >= 0]
         if not owners or not layer.weights or any(origin.nodes[k] is None for k in owners):
             return
-        if layer.kind in linear.LINEAR_FORMS and origin.role == "mixing":
-            self._refit_mixing(node, layer, origin, owners)
+        form = linear.linear_form(layer)
+        if form is not None and origin.role == "mixing":
+            self._refit_mixing(form, node, layer, origin, owners)
         elif layer.kind.startswith("DepthwiseConv"):
             self._refit_depthwise(node, layer, origin, owners)
         elif "bias" in layer.weights and layer.kind in _BIAS_ONLY:
@@ -186,27 +187,30 @@ class _Fitting:
         self.originals[k].run_until(original.name)
         return network.layer_of(original), self.originals[k].value(original.inputs[0])
 
-    def _refit_mixing(self, node, layer, origin, owners):
-        form = linear.LINEAR_FORMS[layer.kind]
+    def _refit_mixing(self, form, node, layer, origin, owners):
         x = self.cut.value(node.inputs[0])
         grid = form.grid(layer, x.shape)
         places = linear.sample_places(len(x), grid, self.options.places, self.rng)
         compute = functools.partial(linear.pre_activation, form)
-        wanted = self._wanted(origin, owners, places, compute)
+        if form.whole:  # of one network, as recurrent layers are never put together
+            wanted = self._computed(origin, owners[0], places, compute)
+        else:
+            wanted = self._wanted(origin, owners, places, compute)
         features = form.features(layer, x, places)
         residual = wanted - features @ linear.matrix(form, layer)
-        if "bias" in layer.weights:
-            residual -= layer.weights["bias"]
+        bias = linear.bias(form, layer)
+        if bias is not None:
+            residual -= bias
         if _negligible(residual, wanted):
             return
         if self.options.ridge is None:
             change, intercept = linear.fit_held_out(features, residual, places[:, 0])
         else:
             change, intercept = linear.fit(features, residual, self.options.ridge)
-        kernel = layer.weights[form.matrix]
-        weights = dict(layer.weights)
-        weights[form.matrix] = (kernel + change.reshape(kernel.shape)).astype(kernel.dtype)
-        self._shift(node, dataclasses.replace(layer, weights=weights), intercept)
+        if form.whole:
+            self.cut.change(linear.changed(form, layer, change, intercept))
+        else:
+            self._shift(node, linear.changed(form, layer, change), intercept)
 
     def _refit_depthwise(self, node, layer, origin, owners):
         """Depthwise kernels are fitted channel by channel."""

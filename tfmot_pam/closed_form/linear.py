@@ -28,13 +28,17 @@ class LinearForm:
 
     Args:
         features: `(layer, x, places) -> [places, features]`, for inputs x and sampled places.
-        matrix: The name of the weight that is the matrix; its last axis runs over outputs.
+        matrices: The names of the weights that, side by side, are the matrix; their last axis runs
+            over outputs.
         grid: `(layer, x shape) -> ` the sizes of the output's spatial axes.
+        whole: Whether the outputs stay together and are not the layer's channels, as those that
+            the gates of a recurrent layer read.
     """
 
     features: Callable[[Layer, np.ndarray, np.ndarray], np.ndarray]
-    matrix: str
+    matrices: tuple[str, ...]
     grid: Callable[[Layer, tuple[int, ...]], tuple[int, ...]]
+    whole: bool = False
 
 
 def sample_places(
@@ -120,9 +124,16 @@ def _separable_features(layer, x, places):
     return middle.reshape(len(places), -1)
 
 
-_CONV = LinearForm(_conv_features, "kernel", _conv_grid)
-_DENSE = LinearForm(_dense_features, "kernel", lambda layer, shape: tuple(shape[1:-1]))
-_SEPARABLE = LinearForm(_separable_features, "pointwise_kernel", _conv_grid)
+def _inner_grid(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
+    del layer
+    return tuple(shape[1:-1])
+
+
+_CONV = LinearForm(_conv_features, ("kernel",), _conv_grid)
+_DENSE = LinearForm(_dense_features, ("kernel",), _inner_grid)
+_SEPARABLE = LinearForm(_separable_features, ("pointwise_kernel",), _conv_grid)
+# What a recurrent layer makes of its input at each step, before the state comes in.
+_RECURRENT = dataclasses.replace(_DENSE, whole=True)
 
 LINEAR_FORMS: Mapping[str, LinearForm] = MappingProxyType(
     {
@@ -132,20 +143,71 @@ LINEAR_FORMS: Mapping[str, LinearForm] = MappingProxyType(
         "Dense": _DENSE,
         "SeparableConv1D": _SEPARABLE,
         "SeparableConv2D": _SEPARABLE,
+        "LSTM": _RECURRENT,
+        "GRU": _RECURRENT,
+        "SimpleRNN": _RECURRENT,
+        "Bidirectional": dataclasses.replace(_RECURRENT, matrices=("kernel", "kernel_1")),
     }
 )
 
 
+def linear_form(layer: Layer) -> LinearForm | None:
+    """The form in which a layer is fitted, None where there is none."""
+    form = LINEAR_FORMS.get(layer.kind)
+    if form is None or not form.whole:
+        return form
+    # Convolutional recurrent layers have kernels of more axes; without biases means cannot move.
+    plain = all(name in layer.weights and layer.weights[name].ndim == 2 for name in form.matrices)
+    return form if plain and bias(form, layer) is not None else None
+
+
 def matrix(form: LinearForm, layer: Layer) -> np.ndarray:
     """The layer's weights as `[features, outputs]`."""
-    kernel = layer.weights[form.matrix]
-    return kernel.reshape(-1, kernel.shape[-1])
+    kernels = [layer.weights[name] for name in form.matrices]
+    return np.concatenate([kernel.reshape(-1, kernel.shape[-1]) for kernel in kernels], axis=1)
+
+
+def bias(form: LinearForm, layer: Layer) -> np.ndarray | None:
+    """What is added to features times matrix, `[outputs]`; None where nothing is."""
+    found = [layer.weights.get(_bias_of(name)) for name in form.matrices]
+    if any(value is None for value in found):
+        return None
+    # A GRU has a second row, which belongs to the state.
+    return np.concatenate([value.reshape(-1, value.shape[-1])[0] for value in found])
+
+
+def changed(
+    form: LinearForm, layer: Layer, change: np.ndarray, intercept: np.ndarray | None = None
+) -> Layer:
+    """The layer with something added to its matrix, and to its bias.
+
+    Args:
+        form: The layer's form.
+        layer: The layer.
+        change: `[features, outputs]`.
+        intercept: `[outputs]`; None leaves the bias.
+    """
+    weights, start = dict(layer.weights), 0
+    for name in form.matrices:
+        kernel = weights[name]
+        own = slice(start, start + kernel.shape[-1])
+        start = own.stop
+        weights[name] = (kernel + change[:, own].reshape(kernel.shape)).astype(kernel.dtype)
+        if intercept is not None:
+            added = weights[_bias_of(name)].astype(np.float64)
+            added.reshape(-1, added.shape[-1])[0] += intercept[own]
+            weights[_bias_of(name)] = added.astype(weights[_bias_of(name)].dtype)
+    return dataclasses.replace(layer, weights=weights)
+
+
+def _bias_of(matrix_name: str) -> str:
+    return matrix_name.removeprefix("pointwise_").replace("kernel", "bias")
 
 
 def pre_activation(form: LinearForm, layer: Layer, x: np.ndarray, places: np.ndarray) -> np.ndarray:
     """What the layer computes at some places before its activation: `[places, outputs]`."""
-    result = form.features(layer, x, places) @ matrix(form, layer)
-    return result + layer.weights["bias"] if "bias" in layer.weights else result
+    result, added = form.features(layer, x, places) @ matrix(form, layer), bias(form, layer)
+    return result if added is None else result + added
 
 
 class _Regression:

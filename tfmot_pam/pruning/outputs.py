@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfmot_pam.closed_form.linear import LINEAR_FORMS
+from tfmot_pam.closed_form.linear import linear_form
 from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.graph.network import Layer, Network, Tensor, iterate_tensors
 from tfmot_pam.graph.runner import evaluate
@@ -32,7 +32,8 @@ def before_activation(network: Network) -> tuple[Network, list[str]]:
         layer = network.layer_of(node)
         kind = _activation(layer)
         kinds.append(kind if kind in _PROBABILITIES else "linear")
-        if layer.kind in LINEAR_FORMS:
+        form = linear_form(layer)
+        if form is not None and not form.whole:
             layers[layer.name] = with_activation(layer, "linear")
         return node.inputs[0] if layer.kind in ("Activation", "Softmax") else tensor
 

@@ -108,7 +108,7 @@ def _readers(prunable: PrunableChannels, x: Inputs, rng) -> list[_Reader]:
     for node in network.nodes:
         layer = network.layer_of(node)
         gated = prunable.graph.roles[node.name] == "mixing" and node.inputs[0] in places
-        if gated and layer.kind in linear.LINEAR_FORMS:
+        if gated and linear.linear_form(layer) is not None:
             value = running.value(node.inputs[0])
             found.append(_observe(node, layer, value, places[node.inputs[0]], rng))
         running.step()
@@ -116,7 +116,7 @@ def _readers(prunable: PrunableChannels, x: Inputs, rng) -> list[_Reader]:
 
 
 def _observe(node: Node, layer: Layer, value: np.ndarray, positions, rng) -> _Reader:
-    form = linear.LINEAR_FORMS[layer.kind]
+    form = linear.linear_form(layer)
     where = linear.sample_places(len(value), form.grid(layer, value.shape), _PLACES, rng)
     features = form.features(layer, value, where)
     targets = linear.pre_activation(form, layer, value, where)

@@ -43,7 +43,7 @@ def refitted(
         call = graph.call(network.node(origin.nodes[0]), calls)
         weights = scatter_weights(rule_of(call), call, origin.rows, origin.columns, found.weights)
         config = dict(call.layer.config)
-        if "bias" in found.weights:
+        if "bias" in found.weights and "bias" not in call.layer.weights:
             config["use_bias"] = True
         layers[call.layer.name] = dataclasses.replace(call.layer, config=config, weights=weights)
     return network.replace(layers=layers)

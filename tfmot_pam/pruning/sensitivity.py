@@ -17,6 +17,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmot_pam.closed_form.linear import linear_form
+from tfmot_pam.closed_form.recurrent import projection_apart
 from tfmot_pam.graph.calling import for_model
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.heads import Inputs
@@ -126,16 +128,37 @@ def pre_activations_apart(network: Network, nodes: Sequence[str]) -> Network:
 
     for node in network.nodes:
         args, kwargs = map_tensors((node.args, dict(node.kwargs)), current)
-        result.append(Node(node.name, node.layer, args, kwargs, node.shapes))
-        activation = network.layer_of(node).config.get("activation")
-        if node.layer not in wanted or activation in (None, "linear"):
+        name = unique_name(f"{node.name}_behind", taken)
+        parts = _in_two(network.layer_of(node), name) if node.layer in wanted else None
+        if parts is None:
+            result.append(Node(node.name, node.layer, args, kwargs, node.shapes))
             continue
-        layers[node.layer] = with_activation(network.layers[node.layer], "linear")
-        name = unique_name(f"{node.name}_activation", taken)
         taken.add(name)
-        config = {"name": name, "activation": activation}
-        layers[name] = Layer(name, keras.layers.Activation, config, {})
-        result.append(Node(name, name, (Tensor(node.name),), {}, node.shapes))
-        moved[Tensor(node.name)] = Tensor(name)
+        layers[node.layer], layers[name] = parts
+        first, shapes = Tensor(node.name), node.shapes
+        if linear_form(network.layer_of(node)).whole:
+            # The second part takes what else the layer is given, such as a mask or a state.
+            read, width = args[0], parts[0].config["units"]
+            shapes = ((*network.shape(node.inputs[0])[:-1], width),)
+            behind = map_tensors(
+                (args, kwargs), lambda t, read=read, z=first: z if t == read else t
+            )
+            args, kwargs = (read,), {}
+        else:
+            behind = (first,), {}
+        result.append(Node(node.name, node.layer, args, kwargs, shapes))
+        result.append(Node(name, name, *behind, node.shapes))
+        moved |= {tensor: Tensor(name, tensor.index) for tensor in node.outputs}
     outputs = map_tensors(network.outputs, current)
     return network.replace(layers=layers, nodes=tuple(result), outputs=outputs)
+
+
+def _in_two(layer: Layer, name: str) -> tuple[Layer, Layer] | None:
+    """A layer up to its pre-activations, and what comes behind; None where nothing does."""
+    if linear_form(layer).whole:
+        return projection_apart(layer, name)
+    activation = layer.config.get("activation")
+    if activation in (None, "linear"):
+        return None
+    config = {"name": name, "activation": activation}
+    return with_activation(layer, "linear"), Layer(name, keras.layers.Activation, config, {})
