@@ -197,7 +197,15 @@ CASES = [
     ),
     (compress, {"seed": 0.5}, TypeError, "`seed` must be a whole number", "0.5", "Pass such as 0"),
     (compress, {"directory": 3}, TypeError, "must be a path", "3 of type int", "Pass such as"),
-    (compress, {"directory": __file__}, ValueError, "is a file", "a directory", "Choose another"),
+    (compress, {"directory": __file__}, ValueError, "is the file", "a directory", "Choose another"),
+    (
+        compress,
+        {"tensorboard": 3},
+        TypeError,
+        "`tensorboard` must be a path",
+        "3 of",
+        "Pass such as",
+    ),
     (tfmot_pam.Arm, {"name": "x", "starts": None}, TypeError, "starts=None", "a function", "Pass"),
     (
         *(compress, {"arms": [tfmot_pam.Arm("x", lambda tasks: [])]}, TypeError),

@@ -30,11 +30,17 @@ def report():
 
 
 @pytest.fixture(scope="module")
-def result():
+def logs(tmp_path_factory):
+    return tmp_path_factory.mktemp("logs")
+
+
+@pytest.fixture(scope="module")
+def result(logs):
     x = vectors(140)
     data = (x, {"a": classes(x, 3), "b": classes(x, 2, seed=1)})
     models = {"a": dense_net(0, (12, 10)), "b": dense_net(1, (12, 10), 2)}
     options = {"arms": ["separate", "trunk"], "effort": 1, "target": 0.8, "verbose": 0}
+    options["tensorboard"] = logs
     return tfmot_pam.compress(models, data, 0.9, **options)
 
 
@@ -246,3 +252,28 @@ def test_losses_of_several_outputs_are_those_of_the_worst(result):
     assert _lost({"a/x": 0.01, "a/y": 0.03, "ab": 0.5}, "a", False) == pytest.approx(3.0)
     assert _lost({"a": 0.2}, "a", True) == 0.2
     assert dataclasses.is_dataclass(result)
+
+
+# --- TensorBoard ----------------------------------------------------------------------------------
+
+
+def test_rounds_are_logged(result, logs):
+    """A folder for each search, in which the steps are its rounds."""
+    import tensorflow as tf
+
+    searches = {f"separate-separate-{task}": result.arms[0].rounds[(task,)] for task in ("a", "b")}
+    searches[f"trunk-{result.arms[1].start}"] = result.arms[1].rounds[AB]
+    for name, rounds in searches.items():
+        (path,) = (logs / name).iterdir()
+        found = {}
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                found[event.step, value.tag] = float(tf.make_ndarray(value.tensor))
+        for row in rounds:
+            assert found[row.number, "compress/share"] == pytest.approx(row.share)
+            assert found[row.number, "compress/accepted"] == row.accepted
+            for task, accuracy in row.accuracy.items():
+                assert found[row.number, f"compress/accuracy/{task}"] == pytest.approx(accuracy)
+                lost = found[row.number, f"compress/lost/{task}"]
+                assert lost == pytest.approx(row.lost[task], abs=1e-6)
+        assert len({step for step, _ in found}) == len(rounds)

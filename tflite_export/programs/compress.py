@@ -98,6 +98,7 @@ def _define_search(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer("batch_size", None, "Samples a training step.", **own)
     flags.DEFINE_float("learning_rate", None, "The rate at which training starts.", **own)
+    flags.DEFINE_string("tensorboard", None, "Where to log rounds for TensorBoard.", **own)
     flags.DEFINE_integer("workers", 1, "Searches that run at a time, in processes.", **own)
 
 
@@ -152,6 +153,7 @@ def _compress(values: flags.FlagValues) -> None:
         "fine_tune_options": {k: v for k, v in training.items() if v is not None} or None,
         "portfolio": _portfolio(values.portfolio),
         "workers": values.workers,
+        "tensorboard": values.tensorboard,
         "seed": values.seed,
         "verbose": values.verbose,
     }

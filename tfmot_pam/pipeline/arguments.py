@@ -159,19 +159,18 @@ def check_merge_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(options or {})
 
 
-def check_directory(directory: Any) -> None:
-    """Raises unless a directory for checkpoints is one, or is to be made."""
+def check_directory(directory: Any, name: str = "directory") -> None:
+    """Raises unless a directory to write into is one, or is to be made."""
     if directory is None:
         return
     if not isinstance(directory, (str, os.PathLike)):
         raise TypeError(
-            f"`directory` must be a path. Received: {directory!r} of type "
+            f"`{name}` must be a path. Received: {directory!r} of type "
             f"{type(directory).__name__}. Pass such as 'rounds', or leave it out."
         )
     if pathlib.Path(directory).is_file():
         raise ValueError(
-            f"'{directory}' is a file. Expected a directory for the checkpoints. Choose another "
-            "name."
+            f"`{name}` is the file '{directory}'. Expected a directory. Choose another name."
         )
 
 

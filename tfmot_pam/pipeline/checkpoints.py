@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 import warnings
@@ -15,6 +16,7 @@ from typing import Any
 import keras
 
 from tflite_export import json_files
+from tfmot_pam.pipeline.identity import digest
 
 _MODEL, _STATE = "model.keras", "state.json"
 _PREFIX = "round-"
@@ -192,3 +194,9 @@ def _digest(path: pathlib.Path) -> str:
 def _state_digest(state: Mapping[str, Any]) -> str:
     """A digest of what JSON keeps of a state."""
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def folder_name(label: str) -> str:
+    """A name for a folder; labels that differ in other characters alone stay apart."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", label)
+    return plain if plain == label else f"{plain}-{digest(label)[:8]}"

@@ -44,11 +44,15 @@ class Competition:
         workers: How many searches may run at a time, in processes of their own; they need a
             directory.
         verbose: 0 for silence.
+        log_dir: Where rounds are written for TensorBoard, or None.
     """
 
-    def __init__(self, problem: Problem, merge_options, directory, known, workers, verbose):
+    def __init__(
+        self, problem: Problem, merge_options, directory, known, workers, verbose, log_dir=None
+    ):
         self.problem, self.workers, self.verbose = problem, workers, verbose
-        self.searches = Searches(problem, merge_options, directory, known, self._say)
+        self._log_dir = log_dir
+        self.searches = Searches(problem, merge_options, directory, known, self._say, log_dir)
         self.probes: dict[str, float] = {}
         self.trial_epochs = 0
         self.separate_ran = False
@@ -176,6 +180,7 @@ class Competition:
                 search.checkpoints,
                 search.allotment,
                 trial,
+                self._log_dir,
             )
             for search, trial in left
         ]

@@ -60,6 +60,7 @@ def compress(
     trainable: str = "all",
     portfolio: bool | Iterable[Sequence[str]] = False,
     workers: int = 1,
+    tensorboard: str | os.PathLike[str] | None = None,
     seed: int = 0,
     verbose: int | str = "auto",
 ) -> CompressionResult:
@@ -134,6 +135,9 @@ def compress(
         workers: Searches that run at a time, such as those of separate pruning, in processes of
             their own that share the machine's threads; small networks gain most. A script must
             then call `compress` under `if __name__ == "__main__":`.
+        tensorboard: Where to write every round as scalars for TensorBoard: the share of the cost
+            that is left, what the worst task has used of its tolerance, accuracies and losses.
+            Each search has a folder of its own; rounds of an earlier call are not written again.
         seed: Seed of everything random.
         verbose: 0 for silence, otherwise one line a round.
 
@@ -176,6 +180,7 @@ def compress(
     check_count("workers", workers)
     check_seed(seed)
     check_directory(directory)
+    check_directory(tensorboard, "tensorboard")
     merging = check_merge_options(merge_options)
     if augment is not None and not callable(augment):
         raise TypeError(
@@ -214,7 +219,8 @@ def compress(
     }
     known = identity(originals, training, validation, described, data_name)
     with _kept(directory, workers) as folder:
-        result = Competition(problem, merging, folder, known, workers, verbose).run(chosen)
+        competition = Competition(problem, merging, folder, known, workers, verbose, tensorboard)
+        result = competition.run(chosen)
     if any_size is not None:
         arms = tuple(
             dataclasses.replace(arm, model=opened(arm.model, any_size)) for arm in result.arms

@@ -46,6 +46,7 @@ class Search:
         inherited: The rounds, of other searches, that made what the search starts from.
         room: How much the width of a layer counts that several tasks are to share.
         weigh: Gives the factors of the tasks' losses, by the rounds so far and the tolerances.
+        watch: Takes every round when it is done.
     """
 
     def __init__(
@@ -59,8 +60,9 @@ class Search:
         *,
         room: float = 1.0,
         weigh: Callable[..., dict[str, float]] = loss_weights,
+        watch: Callable[[Round], None] = lambda row: None,
     ):
-        self._room, self._weigh = room, weigh
+        self._room, self._weigh, self._watch = room, weigh, watch
         self.problem, self.allotment = problem, allotment
         self._inherited = tuple(inherited)
         self.checkpoints, self._build, self._say = checkpoints, start, say
@@ -264,6 +266,7 @@ class Search:
         if self.checkpoints.kept:
             self._models.clear()  # the others can be read again
         self._models[found.number] = model
+        self._watch(found)
         self._say(
             f"{found.stage} {found.number}"
             f"{'' if found.parent is None else f' from {found.parent}'}"

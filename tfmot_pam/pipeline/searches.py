@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
 import pathlib
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +15,7 @@ from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import task_names
 from tfmot_pam.merging.merge import merge
 from tfmot_pam.pipeline.arms import ARMS, ArmPart, ArmStart
-from tfmot_pam.pipeline.checkpoints import Checkpoints
+from tfmot_pam.pipeline.checkpoints import Checkpoints, folder_name
 from tfmot_pam.pipeline.identity import digest
 from tfmot_pam.pipeline.inputs import with_task
 from tfmot_pam.pipeline.problem import Problem
@@ -24,6 +24,7 @@ from tfmot_pam.pipeline.room import with_room
 from tfmot_pam.pipeline.round_check import RoundCheck
 from tfmot_pam.pipeline.search import Search
 from tfmot_pam.pipeline.strategy import allot
+from tfmot_pam.pipeline.summaries import RoundSummaries
 
 # Pruned networks are merged at so many times the multiply-accumulates at which they end, at most:
 # those that end near what they were, halfway, in factors.
@@ -39,6 +40,7 @@ class Searches:
         directory: Where checkpoints are kept, or None.
         known: What a run is told apart by.
         say: Takes one line a round.
+        log_dir: Where rounds are written for TensorBoard, or None.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Searches:
         directory: pathlib.Path | None,
         known: Mapping[str, str],
         say: Callable[[str], None],
+        log_dir: str | os.PathLike[str] | None = None,
     ):
+        self._log_dir = log_dir
         self._problem, self._merge_options = problem, merge_options
         self._directory, self._known, self._say = directory, known, say
         self._made: dict[str, Search] = {}
@@ -76,7 +80,8 @@ class Searches:
     def _make(self, label: str, part: ArmPart) -> Search:
         problem = self._problem.only(part.tasks)
         marks = problem.examination.marks(part.tasks)
-        folder = None if self._directory is None else self._directory / _folder_name(label)
+        name = folder_name(label)
+        folder = None if self._directory is None else self._directory / name
         inherited = self._inherited(part)
         epochs = sum(row.epochs for row in inherited)
         total = problem.goal.effort * len(part.tasks)
@@ -87,6 +92,7 @@ class Searches:
             Checkpoints(folder, {**self._known, "start": digest(part)}, RoundCheck(marks)),
             lambda text: self._say(f"{label}: {text}"),
             inherited,
+            **({} if self._log_dir is None else {"watch": RoundSummaries(self._log_dir, name)}),
         )
 
     def _inherited(self, part: ArmPart) -> list[Round]:
@@ -127,9 +133,3 @@ def _roomy(search: Search) -> int:
     least = min(_PRUNED * best, math.sqrt(whole.macs * best))
     large = [row for row in search.rounds if row.accepted and row.macs >= least]
     return min(large, key=lambda row: row.macs, default=whole).number
-
-
-def _folder_name(label: str) -> str:
-    """A name for a folder; labels that differ in other characters alone stay apart."""
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", label)
-    return plain if plain == label else f"{plain}-{digest(label)[:8]}"

@@ -19,10 +19,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tfmot_pam.pipeline.checkpoints import Checkpoints
+from tfmot_pam.pipeline.checkpoints import Checkpoints, folder_name
 from tfmot_pam.pipeline.problem import Problem
 from tfmot_pam.pipeline.search import Search
 from tfmot_pam.pipeline.strategy import Allotment
+from tfmot_pam.pipeline.summaries import RoundSummaries
 
 _ALIGNED = 64  # bytes between which arrays start
 _STOP = "stop"  # a file that tells workers to stop
@@ -38,6 +39,7 @@ class Job:
         checkpoints: Its rounds, the first of them at least.
         allotment: How its epochs are spent.
         trial: Epochs and fraction of a trial; None searches to the end.
+        log_dir: Where rounds are written for TensorBoard, or None.
     """
 
     label: str
@@ -45,6 +47,7 @@ class Job:
     checkpoints: Checkpoints
     allotment: Allotment
     trial: tuple[int, float] | None = None
+    log_dir: str | os.PathLike[str] | None = None
 
 
 def run_jobs(problem: Problem, jobs: Sequence[Job], workers: int, verbose: int | str) -> None:
@@ -94,7 +97,10 @@ def _go_on(folder: str, job: Job, threads: int, verbose: bool) -> None:
             tell(f"{job.label}: {text}")
 
     problem = _read(pathlib.Path(folder)).only(job.tasks)
-    search = Search(problem, None, job.allotment, job.checkpoints, say)
+    options = {}
+    if job.log_dir is not None:
+        options["watch"] = RoundSummaries(job.log_dir, folder_name(job.label))
+    search = Search(problem, None, job.allotment, job.checkpoints, say, **options)
     if job.trial is None:
         search.run(lambda: _is_to_stop(folder))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -124,15 +125,11 @@ class PruningSummaries(keras.callbacks.Callback):
         self._writer = tf.summary.create_file_writer(self._log_dir)
 
     def on_epoch_end(self, epoch, logs=None) -> None:
-        import tensorflow as tf
-
         keep = keras.ops.convert_to_numpy(self.model.gates.mask) > 0
-        # tf.summary.scalar would need TensorBoard to be installed where the model is trained.
-        metadata = tf.compat.v1.SummaryMetadata(data_class=1)  # DATA_CLASS_SCALAR
-        metadata.plugin_data.plugin_name = "scalars"
-        with self._writer.as_default():
-            for name, value in scalars(self._prunable, self._costs, keep).items():
-                tf.summary.write(f"pruning/{name}", np.float32(value), epoch, metadata)
+        found = scalars(self._prunable, self._costs, keep)
+        write_scalars(
+            self._writer, {f"pruning/{name}": value for name, value in found.items()}, epoch
+        )
 
     def on_train_end(self, logs=None) -> None:
         self._writer.close()
@@ -145,3 +142,20 @@ def scalars(prunable: PrunableChannels, costs: WidthCosts, keep: np.ndarray) -> 
         weights = combination_weights(prunable, combination)
         found[f"macs/{'+'.join(combination)}"] = costs.macs(keep, weights)
     return found
+
+
+def write_scalars(writer: Any, values: Mapping[str, float], step: int) -> None:
+    """Writes TensorBoard scalars; `tf.summary.scalar` would need TensorBoard to be installed.
+
+    Args:
+        writer: A file writer of `tf.summary`.
+        values: Values by name.
+        step: The step that they are of.
+    """
+    import tensorflow as tf
+
+    metadata = tf.compat.v1.SummaryMetadata(data_class=1)  # DATA_CLASS_SCALAR
+    metadata.plugin_data.plugin_name = "scalars"
+    with writer.as_default():
+        for name, value in values.items():
+            tf.summary.write(name, np.float32(value), step, metadata)
