@@ -58,7 +58,6 @@ def cost_figure(result: CompressionResult) -> Any:
 def _draw_trade_off(axes: Any, result: CompressionResult, task: str) -> None:
     from matplotlib import ticker
 
-    named = task in result.metrics
     colours = dict(
         zip((arm.name for arm in result.arms), itertools.cycle(_colours()), strict=False)
     )
@@ -66,7 +65,7 @@ def _draw_trade_off(axes: Any, result: CompressionResult, task: str) -> None:
         rounds = [row for tasks, rows in arm.rounds.items() if task in tasks for row in rows]
         for accepted in (True, False):
             points = [
-                (100 * row.share, _lost(row.lost, task, named))
+                (100 * row.share, _lost(row.lost, task, result.metrics))
                 for row in rounds
                 if row.accepted is accepted
             ]
@@ -93,10 +92,10 @@ def _draw_trade_off(axes: Any, result: CompressionResult, task: str) -> None:
     axes.legend(fontsize=8, frameon=False)
 
 
-def _lost(lost: Mapping[str, float], task: str, named: bool) -> float:
-    """What a task lost; of a task with several outputs the worst of them."""
-    own = [value for name, value in lost.items() if name == task or name.startswith(f"{task}/")]
-    return max(own) * (1.0 if named else 100.0)
+def _lost(lost: Mapping[str, float], task: str, metrics: Mapping[str, str]) -> float:
+    """What a task lost, in points or its metric's unit; of several outputs the worst of them."""
+    own = [mark for mark in lost if mark == task or mark.startswith(f"{task}/")]
+    return max(lost[mark] * (1.0 if mark in metrics else 100.0) for mark in own)
 
 
 def _colours() -> Sequence[str]:
