@@ -30,7 +30,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/spoken_digits.py --output_dir=$(DEMO_DIR)
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -31,3 +31,16 @@ def seeded() -> None:
     """Seeds Python, NumPy and Keras before each test that has Keras loaded."""
     if "keras" in sys.modules:
         sys.modules["keras"].utils.set_random_seed(0)
+
+
+# Modules that take long, the longest first: begun last, one of them would run alone.
+LONG = (
+    "spoken_digits compress every_layer docs convert toolkit_quantization fine_tune metrics "
+    "examples widening workers apart several_outputs several_inputs search_rounds attention"
+).split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts long modules first; xdist hands out files in this order (--no-loadscope-reorder)."""
+    places = {f"{name}_test.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
