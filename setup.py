@@ -31,7 +31,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "packaging>=24.2",
         "pytest>=8",
-        "pytest-xdist>=3.7",
+        "pytest-xdist>=3.8",
         "ruff>=0.9",
         "setuptools>=77",
     ],
