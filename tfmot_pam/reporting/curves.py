@@ -79,7 +79,7 @@ def _draw_trade_off(axes: Any, result: CompressionResult, task: str) -> None:
                 )
     axes.axhline(0.0, color=ORIGINAL_COLOUR, linewidth=0.8)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda share, _: f"{share:g}"))
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.invert_xaxis()
