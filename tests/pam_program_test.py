@@ -228,6 +228,7 @@ def test_bad_calls_are_told_in_one_line(
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
     assert message in error
 
 

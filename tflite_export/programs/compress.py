@@ -23,7 +23,7 @@ from absl import flags
 
 from tflite_export.programs import options
 from tflite_export.programs.data_files import load_data, load_function
-from tflite_export.programs.running import explained
+from tflite_export.programs.running import main_of
 from tflite_export.quantization import QUANTIZATIONS
 
 _CHECKPOINTS, _FILES = "checkpoints", "tflite"
@@ -124,19 +124,6 @@ def _define_result(values: flags.FlagValues) -> None:
     )
 
 
-def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
-    """Compresses what the flags name; prints whether merging pays, and what combinations cost.
-
-    Args:
-        argv: The command line without its flags: the program's name and nothing else.
-        values: The parsed flags of `define_flags`.
-
-    Returns:
-        The exit code: 0, or 2 after a message about what is wrong.
-    """
-    return explained(lambda: _compress(values), argv)
-
-
 def _compress(values: flags.FlagValues) -> None:
     tolerance = options.read_per_task(values.max_accuracy_drop, "max_accuracy_drop")
     metrics = options.read_per_task(values.metric, "metric", str) if values.metric else None
@@ -185,7 +172,7 @@ def _folder(path: str) -> pathlib.Path:
     """
     folder = pathlib.Path(path)
     ours = folder.is_dir() and {entry.name for entry in folder.iterdir()} <= _OWN
-    return options.new_folder(path, overwrite=ours)
+    return options.folder_to_write(path, ours=ours)
 
 
 def _portfolio(entries: Sequence[str]) -> bool | list[tuple[str, ...]]:
@@ -223,3 +210,6 @@ def _inputs(data: Any, wanted: options.Wanted) -> Any:
     x = next(iter(samples.by_head.values())).x
     step = max(1, count(x) // _REPRESENTATIVE)
     return rows(x, slice(None, None, step))
+
+
+main = main_of(_compress)

@@ -12,14 +12,14 @@ tfmot-pam merge --model=merged/model.keras --model=mood=mood.keras --data=train.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
 
 from tflite_export.programs import options
 from tflite_export.programs.data_files import load_data
-from tflite_export.programs.running import explained
+from tflite_export.programs.running import main_of
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -52,21 +52,10 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.mark_flags_as_required(["output_dir"], flag_values=values)
 
 
-def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
-    """Merges what the flags name and prints what every combination costs.
-
-    Args:
-        argv: The command line without its flags: the program's name and nothing else.
-        values: The parsed flags of `define_flags`.
-
-    Returns:
-        The exit code: 0, or 2 after a message about what is wrong.
-    """
-    return explained(lambda: _merge(values), argv)
-
-
 def _merge(values: flags.FlagValues) -> None:
-    folder = options.new_folder(values.output_dir, overwrite=values.overwrite)
+    folder = options.folder_to_write(
+        values.output_dir, ours=values.overwrite, remedy=", or pass --overwrite"
+    )
     models = options.load_models(values.model)
     data = _data(values, models)
 
@@ -90,6 +79,7 @@ def _merge(values: flags.FlagValues) -> None:
         merged = tfmot_pam.fine_tune(
             merged, data, models, values.epochs, seed=values.seed, verbose=values.verbose
         )
+    folder.mkdir(parents=True, exist_ok=True)
     merged.save(folder / "model.keras", overwrite=True)
     merge_plan.save(folder / "plan.json", overwrite=True)
     report = tfmot_pam.report(merged, originals=_originals(models))
@@ -120,3 +110,6 @@ def _originals(models: Any) -> dict[str, Any]:
 
 def _several(model: Any) -> bool:
     return isinstance(model.output, Mapping) and len(model.output) > 1
+
+
+main = main_of(_merge)

@@ -191,17 +191,16 @@ def read_shape(sizes: Sequence[str] | None) -> tuple[int, ...] | None:
         ) from error
 
 
-def new_folder(path: str, *, overwrite: bool = False) -> pathlib.Path:
-    """The folder to write, made; one that holds files is refused without `overwrite`.
+def folder_to_write(path: str, *, ours: bool = False, remedy: str = "") -> pathlib.Path:
+    """The folder to write, which is not made yet; one that holds files is refused unless `ours`.
 
     Raises:
         ValueError: it exists and is not empty, or is a file.
     """
     folder = pathlib.Path(path)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not ours:
         raise ValueError(
-            f"'{folder}' exists and is not an empty folder. Expected a new one. Name another, or "
-            "pass --overwrite."
+            f"'{folder}' exists and is not an empty folder. Expected a new one. Name another"
+            f"{remedy}."
         )
-    folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -18,7 +17,7 @@ from absl import flags
 from tflite_export.loading import load_model
 from tflite_export.programs import options
 from tflite_export.programs.data_files import Wanted, load_data
-from tflite_export.programs.running import explained
+from tflite_export.programs.running import main_of
 
 _FORMATS = {
     "table": str,
@@ -48,19 +47,6 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string("plot", None, "A .png, .svg or .pdf file to draw.", **own)
     flags.DEFINE_bool("overwrite", False, "Whether the file of --plot may be replaced.", **own)
     flags.mark_flags_as_required(["model"], flag_values=values)
-
-
-def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
-    """Prints the report of the model that the flags name.
-
-    Args:
-        argv: The command line without its flags: the program's name and nothing else.
-        values: The parsed flags of `define_flags`.
-
-    Returns:
-        The exit code: 0, or 2 after a message about what is wrong.
-    """
-    return explained(lambda: _report(values), argv)
 
 
 def _report(values: flags.FlagValues) -> None:
@@ -98,3 +84,6 @@ def _data(values: flags.FlagValues, model: Any) -> Any:
     network = read_model(model)
     wanted = Wanted(input_shapes(network), heads_of(network_heads(network)))
     return load_data(values.data, wanted, options.data_options(values))
+
+
+main = main_of(_report)

@@ -59,6 +59,15 @@ def explained(action: Callable[[], None], argv: Sequence[str]) -> int:
     return 0
 
 
+def main_of(action: Callable[[flags.FlagValues], None]) -> Callable[..., int]:
+    """The main function of a program that does something with its parsed flags."""
+
+    def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
+        return explained(lambda: action(values), argv)
+
+    return main
+
+
 def tell(error: object) -> int:
     """Writes what is wrong in one line and returns the exit code."""
     sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
