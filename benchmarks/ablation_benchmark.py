@@ -13,6 +13,7 @@ shares are those of products; composites take `--alone=0.4 --costs=0.2,0.14`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import results_io, suites
+from tfmot_pam.display import Lines
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
 from tfmot_pam.merging.donor import donor_method
@@ -165,7 +167,8 @@ def _steps(
 ) -> Steps:
     allotment = Allotment(warm=0, path=path, level=1, tail=1, total=path)
     known = {"shares": repr([_ALONE.value, *_COSTS.value, _EPOCHS.value])}
-    return Steps(Search(problem, build, allotment, Checkpoints(folder, known), print, **options))
+    show = functools.partial(Lines("ablation").show, folder.name)
+    return Steps(Search(problem, build, allotment, Checkpoints(folder, known), show, **options))
 
 
 def pruned_alone(problem: Problem, folder: pathlib.Path) -> dict[str, keras.Model]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 
@@ -628,10 +627,8 @@ def test_samples_bound_what_is_looked_at():
 def test_progress_is_shown_and_can_be_silenced(capsys):
     models, x = perceptrons(), vectors(32)
     tfmot_pam.merge(models, x, verbose=1)
-    percent = [int(found) for found in re.findall(r"(\d+)/100", capsys.readouterr().out)]
-    assert percent == sorted(percent)
-    assert len(percent) > 3
-    assert percent[-1] == 100
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["merge: activations: seen", "merge: relevance: known", "merge: fitting: done"]
     tfmot_pam.merge(models, x, verbose=0)
     assert capsys.readouterr().out == ""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
+from tfmot_pam.display import Display
 from tfmot_pam.graph.reader import read
 from tfmot_pam.pipeline.arguments import check_goal
 from tfmot_pam.pipeline.checkpoints import Checkpoints
@@ -43,7 +45,8 @@ def problem():
 
 def search_of(problem) -> Search:
     (original,) = problem.originals.values()
-    found = Search(problem, lambda: original, allot(8, False), Checkpoints(None, {}), print)
+    show = functools.partial(Display("").show, "sign")
+    found = Search(problem, lambda: original, allot(8, False), Checkpoints(None, {}), show)
     found.start()
     return found
 

@@ -56,7 +56,7 @@ def test_a_loss_that_cannot_be_sent_is_named(models):  # noqa: F811
         tfmot_pam.compress(models, samples(), 0.1, workers=2, **options)
 
 
-def _die(folder, job, threads, verbose):
+def _die(folder, job, threads, shown):
     os.kill(os.getpid(), signal.SIGKILL)
 
 

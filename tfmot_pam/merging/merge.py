@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from tfmot_pam.closed_form.compensate import Compensation, check_compensation, compensate
 from tfmot_pam.data import HeadSamples
+from tfmot_pam.display import find_display
 from tfmot_pam.graph.arguments import check_seed
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.generation import same_generation
@@ -37,7 +39,6 @@ from tfmot_pam.merging.plan import (
     grouping_of,
     make_plan,
 )
-from tfmot_pam.merging.progress import Progress
 from tfmot_pam.merging.regroup import regroup
 from tfmot_pam.merging.relevance import RelevancePath, relevance_path
 from tfmot_pam.merging.targets import (
@@ -112,7 +113,8 @@ def merge(
             `Compensation` with its options.
         plan: A plan to replay instead of deciding anew.
         seed: Seed of everything random.
-        verbose: 0 for silence, `"auto"` or 1 for a progress bar.
+        verbose: 0 for silence, `"auto"` or 1 for live progress (plain lines where there is no
+            terminal), 2 for plain lines.
 
     Returns:
         A functional model with a dict of outputs by task, built of ordinary layers in `TaskGroup`
@@ -140,6 +142,7 @@ def merge(
     check_compensation(compensation)
     check_estimator(estimator)
     check_reduction(reduction)
+    display = find_display(verbose, "merge")
     by_task = named_models(models)
     networks = read_models(by_task)
     once = chosen.name != "separate"  # what is the same in all networks
@@ -147,47 +150,49 @@ def merge(
     threshold = _check_alpha_tasks(threshold, alignment.tasks)
     calibration = calibration_samples(by_task, networks, data, samples, seed)
     check_crossing(by_task, networks, calibration)
-    progress = Progress(verbose)
-    fingerprints = tuple(fingerprint(network) for network in networks)
-    if plan is not None:
-        check_plan_belongs(plan, alignment, fingerprints)
-        alignment = _freeze_as_planned(alignment, plan)
-        grouping = grouping_of(plan, alignment)
-        check_units(alignment, grouping)
-        own_width = plan.options.get("width") == "own"
-        assembly = assemble(alignment, grouping, own_width=own_width)
-    else:
-        paths = None
-        if chosen.needs_relevance or (width == "own" and not chosen.own_width):
-            paths = _relevance(
-                by_task, alignment, calibration, estimator, reduction, seed, progress
+    with display:
+        fingerprints = tuple(fingerprint(network) for network in networks)
+        if plan is not None:
+            check_plan_belongs(plan, alignment, fingerprints)
+            alignment = _freeze_as_planned(alignment, plan)
+            grouping = grouping_of(plan, alignment)
+            check_units(alignment, grouping)
+            own_width = plan.options.get("width") == "own"
+            assembly = assemble(alignment, grouping, own_width=own_width)
+        else:
+            paths = None
+            if chosen.needs_relevance or (width == "own" and not chosen.own_width):
+                paths = _relevance(
+                    by_task, alignment, calibration, estimator, reduction, seed, display
+                )
+            request = Request(alignment, paths, threshold, seed)
+            request, grouping, assembly = _regroup_and_assemble(request, chosen, min_group, width)
+            alignment = request.alignment
+            options = {
+                **dataclasses.asdict(threshold),
+                "width": width,
+                "estimator": estimator,
+                "reduction": reduction,
+                "samples": samples,
+                "min_group": min_group,
+                "seed": seed,
+                "once": once,
+            }
+            plan = make_plan(alignment, grouping, paths, chosen.name, options, fingerprints)
+        network = assembly.network
+        if compensation:
+            fit = (
+                compensation if isinstance(compensation, Compensation) else Compensation(seed=seed)
             )
-        request = Request(alignment, paths, threshold, seed)
-        request, grouping, assembly = _regroup_and_assemble(request, chosen, min_group, width)
-        alignment = request.alignment
-        options = {
-            **dataclasses.asdict(threshold),
-            "width": width,
-            "estimator": estimator,
-            "reduction": reduction,
-            "samples": samples,
-            "min_group": min_group,
-            "seed": seed,
-            "once": once,
-        }
-        plan = make_plan(alignment, grouping, paths, chosen.name, options, fingerprints)
-    network = assembly.network
-    if compensation:
-        fit = compensation if isinstance(compensation, Compensation) else Compensation(seed=seed)
-        network = compensate(
-            network,
-            assembly.origins,
-            alignment.networks,
-            calibration.inputs,
-            fit,
-            progress.rest(),
-        )
-    progress.rest()(1.0)
+            network = compensate(
+                network,
+                assembly.origins,
+                alignment.networks,
+                calibration.inputs,
+                fit,
+                functools.partial(display.show, "fitting"),
+            )
+            display.show("fitting", 1.0, line="done")
     merged = emit(network)
     merged.merge_plan = plan
     return merged
@@ -211,9 +216,9 @@ def _check_alpha_tasks(threshold: Threshold, tasks: tuple[str, ...]) -> Threshol
     return threshold
 
 
-def _relevance(by_task, alignment, calibration, estimator, reduction, seed, progress) -> Paths:
+def _relevance(by_task, alignment, calibration, estimator, reduction, seed, display) -> Paths:
     name, options = check_estimator(estimator)
-    observed, outputs = _observe_all(by_task, alignment, calibration, reduction, progress)
+    observed, outputs = _observe_all(by_task, alignment, calibration, reduction, display)
     targets = {
         task: joint_targets(
             [
@@ -225,7 +230,6 @@ def _relevance(by_task, alignment, calibration, estimator, reduction, seed, prog
         for task, kinds in ((task, output_kinds(by_task[task], [task])) for task in alignment.tasks)
     }
     spaces = free_spaces(alignment)
-    done = progress.stage(20)
     paths: dict[tuple[int, int], RelevancePath] = {}
     for space in spaces:
         for t, task in enumerate(alignment.tasks):
@@ -236,14 +240,15 @@ def _relevance(by_task, alignment, calibration, estimator, reduction, seed, prog
             paths[space, t] = relevance_path(
                 joined, targets[task], estimator=name, seed=seed, **options
             )
-            done(len(paths) / (len(spaces) * len(alignment.tasks)))
+            display.show("relevance", len(paths) / (len(spaces) * len(alignment.tasks)))
+    display.show("relevance", 1.0, line="known")
     return paths
 
 
-def _observe_all(by_task, alignment, calibration, reduction, progress):
+def _observe_all(by_task, alignment, calibration, reduction, display):
     """For each task, every network's observations on that task's data, and its own outputs."""
     observed, outputs = {}, {}
-    done, tasks = progress.stage(20), alignment.tasks
+    tasks = alignment.tasks
     for position, task in enumerate(tasks):
         if calibration.shared and observed:
             observed[task] = observed[tasks[0]]
@@ -256,9 +261,9 @@ def _observe_all(by_task, alignment, calibration, reduction, progress):
             found.append(spaces)
             if other == task or calibration.shared:
                 outputs[other] = result
-            done((position * len(tasks) + k + 1) / len(tasks) ** 2)
+            display.show("activations", (position * len(tasks) + k + 1) / len(tasks) ** 2)
         observed[task] = found
-    done(1.0)
+    display.show("activations", 1.0, line="seen")
     return observed, outputs
 
 

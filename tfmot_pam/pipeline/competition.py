@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tfmot_pam.display import Display
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.juxtapose import juxtapose
 from tfmot_pam.graph.reader import read
@@ -23,7 +24,7 @@ from tfmot_pam.pipeline.result import ArmResult, CompressionResult, Round, cheap
 from tfmot_pam.pipeline.search import Search
 from tfmot_pam.pipeline.searches import Searches
 from tfmot_pam.pipeline.strategy import Action
-from tfmot_pam.pipeline.workers import Job, run_jobs, tell
+from tfmot_pam.pipeline.workers import Job, run_jobs
 from tfmot_pam.reporting.report import report
 
 # A trial of a start: its cost in units of separate pruning's, or of the originals' where that has
@@ -43,16 +44,23 @@ class Competition:
         known: What a run is told apart by.
         workers: How many searches may run at a time, in processes of their own; they need a
             directory.
-        verbose: 0 for silence.
+        display: Shows how far searches are.
         log_dir: Where rounds are written for TensorBoard, or None.
     """
 
     def __init__(
-        self, problem: Problem, merge_options, directory, known, workers, verbose, log_dir=None
+        self,
+        problem: Problem,
+        merge_options,
+        directory,
+        known,
+        workers,
+        display: Display,
+        log_dir=None,
     ):
-        self.problem, self.workers, self.verbose = problem, workers, verbose
+        self.problem, self.workers, self._display = problem, workers, display
         self._log_dir = log_dir
-        self.searches = Searches(problem, merge_options, directory, known, self._say, log_dir)
+        self.searches = Searches(problem, merge_options, directory, known, display.show, log_dir)
         self.probes: dict[str, float] = {}
         self.trial_epochs = 0
         self.separate_ran = False
@@ -184,7 +192,7 @@ class Competition:
             )
             for search, trial in left
         ]
-        run_jobs(self.problem, jobs, self.workers, self.verbose)
+        run_jobs(self.problem, jobs, self.workers, self._display)
         for search, _ in left:
             search.reload()
 
@@ -290,7 +298,7 @@ class Competition:
         )
         told = verdict(arms, find_price(self.problem.measure), obstacle)
         told += self._told_metrics(best)
-        self._say(told)
+        self._display.say(told)
         return CompressionResult(
             model=best.model,
             arms=arms,
@@ -312,10 +320,6 @@ class Competition:
             for task in examination.titles
         ]
         return f" On the validation data, {'; '.join(told)}." if told else ""
-
-    def _say(self, text: str) -> None:
-        if self.verbose:
-            tell(text)
 
 
 def _check_start(arm: Arm, start: ArmStart, tasks: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from tfmot_pam.display import find_display
 from tfmot_pam.graph.arguments import check_seed
 from tfmot_pam.graph.generation import are_tf_keras
 from tfmot_pam.graph.selection import all_combinations, check_tasks
@@ -139,7 +140,9 @@ def compress(
             that is left, what the worst task has used of its tolerance, accuracies and losses.
             Each search has a folder of its own; rounds of an earlier call are not written again.
         seed: Seed of everything random.
-        verbose: 0 for silence, otherwise one line a round.
+        verbose: 0 for silence; `"auto"` or 1 for a live line a search: what goes on, the least
+            expected MACs, what each task has used of its tolerance there, the time left (a plain
+            line a round where there is no terminal); 2 for plain lines.
 
     Returns:
         The result: `.model`, `.models`, `.arms`, `.verdict`, `.report`, `.save(directory)`.
@@ -181,6 +184,7 @@ def compress(
     check_seed(seed)
     check_directory(directory)
     check_directory(tensorboard, "tensorboard")
+    display = find_display(verbose, "compress")
     merging = check_merge_options(merge_options)
     if augment is not None and not callable(augment):
         raise TypeError(
@@ -218,8 +222,8 @@ def compress(
         **({"metrics": found_metrics} if found_metrics else {}),
     }
     known = identity(originals, training, validation, described, data_name)
-    with _kept(directory, workers) as folder:
-        competition = Competition(problem, merging, folder, known, workers, verbose, tensorboard)
+    with _kept(directory, workers) as folder, display:
+        competition = Competition(problem, merging, folder, known, workers, display, tensorboard)
         result = competition.run(chosen)
     if any_size is not None:
         arms = tuple(

@@ -12,7 +12,7 @@ import numpy as np
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import read
-from tfmot_pam.metrics.examination import Judgement
+from tfmot_pam.metrics.examination import Judgement, used
 from tfmot_pam.pipeline.averaging import steadier
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.price import combination_costs, expected_cost
@@ -26,7 +26,8 @@ from tfmot_pam.pruning.channels import find_prunable
 from tfmot_pam.pruning.importance import find_importance
 from tfmot_pam.pruning.prune import gated_model, strip_pruning
 from tfmot_pam.pruning.schedules import Ramp
-from tfmot_pam.training.step_clock import StepClock
+from tfmot_pam.reporting.table import human
+from tfmot_pam.training.step_clock import StepClock, StepWatch
 
 # Calibration inputs of a cut, at least, as a rule and at most, and the multiply-accumulates with
 # which there are more, where a network is small, or fewer, where it is large.
@@ -42,7 +43,7 @@ class Search:
         start: Builds the network that the search starts from; None where it has been started.
         allotment: How epochs are spent.
         checkpoints: Where rounds are kept.
-        say: Takes one line a round.
+        show: Takes what share of the epochs is spent, what goes on, and a line a round.
         inherited: The rounds, of other searches, that made what the search starts from.
         room: How much the width of a layer counts that several tasks are to share.
         weigh: Gives the factors of the tasks' losses, by the rounds so far and the tolerances.
@@ -55,7 +56,7 @@ class Search:
         start: Callable[[], keras.Model] | None,
         allotment: Allotment,
         checkpoints: Checkpoints,
-        say: Callable[[str], None],
+        show: Callable[..., None],
         inherited: Sequence[Round] = (),
         *,
         room: float = 1.0,
@@ -65,8 +66,9 @@ class Search:
         self._room, self._weigh, self._watch = room, weigh, watch
         self.problem, self.allotment = problem, allotment
         self._inherited = tuple(inherited)
-        self.checkpoints, self._build, self._say = checkpoints, start, say
+        self.checkpoints, self._build, self._show = checkpoints, start, show
         self.rounds: list[Round] = []
+        self._epochs = allotment.total
         self._models: dict[int, keras.Model] = {}
         self._unreachable: dict[int, float] = {}
         self.reload()
@@ -80,6 +82,7 @@ class Search:
         """Goes on until the search is over, or until a round is done and it is to stop."""
         while not stop() and (action := self._next()) is not None:
             self.take(action)
+        self._show(1.0)
 
     @property
     def over(self) -> bool:
@@ -97,16 +100,19 @@ class Search:
 
     def trial(self, epochs: int, fraction: float) -> None:
         """One cut and some training of what was started; where so much cannot go, training."""
+        self._epochs = self._spent + epochs
         if len(self.rounds) == 1:
             self.take(Action("cut", 0, epochs, fraction))
         if len(self.rounds) == 1:  # so much could not go
             self.take(Action("warm", 0, epochs))
+        self._show(1.0)
 
     def take(self, action: Action) -> None:
         """Takes one action; of a cut that the floors do not allow it is noted how much it was."""
         examination, tolerances = self.problem.examination, self.problem.goal.tolerances
         weights = self._weigh(self._heard(action), self.problem.units)
         began, clock = time.perf_counter(), StepClock()
+        self._show_now(action)
         try:
             action, student = self._student(action, weights)
             model = self._trained(action, student, weights, clock)
@@ -136,6 +142,11 @@ class Search:
         """The rounds that made a round's network, the first first."""
         row = self.rounds[number]
         return [*([] if row.parent is None else self.line(row.parent)), row]
+
+    @property
+    def _spent(self) -> int:
+        """The epochs of all rounds."""
+        return sum(row.epochs for row in self.rounds)
 
     @property
     def best(self) -> Round | None:
@@ -181,9 +192,9 @@ class Search:
         options = {
             "rates": self._rates(action),
             "task_weights": weights,
-            "first_epoch": sum(found.epochs for found in self.rounds),
+            "first_epoch": self._spent,
             "seed": len(self.rounds),
-            "callbacks": [clock],
+            "callbacks": [clock, StepWatch(lambda epochs: self._show_now(action, epochs))],
         }
         at_once = find_importance(self.problem.settings.importance).at_once
         if action.stage in ("cut", "trim") and not at_once:
@@ -267,7 +278,7 @@ class Search:
             self._models.clear()  # the others can be read again
         self._models[found.number] = model
         self._watch(found)
-        self._say(
+        line = (
             f"{found.stage} {found.number}"
             f"{'' if found.parent is None else f' from {found.parent}'}"
             f"{'' if tries == 1 else f', the mean of {tries} tries'}: "
@@ -275,6 +286,17 @@ class Search:
             f"{problem.examination.told(judged, problem.tasks)}: "
             f"{'kept' if found.accepted else 'not within tolerance'}"
         )
+        self._show(self._spent / max(1, self._epochs), line=line)
+
+    def _show_now(self, action: Action, epochs: float = 0.0) -> None:
+        """Shows what goes on, and where the search is: its best network, or its last one."""
+        state = f"{action.stage} {len(self.rounds)}"
+        if self.rounds:
+            row = self.best or self.rounds[-1]
+            losses = used(row.lost, self.problem.units)
+            shares = ", ".join(f"{task} {100 * loss:.0f} %" for task, loss in losses.items())
+            state += f" | {human(row.macs)} MACs expected | of the tolerance: {shares}"
+        self._show((self._spent + epochs) / max(1, self._epochs), state)
 
 
 def _widths(network: Network) -> dict[str, dict[str, tuple[int, ...]]]:

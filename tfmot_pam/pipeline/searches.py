@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import pathlib
@@ -39,7 +40,7 @@ class Searches:
         merge_options: Further arguments of `merge`.
         directory: Where checkpoints are kept, or None.
         known: What a run is told apart by.
-        say: Takes one line a round.
+        show: Takes how far a search is, as `Display.show` does.
         log_dir: Where rounds are written for TensorBoard, or None.
     """
 
@@ -49,12 +50,12 @@ class Searches:
         merge_options: Mapping[str, Any],
         directory: pathlib.Path | None,
         known: Mapping[str, str],
-        say: Callable[[str], None],
+        show: Callable[..., None],
         log_dir: str | os.PathLike[str] | None = None,
     ):
         self._log_dir = log_dir
         self._problem, self._merge_options = problem, merge_options
-        self._directory, self._known, self._say = directory, known, say
+        self._directory, self._known, self._show = directory, known, show
         self._made: dict[str, Search] = {}
 
     def of(self, start: ArmStart, part: ArmPart, purpose: str) -> Search:
@@ -90,7 +91,7 @@ class Searches:
             lambda: self._network(problem, part),
             allot(total, part.method is not None, epochs),
             Checkpoints(folder, {**self._known, "start": digest(part)}, RoundCheck(marks)),
-            lambda text: self._say(f"{label}: {text}"),
+            functools.partial(self._show, label),
             inherited,
             **({} if self._log_dir is None else {"watch": RoundSummaries(self._log_dir, name)}),
         )

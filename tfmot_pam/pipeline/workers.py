@@ -9,16 +9,17 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import json
 import multiprocessing
 import os
 import pathlib
 import pickle
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tfmot_pam.display import Display
 from tfmot_pam.pipeline.checkpoints import Checkpoints, folder_name
 from tfmot_pam.pipeline.problem import Problem
 from tfmot_pam.pipeline.search import Search
@@ -27,6 +28,7 @@ from tfmot_pam.pipeline.summaries import RoundSummaries
 
 _ALIGNED = 64  # bytes between which arrays start
 _STOP = "stop"  # a file that tells workers to stop
+_INTERVAL = 0.25  # seconds between looks at what workers show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Job:
     log_dir: str | os.PathLike[str] | None = None
 
 
-def run_jobs(problem: Problem, jobs: Sequence[Job], workers: int, verbose: int | str) -> None:
+def run_jobs(problem: Problem, jobs: Sequence[Job], workers: int, display: Display) -> None:
     """Takes searches on, so many at a time, in processes that share the machine's threads.
 
     All read one copy of the data, a file that is mapped into their memory. Where one fails, the
@@ -66,10 +68,13 @@ def run_jobs(problem: Problem, jobs: Sequence[Job], workers: int, verbose: int |
         count = min(workers, len(jobs))
         threads = max(1, _processors() // count)
         with concurrent.futures.ProcessPoolExecutor(count, context) as pool:
-            futures = [pool.submit(_go_on, folder, job, threads, bool(verbose)) for job in jobs]
+            shown = [pathlib.Path(folder, f"shown-{number}") for number in range(len(jobs))]
+            futures = [
+                pool.submit(_go_on, folder, job, threads, file)
+                for job, file in zip(jobs, shown, strict=True)
+            ]
             try:
-                for future in concurrent.futures.as_completed(futures):
-                    future.result()
+                _wait(futures, [_Shown(file, display) for file in shown])
             except concurrent.futures.process.BrokenProcessPool as error:
                 raise RuntimeError(
                     f"One of {count} worker processes of compress() ended before its search did: "
@@ -84,7 +89,35 @@ def run_jobs(problem: Problem, jobs: Sequence[Job], workers: int, verbose: int |
                 raise
 
 
-def _go_on(folder: str, job: Job, threads: int, verbose: bool) -> None:
+class _Shown:
+    """What a worker shows, which it writes to a file, handed on to a display."""
+
+    def __init__(self, file: pathlib.Path, display: Display):
+        self._file, self._display, self._read = file, display, 0
+
+    def hand_on(self) -> None:
+        """Shows what has come since the last time."""
+        if not self._file.exists():
+            return
+        with open(self._file, encoding="utf-8") as file:
+            file.seek(self._read)
+            while (line := file.readline()).endswith("\n"):  # the last may not be whole yet
+                self._display.show(*json.loads(line))
+                self._read = file.tell()
+
+
+def _wait(futures: Sequence[concurrent.futures.Future[None]], shown: Sequence[_Shown]) -> None:
+    """Waits for workers, shows what they show, and raises what the first of them raises."""
+    left = set(futures)
+    while left:
+        done, left = concurrent.futures.wait(left, _INTERVAL, concurrent.futures.FIRST_COMPLETED)
+        for one in shown:
+            one.hand_on()
+        for future in done:
+            future.result()
+
+
+def _go_on(folder: str, job: Job, threads: int, shown: pathlib.Path) -> None:
     """Runs in a worker."""
     import tensorflow as tf
 
@@ -92,15 +125,15 @@ def _go_on(folder: str, job: Job, threads: int, verbose: bool) -> None:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
 
-    def say(text: str) -> None:
-        if verbose:
-            tell(f"{job.label}: {text}")
+    def show(done: float, state: str = "", line: str = "") -> None:
+        with open(shown, "a", encoding="utf-8") as file:
+            file.write(json.dumps([job.label, done, state, line]) + "\n")
 
     problem = _read(pathlib.Path(folder)).only(job.tasks)
     options = {}
     if job.log_dir is not None:
         options["watch"] = RoundSummaries(job.log_dir, folder_name(job.label))
-    search = Search(problem, None, job.allotment, job.checkpoints, say, **options)
+    search = Search(problem, None, job.allotment, job.checkpoints, show, **options)
     if job.trial is None:
         search.run(lambda: _is_to_stop(folder))
     else:
@@ -111,12 +144,6 @@ def _is_to_stop(folder: str) -> bool:
     """Whether another worker has failed, or the process that waits for them is gone."""
     parent = multiprocessing.parent_process()
     return pathlib.Path(folder, _STOP).exists() or (parent is not None and not parent.is_alive())
-
-
-def tell(text: str) -> None:
-    """Writes a line at once: those of several processes come as they happen."""
-    sys.stdout.write(f"compress: {text}\n")
-    sys.stdout.flush()
 
 
 def _processors() -> int:
