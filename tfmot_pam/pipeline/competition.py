@@ -118,7 +118,7 @@ class Competition:
         if len(starts) == 1:
             return starts[0]
         self.probes |= self._trials([start for _, start in starts])
-        return self._choice(starts)
+        return starts[self.problem.devices.told(lambda: starts.index(self._choice(starts)))]
 
     def _choice(self, starts: Sequence[tuple[Arm, ArmStart]]) -> tuple[Arm, ArmStart]:
         """Of starts that are as good as the best, one that costs least with all tasks together.

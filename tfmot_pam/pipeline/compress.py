@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from tfmot_pam.display import find_display
+from tfmot_pam.distribution.devices import as_local, devices_of
 from tfmot_pam.graph.arguments import check_seed
 from tfmot_pam.graph.generation import are_tf_keras
 from tfmot_pam.graph.selection import all_combinations, check_tasks
@@ -195,47 +196,61 @@ def compress(
     apart = _combinations(portfolio, tasks)
     chosen = None if arms == "auto" else find_arms(arms)
     options = check_training_options(fine_tune_options)
-    training, validation = split(originals, data, validation_data)
-    originals, any_size = prepared(originals, training, trainable)
-    settings = PruningSettings(importance=importance, measure=measure, usage=usage, seed=seed)
-    problem = make_problem(
-        originals,
-        training,
-        validation,
-        goal,
-        settings,
-        augment=augment,
-        views=views,
-        metrics=found_metrics,
-        **options,
-    )
-    described = {
-        "goal": goal,
-        "usage": usage,
-        "importance": importance,
-        "measure": measure,
-        "views": [augment, views],
-        "merge": merge_options,
-        "fine_tune": fine_tune_options,
-        "seed": seed,
-        # Only where there are any: checkpoints of other runs are told apart as before.
-        **({"metrics": found_metrics} if found_metrics else {}),
-    }
-    known = identity(originals, training, validation, described, data_name)
-    with _kept(directory, workers) as folder, display:
-        competition = Competition(problem, merging, folder, known, workers, display, tensorboard)
-        result = competition.run(chosen)
-    if any_size is not None:
-        arms = tuple(
-            dataclasses.replace(arm, model=opened(arm.model, any_size)) for arm in result.arms
+    devices = devices_of(*keras.tree.flatten(models))
+    if devices.strategy is not None and workers > 1:
+        raise ValueError(
+            f"`workers` is {workers} under a tf.distribute strategy, whose devices train one network "
+            "at a time. Expected 1. Pass workers=1, or call compress() outside of the strategy's scope."
         )
-        result = dataclasses.replace(result, model=opened(result.model, any_size), arms=arms)
-    if apart:
-        told = told_portfolio(result.portfolio(apart), result.model, result.best.costs)
-        result = dataclasses.replace(result, apart=apart, verdict=f"{result.verdict} {told}")
-    if of_tf_keras:
-        result = dataclasses.replace(result, model=to_tf_keras(result.model))
-    return result
+    with devices.left():
+        originals = {task: as_local(model) for task, model in originals.items()}
+        training, validation = split(originals, data, validation_data)
+        originals, any_size = prepared(originals, training, trainable)
+        settings = PruningSettings(importance=importance, measure=measure, usage=usage, seed=seed)
+        problem = make_problem(
+            originals,
+            training,
+            validation,
+            goal,
+            settings,
+            augment=augment,
+            views=views,
+            metrics=found_metrics,
+            devices=devices,
+            **options,
+        )
+        described = {
+            "goal": goal,
+            "usage": usage,
+            "importance": importance,
+            "measure": measure,
+            "views": [augment, views],
+            "merge": merge_options,
+            "fine_tune": fine_tune_options,
+            "seed": seed,
+            # Only where there are any: checkpoints of other runs are told apart as before.
+            **({"metrics": found_metrics} if found_metrics else {}),
+        }
+        known = identity(originals, training, validation, described, data_name)
+        if not devices.chief:
+            # It gets the chief's rounds, and neither writes nor tells them.
+            directory, tensorboard, display = None, None, find_display(0, "compress")
+        with _kept(directory, workers) as folder, display:
+            competition = Competition(
+                problem, merging, folder, known, workers, display, tensorboard
+            )
+            result = competition.run(chosen)
+        if any_size is not None:
+            arms = tuple(
+                dataclasses.replace(arm, model=opened(arm.model, any_size)) for arm in result.arms
+            )
+            result = dataclasses.replace(result, model=opened(result.model, any_size), arms=arms)
+        if apart:
+            told = told_portfolio(result.portfolio(apart), result.model, result.best.costs)
+            result = dataclasses.replace(result, apart=apart, verdict=f"{result.verdict} {told}")
+        if of_tf_keras:
+            result = dataclasses.replace(result, model=to_tf_keras(result.model))
+        return result
 
 
 def _combinations(

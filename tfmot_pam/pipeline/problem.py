@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tfmot_pam.data import Samples, as_form, heads_with_gaps, take_samples
+from tfmot_pam.distribution.devices import Devices
 from tfmot_pam.graph.heads import Inputs, common_types
 from tfmot_pam.graph.inputs import as_types, count, rows
 from tfmot_pam.graph.reader import read
@@ -66,6 +67,7 @@ class Problem:
         distillation: The losses of the tasks.
         examination: Validation samples, and what counts as right on them.
         original_costs: What running the originals of every combination costs in the measure.
+        devices: What students are trained on.
     """
 
     originals: Mapping[str, keras.Model]
@@ -80,6 +82,7 @@ class Problem:
     distillation: Distillation
     examination: Examination
     original_costs: Mapping[tuple[str, ...], float]
+    devices: Devices = dataclasses.field(default_factory=Devices)
 
     @property
     def measure(self) -> str | CallCost:
@@ -190,6 +193,7 @@ class Problem:
             callbacks=callbacks,
             seed=how.seed + 7919 * seed,
             first_epoch=first_epoch,
+            devices=self.devices,
         )
 
     def _by_head(self, weights: Mapping[str, float]) -> dict[str, float]:
@@ -211,6 +215,7 @@ def make_problem(
     augment: Callable[..., Any] | None = None,
     views: int | None = None,
     metrics: Mapping[str, Metric | str] = MappingProxyType({}),
+    devices: Devices | None = None,
     **options: Any,
 ) -> Problem:
     """The problem of compressing some models.
@@ -224,6 +229,7 @@ def make_problem(
         augment: Makes other views of inputs, or None.
         views: How many views of the training samples there are, or None.
         metrics: Metrics of tasks, from `find_metrics`.
+        devices: What students are trained on; None is one device.
         **options: How students are trained: checked `fine_tune_options` of `compress`.
     """
     seed = settings.seed
@@ -246,6 +252,7 @@ def make_problem(
             originals, make_views(validation, augment, _VALIDATION_VIEWS, seed + 1), metrics, seed
         ),
         original_costs=original_costs(networks, settings.measure),
+        devices=Devices() if devices is None else devices,
     )
 
 

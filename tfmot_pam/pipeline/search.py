@@ -1,4 +1,8 @@
-"""The search from one starting network: rounds of cuts and training, each kept as it comes."""
+"""The search from one starting network: rounds of cuts and training, each kept as it comes.
+
+Of several workers all train together. What is trained, and what came of it, only the chief decides:
+they could come to other ends by rounding, and would then wait for each other forever.
+"""
 
 from __future__ import annotations
 
@@ -75,8 +79,18 @@ class Search:
 
     def reload(self) -> None:
         """Takes over the rounds that are kept, of which another process may have made some."""
-        if self.checkpoints.kept:
-            self.rounds = [Round(**state) for state in self.checkpoints.states()]
+        devices = self.problem.devices
+        kept = devices.told(lambda: self._kept(models=devices.workers > 1))
+        if kept is not None:
+            self.rounds, models = kept
+            self._models.update(models)
+
+    def _kept(self, models: bool) -> tuple[list[Round], dict[int, keras.Model]] | None:
+        """The rounds that are kept, and their networks for those who cannot read them."""
+        if not self.checkpoints.kept:
+            return None
+        rounds = [Round(**state) for state in self.checkpoints.states()]
+        return rounds, {row.number: self.model(row.number) for row in rounds if models}
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Goes on until the search is over, or until a round is done and it is to stop."""
@@ -109,23 +123,39 @@ class Search:
 
     def take(self, action: Action) -> None:
         """Takes one action; of a cut that the floors do not allow it is noted how much it was."""
-        examination, tolerances = self.problem.examination, self.problem.goal.tolerances
+        told = self.problem.devices.told
         weights = self._weigh(self._heard(action), self.problem.units)
         began, clock = time.perf_counter(), StepClock()
         self._show_now(action)
         try:
-            action, student = self._student(action, weights)
+            action, student = told(lambda: self._student(action, weights))
             model = self._trained(action, student, weights, clock)
         except UnreachableFraction:
             self._unreachable[action.parent] = action.fraction
             return
+        found, model = told(lambda: self._judged(action, model, weights, began, clock))
+        self.rounds.append(found)
+        if self.checkpoints.kept:
+            self._models.clear()  # the others can be read again
+        self._models[found.number] = model
+
+    def _judged(
+        self,
+        action: Action,
+        model: keras.Model,
+        weights: Mapping[str, float],
+        began: float,
+        clock: StepClock,
+    ) -> tuple[Round, keras.Model]:
+        """What came of an action, when it is kept."""
+        examination, tolerances = self.problem.examination, self.problem.goal.tolerances
         if action.stage == "retry":
             before = tries_of(self.rounds, self.rounds[action.parent])
             tried = [self.model(found.number) for found in before]
             model, judged, tries = steadier(model, tried, examination, tolerances)
         else:
             judged, tries = examination.judge(model), 1
-        self._keep(action, model, judged, tries, weights, began, clock)
+        return self._keep(action, model, judged, tries, weights, began, clock), model
 
     def _heard(self, action: Action) -> list[Round]:
         """The rounds that steer an action: cuts beyond what it goes on from say nothing of that."""
@@ -247,7 +277,7 @@ class Search:
         weights: Mapping[str, float],
         began: float,
         clock: StepClock,
-    ) -> None:
+    ) -> Round:
         problem = self.problem
         network = read(model)
         macs = combination_costs(network, "macs")
@@ -273,10 +303,6 @@ class Search:
             step_seconds=clock.seconds,
         )
         self.checkpoints.save(found.number, dataclasses.asdict(found), model)
-        self.rounds.append(found)
-        if self.checkpoints.kept:
-            self._models.clear()  # the others can be read again
-        self._models[found.number] = model
         self._watch(found)
         line = (
             f"{found.stage} {found.number}"
@@ -286,7 +312,8 @@ class Search:
             f"{problem.examination.told(judged, problem.tasks)}: "
             f"{'kept' if found.accepted else 'not within tolerance'}"
         )
-        self._show(self._spent / max(1, self._epochs), line=line)
+        self._show((self._spent + found.epochs) / max(1, self._epochs), line=line)
+        return found
 
     def _show_now(self, action: Action, epochs: float = 0.0) -> None:
         """Shows what goes on, and where the search is: its best network, or its last one."""

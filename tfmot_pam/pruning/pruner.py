@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmot_pam.distribution.devices import Devices, strategy_of_variable
 from tfmot_pam.graph.reader import read
 from tfmot_pam.pruning.gated_model import GatedModel
 from tfmot_pam.pruning.gates import ChannelGates, remove_gates
@@ -27,6 +28,7 @@ class Pruner:
         self.settings = model.gates.settings
         self.prunable = remove_gates(read(model)).prunable()
         self.budget = self.settings.budget(self.prunable)
+        self._devices = Devices(strategy_of_variable(model.gates.mask.value))
 
     @property
     def keep(self) -> np.ndarray:
@@ -47,9 +49,13 @@ class Pruner:
         keep = self.keep
         if self.budget.share(keep) <= 1.0 - fraction:
             return
-        values = score(self.settings.importance, self._evidence(keep))
-        keep = self.budget.choose(keep, values, 1.0 - fraction)
+        evidence = self._evidence(keep)
+        keep = self._devices.told(lambda: self._chosen(evidence, fraction))
         self._model.gates.mask.assign(keep.astype("float32"))
+
+    def _chosen(self, evidence: Evidence, fraction: float) -> np.ndarray:
+        values = score(self.settings.importance, evidence)
+        return self.budget.choose(evidence.keep, values, 1.0 - fraction)
 
     def _evidence(self, keep: np.ndarray) -> Evidence:
         gates, importance = self._model.gates, find_importance(self.settings.importance)

@@ -10,7 +10,14 @@ import keras
 import numpy as np
 
 from tfmot_pam.data import Batches, Samples
-from tfmot_pam.graph.calling import answers_by_head, for_model
+from tfmot_pam.distribution.devices import Devices
+from tfmot_pam.distribution.fitting import (
+    collected,
+    fitted_by_steps,
+    set_steps,
+    without_told_ends,
+)
+from tfmot_pam.graph.calling import answers_by_head
 from tfmot_pam.graph.cloning import clone
 from tfmot_pam.graph.heads import Heads, InputShapes, leaves
 from tfmot_pam.training.feed import Feed
@@ -70,6 +77,7 @@ class Distillation:
         seed: int = 0,
         first_epoch: int = 0,
         verbose: str | int = 0,
+        devices: Devices | None = None,
     ) -> keras.Model:
         """Trains a copy of a student and returns it, not compiled.
 
@@ -87,39 +95,46 @@ class Distillation:
             tasks: The heads of each task in it; None where it is by head.
             seed: Seed of the shuffling.
             first_epoch: The number of the first epoch, where training goes on.
-            verbose: As in `keras.Model.fit`.
+            verbose: As in `keras.Model.fit`; of several workers the chief tells.
+            devices: What it trains on; None is one device.
         """
-        trainer, nested = _copy(student, tuple(self.objectives), self._seed)
-        training, batches = self.feed.open(views, batch_size, steps, seed, first_epoch)
+        devices = Devices() if devices is None else devices
+        with devices.scope():
+            trainer, nested = _copy(student, tuple(self.objectives), self._seed)
+        trainer = fitted_by_steps(trainer, devices)
+        # A model that takes a dict of some of them would be given the first ones by Keras.
+        reader = trainer if isinstance(self._input_shape, Mapping) else None
+        training, batches = self.feed.open(
+            views, batch_size, steps, seed, first_epoch, devices=devices, reader=reader
+        )
         validation = None
         if validation_data is not None:
-            validation, _ = self.feed.open(
-                [self.feed.prepare(validation_data, batch_size, tasks)], batch_size
+            views = [self.feed.prepare(validation_data, batch_size, tasks)]
+            validation, _ = self.feed.open(views, batch_size, devices=devices, reader=reader)
+        with devices.scope():
+            optimizer = _released(_optimizer(optimizer, learning_rate, batches, epochs))
+            # Variables that are made while a graph is traced take ten times as long.
+            optimizer.build(trainer.trainable_variables)
+            trainer.compile(
+                optimizer=optimizer,
+                loss={head: objective.loss for head, objective in self.objectives.items()},
+                jit_compile=False,
             )
-        if isinstance(self._input_shape, Mapping):
-            # A model that takes a dict of some of them would be given the first ones by Keras.
-            training, validation = (_for_model(trainer, found) for found in (training, validation))
-        optimizer = _released(_optimizer(optimizer, learning_rate, batches, epochs))
-        # Variables that are made while a graph is traced take ten times as long.
-        optimizer.build(trainer.trainable_variables)
-        trainer.compile(
-            optimizer=optimizer,
-            loss={head: objective.loss for head, objective in self.objectives.items()},
-            jit_compile=False,
-        )
-        # So are those of the losses, which would have the whole step traced twice.
-        trainer.compute_loss(**self.feed.blank_step())
-        with self.feed.original_errors(), _dropout(trainer, dropout):
+            # So are those of the losses, which would have the whole step traced twice.
+            trainer.compute_loss(**self.feed.blank_step())
+        set_steps(trainer, devices, training)
+        original = self.feed.original_errors()
+        with original, _dropout(trainer, dropout), without_told_ends(devices):
             trainer.fit(
                 training,
                 epochs=epochs,
                 callbacks=list(callbacks),
                 validation_data=validation,
                 shuffle=False,
-                verbose=verbose,
+                verbose=verbose if devices.chief else 0,
             )
         # The same layers once more, without the compile state.
-        return type(trainer)(trainer.input, nested, name=trainer.name)
+        return collected(type(trainer)(trainer.input, nested, name=trainer.name), devices)
 
 
 def set_up(
@@ -199,13 +214,6 @@ def _copy(student: keras.Model, heads: tuple[str, ...], seed: int) -> tuple[kera
         if id(variable) not in known:
             variable.assign(rng.integers(0, 2**31, variable.shape).astype(variable.dtype))
     return student, nested
-
-
-def _for_model(model: keras.Model, batches: Any) -> Any:
-    """A `tf.data.Dataset` with the inputs that a model takes; None stays None."""
-    if batches is None:
-        return None
-    return batches.map(lambda x, y, weight: (for_model(model, x), y, weight))
 
 
 @contextlib.contextmanager

@@ -18,8 +18,11 @@ from tfmot_pam.data import (
     open_batches,
     read_arrays,
 )
+from tfmot_pam.distribution.devices import Devices, Share
+from tfmot_pam.distribution.fitting import dataset_of
+from tfmot_pam.graph.calling import for_model
 from tfmot_pam.graph.heads import Heads, Inputs, InputShapes
-from tfmot_pam.graph.inputs import as_types, count
+from tfmot_pam.graph.inputs import as_types, count, rows
 from tfmot_pam.training.objective import Objective
 from tfmot_pam.training.usage import StepTasks
 
@@ -70,8 +73,11 @@ class Feed:
         steps: StepTasks | None = None,
         seed: int | None = None,
         first_epoch: int = 0,
+        *,
+        devices: Devices,
+        reader: Any = None,
     ) -> tuple[Any, Batches]:
-        """Returns a `tf.data.Dataset` that gives one epoch per iteration, and what it reads from.
+        """Returns a data set for `fit` that gives one epoch per iteration, and what it reads from.
 
         Args:
             views: Data from `prepare`; epochs take their turns with them.
@@ -79,6 +85,8 @@ class Feed:
             steps: Which tasks each step serves; None serves all.
             seed: Seed of the shuffling; None keeps the order.
             first_epoch: The number of the first epoch, for the shuffling and the views.
+            devices: What trains on it: each replica gets its rows of every batch.
+            reader: The model that reads it, if inputs are to be in the form that it takes.
         """
         import tensorflow as tf
 
@@ -95,15 +103,21 @@ class Feed:
         ]
         epochs = itertools.count(first_epoch)
 
-        def generate() -> Iterator[tuple]:
-            epoch = next(epochs)
-            return self._epoch(opened[epoch % len(opened)], ready, steps, epoch)
+        def make(share: Share) -> Any:
+            def generate() -> Iterator[tuple]:
+                epoch = next(epochs)
+                return self._epoch(opened[epoch % len(opened)], ready, steps, epoch, share)
 
-        dataset = tf.data.Dataset.from_generator(generate, output_signature=self._signature(tf))
+            dataset = tf.data.Dataset.from_generator(generate, output_signature=self._signature(tf))
+            # Of several replicas Keras would take the number of all their parts of batches.
+            if batches.steps is not None and share.replicas == 1:
+                dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches.steps))
+            if reader is not None:
+                dataset = dataset.map(lambda x, *others: (for_model(reader, x), *others))
+            return dataset.prefetch(1)
+
         batches = opened[first_epoch % len(opened)]
-        if batches.steps is not None:
-            dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches.steps))
-        return dataset.prefetch(1), batches
+        return dataset_of(make, devices), batches
 
     @contextlib.contextmanager
     def original_errors(self) -> Iterator[None]:
@@ -126,16 +140,47 @@ class Feed:
         return step
 
     def _epoch(
-        self, batches: Batches, ready: bool, steps: StepTasks | None, epoch: int
+        self,
+        batches: Batches,
+        ready: bool,
+        steps: StepTasks | None,
+        epoch: int,
+        share: Share,
     ) -> Iterator[tuple]:
         everything = dict.fromkeys(self._objectives, 1.0)
         try:
             for step, batch in enumerate(batches.epoch(epoch)):
                 weights = everything if steps is None else steps.weights(epoch, step)
-                yield self._assemble(batch if ready else self._targets(batch), weights)
+                if share.replicas == 1:
+                    yield self._assemble(batch if ready else self._targets(batch), weights)
+                else:
+                    yield from self._parts(batch, ready, weights, share)
         except Exception as error:
             self._error = error
             raise
+
+    def _parts(
+        self, batch: Samples, ready: bool, weights: Mapping[str, float], share: Share
+    ) -> Iterator[tuple]:
+        """The rows of a batch that each replica of this worker takes."""
+        length = count(batch.inputs)
+        chosen, factors = share.rows(length), share.weights(length)
+        if batch.shared and not ready:
+            # Teachers answer for the worker's own rows alone.
+            own = np.concatenate(chosen)
+            x = rows(batch.inputs, own)
+            by_head = {head: found.rows(own, x) for head, found in batch.by_head.items()}
+            batch = Samples(by_head, True)
+            chosen = np.split(np.arange(len(own)), share.count)
+        x, targets, sample_weights = self._assemble(
+            batch if ready else self._targets(batch), weights
+        )
+        for taken, factor in zip(chosen, factors, strict=True):
+            yield (
+                rows(x, taken),
+                {head: values[taken] for head, values in targets.items()},
+                {head: values[taken] * factor for head, values in sample_weights.items()},
+            )
 
     def _targets(self, samples: Samples, batch_size: int | None = None) -> Samples:
         by_head: dict[str, HeadSamples] = {}

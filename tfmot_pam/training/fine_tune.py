@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from tfmot_pam.data import Samples, heads_with_gaps, take_samples
+from tfmot_pam.distribution.devices import as_local, devices_of
 from tfmot_pam.graph.arguments import check_seed, check_whole
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.frozen import with_trainable
@@ -154,35 +155,38 @@ def fine_tune(
     _check_targets(sample, teachers, class_weight or {}, "class_weight")
     gaps = heads_with_gaps(data, heads, input_shape)
     gaps |= heads_with_gaps(validation_data, heads, input_shape)
-    distillation = set_up(
-        head_outputs(merged, tasks),
-        sample,
-        teachers,
-        input_shape,
-        label_weight=label_weight,
-        temperature=temperature,
-        losses=losses,
-        class_weight=class_weight,
-        gaps=gaps,
-        seed=seed,
-    )
-    return distillation.train(
-        merged,
-        [distillation.feed.prepare(data, batch_size, heads)],
-        epochs,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        steps=StepTasks(
-            heads, usage, joint, seed, {h: weights[task] for task in tasks for h in heads[task]}
-        ),
-        dropout=dropout,
-        callbacks=callbacks,
-        validation_data=validation_data,
-        tasks=heads,
-        seed=seed,
-        verbose=verbose,
-    )
+    devices = devices_of(merged)
+    with devices.left():
+        distillation = set_up(
+            head_outputs(merged, tasks),
+            sample,
+            {task: as_local(teacher) for task, teacher in teachers.items()},
+            input_shape,
+            label_weight=label_weight,
+            temperature=temperature,
+            losses=losses,
+            class_weight=class_weight,
+            gaps=gaps,
+            seed=seed,
+        )
+        return distillation.train(
+            merged,
+            [distillation.feed.prepare(data, batch_size, heads)],
+            epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            steps=StepTasks(
+                heads, usage, joint, seed, {h: weights[task] for task in tasks for h in heads[task]}
+            ),
+            dropout=dropout,
+            callbacks=callbacks,
+            validation_data=validation_data,
+            tasks=heads,
+            seed=seed,
+            verbose=verbose,
+            devices=devices,
+        )
 
 
 def _check_shares(**shares: float) -> None:
