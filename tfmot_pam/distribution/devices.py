@@ -229,8 +229,8 @@ def _packed(made: Any) -> bytes:
         return pickle.dumps((made, None))
     except (pickle.PicklingError, AttributeError, ImportError, TypeError, ValueError) as error:
         raise TypeError(
-            f"Several workers need models and importances that can be sent to them: {error}. Define "
-            "what they are made of in a module, and register own layers with "
+            f"Several workers need models and importances that can be sent to them: {error}. "
+            "Define what they are made of in a module, and register own layers with "
             "keras.saving.register_keras_serializable."
         ) from error
 

@@ -1,8 +1,9 @@
 """Keras' `fit` and its results on several devices.
 
-Keras 3 builds and reduces in ways that fail where there are several workers (keras issue 20585), and
-its `fit` counts epochs of generators wrongly under a strategy. So a model is fitted here that knows of
-no strategy: its variables do, and its steps are these.
+The `fit` of a Keras 3 model that knows of a strategy fails where there are several workers: it
+looks at a batch of every data set before it begins, and takes means of logs over an axis that they
+do not have (keras issue 20585). So a model is fitted here that knows of no strategy: its variables
+do, and its steps are those below.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _on_all(step: Callable[[Any], Any], strategy: Any, batch: Any) -> Callable[[
 
 
 def dataset_of(make: Callable[[Share], Any], devices: Devices) -> Any:
-    """A data set for `fit`: what `make` makes of the share of a worker, in turn for its replicas."""
+    """A data set for `fit`: what `make` makes of a worker's share, in turn for its replicas."""
     if devices.strategy is None:
         return make(devices.share)
     return devices.strategy.distribute_datasets_from_function(lambda context: make(devices.share))

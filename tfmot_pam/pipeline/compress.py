@@ -78,6 +78,10 @@ def compress(
 
     Works on a single model too: it is then pruned alone.
 
+    In the scope of a `tf.distribute` strategy, or for models that were made in one, networks are
+    trained on all of its devices. Of several workers the chief alone decides and writes, and all
+    return the same.
+
     Args:
         models: Trained models by task, a list of them, or one model. As in `merge`. Models that
             take images or sequences of any size are counted at the size of the data.
@@ -199,8 +203,9 @@ def compress(
     devices = devices_of(*keras.tree.flatten(models))
     if devices.strategy is not None and workers > 1:
         raise ValueError(
-            f"`workers` is {workers} under a tf.distribute strategy, whose devices train one network "
-            "at a time. Expected 1. Pass workers=1, or call compress() outside of the strategy's scope."
+            f"`workers` is {workers} under a tf.distribute strategy, whose devices train one "
+            "network at a time. Expected 1. Pass workers=1, or call compress() outside of the "
+            "strategy's scope."
         )
     with devices.left():
         originals = {task: as_local(model) for task, model in originals.items()}

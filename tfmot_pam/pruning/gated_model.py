@@ -53,11 +53,22 @@ class GatedModel(keras.Model):
         if find_importance(self.gates.settings.importance).gradients:
             import tensorflow as tf
 
-            tf.cond(self.gates.observing > 0, lambda: self._observe(data), lambda: False)
+            gates = self.gates
+            shape = (len(gates.tasks), gates.channels)
+            rows = tf.cond(
+                gates.observing > 0, lambda: self._gradients(data), lambda: tf.zeros(shape)
+            )
+            replica = tf.distribute.get_replica_context()
+            if replica.num_replicas_in_sync > 1:
+                # Each has seen a part of the batch. They cannot wait for each other in a branch.
+                rows = replica.all_reduce(tf.distribute.ReduceOp.SUM, rows)
+            total = ops.sum(rows, axis=0, keepdims=True)
+            gates.observed.assign_add(ops.concatenate([ops.square(rows), total]))
+            gates.observed_batches.assign_add(gates.observing)
         return logs
 
-    def _observe(self, data) -> bool:
-        """Adds each task's squared gradients of the gates, and their sum, for one batch."""
+    def _gradients(self, data) -> Any:
+        """Each task's gradients of the gates for one batch, `[tasks, channels]`."""
         import tensorflow as tf
 
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -69,11 +80,7 @@ class GatedModel(keras.Model):
             # With the other outputs held fixed, the loss has one task's gradient.
             apart = [_only(outputs, task, gates.tasks) for task in gates.tasks]
             losses = [self.compute_loss(x, y, o, sample_weight, training=False) for o in apart]
-        rows = [_dense(tape.gradient(loss, mask), mask) for loss in losses]
-        observed = [ops.square(row) for row in rows] + [sum(rows)]
-        gates.observed.assign_add(ops.stack(observed))
-        gates.observed_batches.assign_add(1.0)
-        return True
+        return tf.stack([_dense(tape.gradient(loss, mask), mask) for loss in losses])
 
 
 def _only(outputs: Any, task: str, tasks: Sequence[str]) -> Any:

@@ -63,6 +63,9 @@ def fine_tune(
     Batch-norm statistics adapt in every step. Where tasks have data sets of their own, a step
     takes a batch of each, and every task's loss is measured on its own samples.
 
+    In the scope of a `tf.distribute` strategy, or for a model that was made in one, it trains on
+    all of its devices; batches are then those of all replicas together.
+
     Args:
         merged: A functional or sequential Keras 3 model with a dict of outputs keyed by task, where
             an output may be a nest of tensors; or with a single output, whose layer names the task.
@@ -108,6 +111,7 @@ def fine_tune(
     Returns:
         A new model with the trained weights, not compiled: ready for `predict`, `select_tasks`
         and export. Compile it with losses keyed by task before `evaluate`. `merged` is unchanged.
+        It belongs to no strategy, and is equal on all workers.
 
     Raises:
         TypeError: `merged` is not a functional model, or an argument has a wrong type. Optimizer,
