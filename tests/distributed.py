@@ -183,7 +183,7 @@ def _schedule() -> Callable:
 
 def compressed(strategy, folder) -> dict:
     """A compression that cuts while it trains."""
-    return _compressed(strategy, None, importance="taylor", effort=3)
+    return _compressed(strategy, None, importance="taylor")
 
 
 def kept(strategy, folder) -> dict:
@@ -192,12 +192,12 @@ def kept(strategy, folder) -> dict:
 
 
 def killed(strategy, folder) -> dict:
-    """A compression of which the second worker dies in its fourth round."""
+    """A compression of which the second worker dies in its third round."""
     take, taken = Search.take, []
 
     def counted(search, action):
         taken.append(action)
-        if len(taken) == 4 and '"index": 1' in os.environ["TF_CONFIG"]:
+        if len(taken) == 3 and '"index": 1' in os.environ["TF_CONFIG"]:
             os.kill(os.getpid(), signal.SIGKILL)
         take(search, action)
 
@@ -211,7 +211,7 @@ def _compressed(strategy, directory, **options) -> dict:
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", jit_compile=False)
     model.fit(x, y["sign"], epochs=10, verbose=0)
     data = x, {"sign": y["sign"]}
-    options = {"effort": 6, "fine_tune_options": {"batch_size": 64}, "verbose": 0, **options}
+    options = {"effort": 3, "fine_tune_options": {"batch_size": 64}, "verbose": 0, **options}
     with strategy.scope():
         result = tfmot_pam.compress(model, data, 0.2, directory=directory, **options)
     (rounds,) = result.best.rounds.values()

@@ -99,11 +99,11 @@ def test_a_compression_goes_on_after_a_worker_was_killed(one, tmp_path):
     codes = distributed.end(distributed.start(tmp_path, ["killed"], workers=2))
     assert 0 not in codes
     states = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("state.json")}
-    assert len(states) == 3
+    assert len(states) == 2
     made = distributed.run(tmp_path, ["kept"], workers=2)
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("state.json")}
     assert states.items() <= after.items()
-    assert len(after) == len(one("kept")["rounds"]) > 3
+    assert len(after) == len(one("kept")["rounds"]) > 2
     for each in made:
         assert [row.share for row in each["kept"]["rounds"]] == [
             row.share for row in one("kept")["rounds"]
@@ -182,6 +182,5 @@ def test_a_model_of_a_scope_that_cannot_be_copied():
 
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         model = Own()
-        model.build((None, 3))
     with pytest.raises(ValueError, match="'own' of type Own was made in the scope"):
         as_local(model)

@@ -199,9 +199,13 @@ def as_local(model: Any) -> Any:
 
 
 def _strategy_of(model: Any) -> Any:
-    """The strategy over whose replicas a Keras 3 model's variables are spread, or None."""
+    """The strategy in whose scope a Keras 3 model, or its layers, were made, or None."""
+    import tensorflow as tf
+
     if not isinstance(model, keras.Model):
         return None
+    if model.distribute_strategy is not tf.distribute.get_strategy():
+        return model.distribute_strategy
     values = (getattr(variable, "value", None) for variable in model.variables)
     return next((found for value in values if (found := strategy_of_variable(value))), None)
 
