@@ -236,7 +236,25 @@ def told(strategy, folder) -> dict:
     return {"made": devices.told(lambda: [place, network("sign")])[0], "errors": errors}
 
 
-EVERY = (arrays, streams, moments, gates, compressed, kept, killed, told)
+def served(strategy, folder) -> str:
+    """What is said of a strategy whose workers do not train in step."""
+    import tensorflow as tf
+
+    cluster = dict(zip(("chief", "worker", "ps"), ([port] for port in _free_ports(3)), strict=True))
+    spec = tf.train.ClusterSpec(cluster)
+    servers = [tf.distribute.Server(spec, name, 0, protocol="grpc") for name in ("worker", "ps")]
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        spec, rpc_layer="grpc", task_type="chief", task_id=0
+    )
+    strategy = tf.distribute.ParameterServerStrategy(resolver)
+    with strategy.scope():
+        try:
+            return f"{devices_of()} on {servers}"
+        except ValueError as error:
+            return str(error)
+
+
+EVERY = (arrays, streams, moments, gates, compressed, kept, killed, told, served)
 TASKS = {task.__name__: task for task in EVERY}
 
 

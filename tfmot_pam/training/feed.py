@@ -74,7 +74,7 @@ class Feed:
         seed: int | None = None,
         first_epoch: int = 0,
         *,
-        devices: Devices,
+        devices: Devices | None = None,
         reader: Any = None,
     ) -> tuple[Any, Batches]:
         """Returns a data set for `fit` that gives one epoch per iteration, and what it reads from.
@@ -85,7 +85,8 @@ class Feed:
             steps: Which tasks each step serves; None serves all.
             seed: Seed of the shuffling; None keeps the order.
             first_epoch: The number of the first epoch, for the shuffling and the views.
-            devices: What trains on it: each replica gets its rows of every batch.
+            devices: What trains on it: each replica gets its rows of every batch; None is
+                one device.
             reader: The model that reads it, if inputs are to be in the form that it takes.
         """
         import tensorflow as tf
@@ -117,7 +118,7 @@ class Feed:
             return dataset.prefetch(1)
 
         batches = opened[first_epoch % len(opened)]
-        return dataset_of(make, devices), batches
+        return dataset_of(make, devices or Devices()), batches
 
     @contextlib.contextmanager
     def original_errors(self) -> Iterator[None]:
