@@ -30,7 +30,7 @@ def one(tmp_path_factory):
 @pytest.fixture(scope="module")
 def devices(tmp_path_factory):
     """What two devices of one process make."""
-    tasks = ["arrays", "streams", "moments", "gates"]
+    tasks = ["arrays", "streams", "moments", "gates", "served"]
     return distributed.run(tmp_path_factory.mktemp("devices"), tasks, devices=2)[0]
 
 
@@ -167,6 +167,10 @@ def test_searches_in_processes_need_no_strategy():
         pytest.raises(ValueError, match="`workers` is 2 under a tf.distribute strategy"),
     ):
         tfmot_pam.compress(distributed.network("sign"), distributed.samples(14)[0], workers=2)
+
+
+def test_a_strategy_whose_workers_do_not_train_in_step(devices):
+    assert "is a ParameterServerStrategy, whose workers do not train" in devices["served"]
 
 
 def test_a_model_of_a_scope_that_cannot_be_copied():
