@@ -238,23 +238,43 @@ def targets_from_outputs(
       array([[1.],
              [0.]])
     """
-    if kind not in _ACTIVATIONS:
-        raise ValueError(
-            f"Received outputs of kind {kind!r} for task {task!r}; expected one of {_ACTIVATIONS}. "
-            "Name the activation of the network's outputs."
-        )
-    outputs = _checked(outputs, f"outputs of task {task!r}").astype(np.float64)
-    if outputs.ndim == 1:
-        outputs = outputs[:, None]
     if discrete:
-        return _output_labels(outputs, kind, task)
+        return _output_labels(_checked_outputs(outputs, kind, task), kind, task)
+    return Targets("real", _varying(rows_of_outputs(outputs, kind, task), task))
+
+
+def rows_of_outputs(outputs: np.ndarray, kind: str, task: str) -> np.ndarray:
+    """What a network's outputs say about each sample, in float64 `[samples, outputs]`.
+
+    Use it on batches of outputs that are maps: `targets_from_outputs` of the rows of all batches
+    and the kind `"linear"` is the same as of all outputs.
+
+    Args:
+      outputs: as in `targets_from_outputs`.
+      kind: likewise.
+      task: likewise.
+
+    Raises:
+      ValueError: if the outputs are empty, not finite or of an unknown kind.
+    """
+    outputs = _checked_outputs(outputs, kind, task)
     if kind == "softmax":
         outputs = np.log(np.maximum(outputs, _LEAST_PROBABILITY))
         outputs -= outputs.mean(axis=-1, keepdims=True)
     elif kind == "sigmoid":
         likely = np.clip(outputs, _LEAST_PROBABILITY, 1.0 - _LEAST_PROBABILITY)
         outputs = np.log(likely) - np.log1p(-likely)
-    return Targets("real", _varying(outputs.mean(axis=tuple(range(1, outputs.ndim - 1))), task))
+    return outputs.mean(axis=tuple(range(1, outputs.ndim - 1)))
+
+
+def _checked_outputs(outputs: np.ndarray, kind: str, task: str) -> np.ndarray:
+    if kind not in _ACTIVATIONS:
+        raise ValueError(
+            f"Received outputs of kind {kind!r} for task {task!r}; expected one of {_ACTIVATIONS}. "
+            "Name the activation of the network's outputs."
+        )
+    outputs = _checked(outputs, f"outputs of task {task!r}").astype(np.float64)
+    return outputs[:, None] if outputs.ndim == 1 else outputs
 
 
 def _output_labels(outputs: np.ndarray, kind: str, task: str) -> Targets:
