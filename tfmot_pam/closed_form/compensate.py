@@ -28,6 +28,9 @@ from tfmot_pam.graph.slicing import Origin
 # Residuals below this share of the target are rounding, not a cut.
 _ROUNDING = 1e-5
 
+_LEAST_SAMPLES = 64
+_KEPT = 4  # times the memory that is asked for, before activations are computed anew
+
 _DEPTHWISE_RIDGE = 1e-3  # a kernel has few features, and many places
 
 # Kernels that no closed form fits here: transposed and grouped convolutions.
@@ -47,7 +50,9 @@ class Compensation:
         places: Output places per layer that are fitted.
         ridge: Strength of the pull towards the trained weights, relative to the mean squared
             feature; None chooses it for every layer, by samples that are held out.
-        memory: Bytes that the activations of all networks may take.
+        memory: Bytes that the activations of all networks may take. As many samples are taken as
+            that allows, and at least 64, of whose activations up to four times as much is kept;
+            what does not fit is computed anew when it is needed.
         seed: Seed of the choice of samples and places.
 
     Raises:
@@ -122,7 +127,7 @@ def compensate(
 def choose_samples(networks: list[Network], x: Inputs, options: Compensation) -> Inputs:
     """As many samples as the activations' memory allows, at least 64."""
     floats = sum(peak_floats(network) for network in networks)
-    most = max(64, options.memory // (4 * max(floats, 1)))
+    most = max(_LEAST_SAMPLES, options.memory // (4 * max(floats, 1)))
     if count(x) <= most:
         return x
     rng = np.random.default_rng(options.seed)
@@ -140,7 +145,8 @@ class _Fitting:
         self.known = known
         self.rng = np.random.default_rng(options.seed)
         floats = [peak_floats(each) for each in (network, *networks)]
-        shares = [options.memory * own / max(sum(floats), 1) for own in floats]
+        memory = _KEPT * options.memory
+        shares = [memory * own / max(sum(floats), 1) for own in floats]
         self.cut, *self.originals = [
             Stepper(each, x, memory=share)
             for each, share in zip((network, *networks), shares, strict=True)

@@ -22,6 +22,7 @@ class Rows:
         dtype: The type that they are converted to; None leaves that of the first array.
 
     Example:
+    >>> import numpy as np
     >>> rows = Rows([np.arange(4), np.arange(4) * 10], np.array([1, 6]), "float32")
     >>> len(rows), rows[:1], rows[np.array([1, 0])]
     (2, array([1.], dtype=float32), array([20.,  1.], dtype=float32))
