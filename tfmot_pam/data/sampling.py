@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -136,6 +137,8 @@ def _draw(pool: Samples, samples: int, rng, take=rows) -> dict[str, HeadSamples]
     # Without labels there are no strata; zeros stand for "all rows are alike".
     chosen = stratified_rows(labels or [np.zeros(len(first), bool)], samples, rng)
     x = take(first.x, chosen)
+    if len(chosen) == len(first):
+        return {head: dataclasses.replace(own, x=x) for head, own in pool.by_head.items()}
     return {head: own.rows(chosen, x) for head, own in pool.by_head.items()}
 
 
