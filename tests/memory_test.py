@@ -26,6 +26,14 @@ def segmentation_net(seed: int, classes: int) -> keras.Model:
 @pytest.mark.parametrize("labelled", [False, True])
 def test_the_peak_of_a_merge_does_not_grow_with_the_samples(monkeypatch, labelled):
     monkeypatch.setattr(runner, "_LARGEST_BATCH", 8)
+    run, held = runner.Stepper._run, []
+
+    def watched(self, *arguments):
+        alive = run(self, *arguments)
+        held.append(sum(alive.nbytes for alive in self._kept.values()))
+        return alive
+
+    monkeypatch.setattr(runner.Stepper, "_run", watched)
     models = {"a": segmentation_net(0, 4), "b": segmentation_net(1, 3)}
     how = tfmot_pam.Compensation(places=256, memory=1 << 18)
     rng, peaks = np.random.default_rng(0), {}
@@ -39,4 +47,6 @@ def test_the_peak_of_a_merge_does_not_grow_with_the_samples(monkeypatch, labelle
             peaks[samples] = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-    assert peaks[256] < 1.2 * peaks[16]
+    assert peaks[256] < 1.5 * peaks[16]
+    # Tensors, which Python's allocator does not count: a quarter or half of four times the memory.
+    assert 0 < max(held) <= 2 * how.memory

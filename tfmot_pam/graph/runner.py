@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -85,7 +86,7 @@ class _Alive:
     Args:
         last: The place of each tensor's last reader.
         values: The tensors that there are.
-        masks: Keras hands masks on as an attribute of tensors, which arrays cannot have.
+        masks: Their masks, which Keras hands on as an attribute that layers take off.
         place: The node that runs next.
     """
 
@@ -110,7 +111,11 @@ class _Alive:
 
     @property
     def nbytes(self) -> int:
-        return sum(value.nbytes for value in self.values.values())
+        """Bytes of all tensors."""
+        return sum(
+            math.prod(value.shape) * np.dtype(keras.backend.standardize_dtype(value.dtype)).itemsize
+            for value in self.values.values()
+        )
 
 
 class _Operations:
@@ -208,7 +213,7 @@ class Stepper:
         tensor = self._network.node(name).inputs[0]
         found = []
         for span, alive in self._reached(name, samples):
-            found.append(function(span, alive.values[tensor]))
+            found.append(function(span, keras.ops.convert_to_numpy(alive.values[tensor])))
         return found
 
     def _reached(self, name: str, samples: int | None = None) -> Iterator[tuple[slice, _Alive]]:
@@ -224,7 +229,8 @@ class Stepper:
     def _run(self, span: slice, target: int) -> _Alive:
         alive = self._kept.get(span.start)
         if alive is None or alive.place > target:
-            alive = _Alive(self._last, {t: array[span] for t, array in self._given.items()})
+            given = {t: keras.ops.convert_to_tensor(a[span]) for t, a in self._given.items()}
+            alive = _Alive(self._last, given)
         if alive.place == target:
             return alive
         alive = alive.copy()
@@ -242,21 +248,30 @@ class Stepper:
         read: dict[Tensor, Any] = {}
 
         def value(tensor):
-            if tensor not in read:
-                read[tensor] = keras.ops.convert_to_tensor(alive.values[tensor])
-                if tensor in alive.masks:
-                    read[tensor]._keras_mask = keras.ops.convert_to_tensor(alive.masks[tensor])
-            return read[tensor]
+            found = read[tensor] = alive.values[tensor]
+            # What is kept may be read again, after a layer has taken its mask off.
+            if tensor in alive.masks:
+                found._keras_mask = alive.masks[tensor]
+            elif getattr(found, "_keras_mask", None) is not None:
+                del found._keras_mask
+            return found
 
-        found = self._operations(self._ran[place], node, value)
+        results = self._operations(self._ran[place], node, value)
         # A mask that a layer has taken off what it reads is gone for those that follow, too.
         for tensor in (*node.inputs, *node.outputs):
             alive.masks.pop(tensor, None)
-        for tensor, result in [*read.items(), *zip(node.outputs, found, strict=False)]:
+        for tensor, result in [*read.items(), *zip(node.outputs, results, strict=False)]:
             mask = getattr(result, "_keras_mask", None)
             if mask is not None:
-                alive.masks[tensor] = keras.ops.convert_to_numpy(mask)
-        alive.update(place, node, [_to_numpy(result) for result in found])
+                alive.masks[tensor] = mask
+        alive.update(place, node, [_full_precision(result) for result in results])
+
+
+def _full_precision(value: Any) -> Any:
+    """A tensor that can be summed up: half precision becomes float32."""
+    value = keras.ops.convert_to_tensor(value)
+    half = keras.backend.standardize_dtype(value.dtype) in ("float16", "bfloat16")
+    return keras.ops.cast(value, "float32") if half else value
 
 
 def _to_numpy(value: Any) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfmot_pam.data.missing import VOID, counted
 
-_VALUES = 1 << 16  # of maps that are looked at at once
+_VALUES = 1 << 14  # of maps that are looked at at once
 
 
 def checked(values: np.ndarray, what: str, gaps: bool = False) -> np.ndarray:
