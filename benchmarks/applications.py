@@ -67,8 +67,8 @@ def network(name: str, task: str = "a", classes: int = 7, **options) -> keras.Mo
         features = {"ViT-Tiny-like": _transformer, "ConvNeXt-like": _convnext}[name](image)
         return keras.Model(image, keras.layers.Dense(classes, name=task)(features))
     build, side = getattr(keras.applications, name), SIDES[name]
-    options = {"include_top": False, "pooling": "avg", **options}
-    body = build(weights=None, input_shape=(side, side, 3), **options)
+    options = {"include_top": False, "pooling": "avg", "input_shape": (side, side, 3), **options}
+    body = build(weights=None, **options)
     head = keras.layers.Dense(classes, name=task)(body.output)
     return keras.Model(body.input, head)
 
@@ -119,8 +119,15 @@ def _perceptron(h, width: int, block: int):
 
 def images(name: str, count: int, seed: int = 0) -> np.ndarray:
     """Random images of an application's least size, with values of 0 to 255."""
-    shape = (count, SIDES[name], SIDES[name], 3)
-    return np.random.default_rng(seed).uniform(0.0, 255.0, shape).astype("float32")
+    return pixels((SIDES[name], SIDES[name], 3), count, seed)
+
+
+def pixels(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray:
+    """Random images of a shape, with values of 0 to 255."""
+    rng, images = np.random.default_rng(seed), np.empty((count, *shape), "float32")
+    for image in images:  # one by one, as they are drawn in double precision
+        image[...] = rng.uniform(0.0, 255.0, shape)
+    return images
 
 
 def alive(model: keras.Model, x: np.ndarray) -> keras.Model:

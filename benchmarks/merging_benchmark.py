@@ -1,69 +1,87 @@
-"""Times a whole merge of two MobileNetV2, and its peak memory.
+"""Times whole merges of two networks of `keras.applications`, and their peak memory.
 
 One command, from the repository's root:
 
     python -m benchmarks.merging_benchmark
+    python -m benchmarks.merging_benchmark --networks=EfficientNetB4 --size=380 --samples=64,128
 
-Two randomly initialised MobileNetV2 (width 1.0, 96x96, batch-norm statistics drawn at random) are
-merged with method "pam" from 1,024 random images, and the result is checked to run.
+Two networks with random weights (and the batch-norm statistics of what they compute) are merged
+with method "pam" from random images, and the result is checked to run. Each row is kept as it
+comes, in a process of its own with one thread, and is not made again: call it again to go on.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import json
+import multiprocessing
+import pathlib
 import resource
+import sys
 import time
+from typing import Any
 
-import keras
 import numpy as np
 from absl import app, flags
 
-import tfmot_pam
 from benchmarks import results_io
 
+_NETWORKS = flags.DEFINE_list("networks", ["MobileNetV2"], "Names in keras.applications.")
 _SIZE = flags.DEFINE_integer("size", 96, "Height and width of the images.")
-_WIDTH = flags.DEFINE_float("width", 1.0, "Width multiplier of the networks.")
-_SAMPLES = flags.DEFINE_integer("samples", 1024, "Calibration samples.")
+_SAMPLES = flags.DEFINE_list("samples", ["1024"], "Numbers of calibration samples.")
 _OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Directory of the results.")
 
-
-def make_network(classes: int, rng: np.random.Generator) -> keras.Model:
-    model = keras.applications.MobileNetV2(
-        input_shape=(_SIZE.value, _SIZE.value, 3),
-        alpha=_WIDTH.value,
-        weights=None,
-        classes=classes,
-    )
-    for weight in model.weights:
-        if weight.name in ("gamma", "moving_variance"):
-            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
-        elif weight.name in ("beta", "moving_mean"):
-            weight.assign(rng.normal(0.0, 0.2, weight.shape))
-    return model
+_KIB = 1 if sys.platform == "darwin" else 1024  # of the unit in which memory is told
+_FEW = 8  # images from which batch-norm statistics are taken
 
 
-def main(argv):
-    del argv
-    keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    models = {"first": make_network(10, rng), "second": make_network(7, rng)}
-    x = rng.uniform(-1, 1, (_SAMPLES.value, _SIZE.value, _SIZE.value, 3)).astype("float32")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    start = time.perf_counter()
-    merged = tfmot_pam.merge(models, x, width="union", verbose=0)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def measure(name: str, size: int, samples: int) -> dict[str, Any]:
+    """One row: a merge of two networks of an application."""
+    import tfmot_pam
+    from benchmarks import applications
+
+    shape = (size, size, 3)
+    x = applications.pixels(shape, samples)
+    models = applications.two_models(name, input_shape=shape)
+    models = {task: applications.alive(model, x[:_FEW]) for task, model in models.items()}
+    before, start = _peak(), time.perf_counter()
+    merged = tfmot_pam.merge(models, x, samples=samples, verbose=0)
+    seconds, peak = time.perf_counter() - start, _peak()
     outputs = merged(x[:2])
-    row = {
-        "networks": f"2 x MobileNetV2 {_WIDTH.value}, {_SIZE.value}x{_SIZE.value}",
-        "samples": _SAMPLES.value,
+    return {
+        "networks": f"2 x {name}, {size}x{size}",
+        "samples": samples,
         "seconds": round(seconds, 1),
         "peak memory, GiB": round(peak, 2),
         "of it before merging, GiB": round(before, 2),
         "shared": round(merged.merge_plan.shared, 3),
         "outputs finite": bool(all(np.isfinite(v).all() for v in outputs.values())),
     }
-    text = "# Merging two MobileNetV2\n\n" + results_io.markdown_table([row])
-    results_io.write(_OUTPUT.value, "merging", text, {"rows": [row]})
+
+
+def _peak() -> float:
+    """The most memory that this process has had, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB / 2**30
+
+
+def main(argv):
+    del argv
+    results_io.one_thread()
+    context = multiprocessing.get_context("spawn")
+    path = pathlib.Path(_OUTPUT.value, "merging.json")
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    done = {(row["networks"], row["samples"]) for row in rows}
+    for name in _NETWORKS.value:
+        for samples in map(int, _SAMPLES.value):
+            if (f"2 x {name}, {_SIZE.value}x{_SIZE.value}", samples) in done:
+                continue
+            # A process of its own: the peak of one must not be that of another.
+            with concurrent.futures.ProcessPoolExecutor(
+                1, context, initializer=results_io.end_with_parent
+            ) as pool:
+                rows.append(pool.submit(measure, name, _SIZE.value, samples).result())
+            text = "# Merging two networks\n\n" + results_io.markdown_table(rows)
+            results_io.write(_OUTPUT.value, "merging", text, {"rows": rows})
 
 
 if __name__ == "__main__":

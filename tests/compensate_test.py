@@ -210,7 +210,7 @@ def test_pre_activations_equal_the_keras_layer(case):
     assert grid == expected.shape[1:-1]
     places = linear.sample_places(3, grid, 10**6, np.random.default_rng(0))
     assert len(places) == np.prod(expected.shape[:-1])
-    found = linear.pre_activation(form, layer, x, places)
+    found = linear.pre_activation(form, layer, form.read(layer, x, places))
     np.testing.assert_allclose(found, expected[tuple(places.T)], rtol=1e-4, atol=1e-4)
 
 
@@ -219,7 +219,7 @@ def test_the_activation_is_left_out():
     x = np.random.default_rng(1).normal(size=(8, 3)).astype("float32")
     form = linear.LINEAR_FORMS["Dense"]
     places = linear.sample_places(8, (), 100, np.random.default_rng(0))
-    found = linear.pre_activation(form, layer, x, places)
+    found = linear.pre_activation(form, layer, form.read(layer, x, places))
     assert found.min() < 0
     np.testing.assert_allclose(np.maximum(found, 0), outputs_of(model, x), rtol=1e-5, atol=1e-6)
 
@@ -347,12 +347,16 @@ def test_depthwise_channels_are_fitted_one_by_one():
     x[..., 7] = 0.0  # nothing to fit
     layer = read(model).layers["depth"]
     places = linear.sample_places(len(x), (5, 4), 300, rng)
-    found = linear.depthwise_pre_activation(layer, x, places)
+
+    def patches_of(own):
+        return linear.patches(layer, x[..., own], places)
+
+    found = linear.depthwise_pre_activation(layer, len(places), patches_of)
     np.testing.assert_allclose(
         found, model.predict(x, verbose=0)[tuple(places.T)], rtol=0, atol=1e-5
     )
     residual = rng.normal(size=found.shape)
-    change, intercept = linear.fit_depthwise(layer, x, places, residual, 1e-2)
+    change, intercept = linear.fit_depthwise(layer, patches_of, residual, 1e-2)
     assert change.shape == layer.weights["kernel"].shape
     features = linear.patches(layer, x, places)
     for channel in range(channels):
@@ -465,6 +469,6 @@ def test_samples_are_bounded_by_memory():
     few = choose_samples(networks, x, Compensation(memory=1))
     assert len(few) == 64
     again = choose_samples(networks, x, Compensation(memory=1))
-    np.testing.assert_array_equal(few, again)
+    np.testing.assert_array_equal(few[:], again[:])
     other = choose_samples(networks, x, Compensation(memory=1, seed=1))
-    assert not np.array_equal(few, other)
+    assert not np.array_equal(few[:], other[:])

@@ -16,6 +16,7 @@ from tfmot_pam.data import (
     synthetic_inputs,
     take_samples,
 )
+from tfmot_pam.graph.inputs import Rows
 
 TASKS = ("b", "a")
 SHAPE = (4, 3)
@@ -195,6 +196,31 @@ def test_real_targets_are_drawn_without_strata():
     y = np.random.default_rng(0).normal(size=(300, 2))
     samples = take_samples((np.zeros((300, 1)), {"a": y}), ["a"], (1,), samples=30)
     assert samples.by_head["a"].y.shape == (30, 2)
+
+
+def test_lazy_samples_are_the_same_and_read_when_they_are_asked_for(tmp_path):
+    np.save(tmp_path / "x.npy", inputs())
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r+")
+    data = {"b": (mapped, labels()["b"]), "a": (inputs(9, seed=1), None)}
+    drawn, lazy = (
+        take_samples(data, TASKS, SHAPE, samples=12, lazy=lazy) for lazy in (False, True)
+    )
+    assert len(lazy.inputs) == 12 + 9
+    for task in TASKS:
+        np.testing.assert_array_equal(lazy.by_head[task].x[:], drawn.by_head[task].x)
+    every, some = drawn.inputs, np.array([20, 3, 13])
+    np.testing.assert_array_equal(lazy.inputs[5:17], every[5:17])
+    halves = Rows.all_of(lazy.inputs).astype("float16")
+    np.testing.assert_array_equal(halves[some], every[some].astype("float16"))
+    mapped[:] = 7.0
+    assert (lazy.by_head["b"].x[2:5] == 7.0).all()
+
+
+def test_lazy_samples_of_a_stream_are_in_memory():
+    stream = tf.data.Dataset.from_tensor_slices(inputs()).batch(8)
+    drawn = take_samples(stream, ["a"], SHAPE, samples=8, lazy=True).by_head["a"].x
+    np.testing.assert_array_equal(drawn, inputs()[:8])
+    assert isinstance(drawn, np.ndarray)
 
 
 def test_only_the_head_of_an_endless_stream_is_read():

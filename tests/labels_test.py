@@ -11,6 +11,7 @@ from keras import layers
 import tfmot_pam
 from tests.small_nets import classes, dense_net, vectors
 from tfmot_pam.data import HeadSamples, counted, heads_with_gaps, open_batches, take_samples
+from tfmot_pam.merging import label_maps
 from tfmot_pam.merging.targets import encode_labels
 from tfmot_pam.training.objective import set_objective
 
@@ -266,6 +267,31 @@ def test_maps_count_what_is_known():
     found = encode_labels(maps, "a", 2)
     assert found.rows.tolist() == [0, 1]
     np.testing.assert_allclose(found.values, [[0.5, 0.5], [0.25, 0.75]])
+
+
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize(
+    "y",
+    [
+        MAPS,
+        MAPS.astype("uint8")[..., None],
+        np.eye(3)[MAPS],
+        np.eye(3, dtype="uint8")[MAPS],
+        RNG.normal(size=(40, 2, 2, 2)),
+        RNG.normal(size=(40, 3, 3)).astype("float32"),
+    ],
+)
+def test_maps_are_the_same_whatever_number_is_read_at_a_time(monkeypatch, y, holes):
+    if holes:
+        void = np.nan if y.dtype.kind == "f" else 255
+        y = np.where(RNG.random(y.shape) < 0.2, void, y)
+        y[3] = void
+    whole = encode_labels(y, "a", 3)
+    monkeypatch.setattr(label_maps, "_VALUES", 3 * y[0].size)
+    parts = encode_labels(y, "a", 3)
+    np.testing.assert_array_equal(parts.values, whole.values)
+    np.testing.assert_array_equal(parts.rows, whole.rows)
+    assert (whole.rows is None) == (not holes)
 
 
 def test_255_may_be_a_class():

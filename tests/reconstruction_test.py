@@ -136,8 +136,17 @@ def test_fits_that_know_what_the_network_computes_are_the_same(monkeypatch):
         wanted, found = refitted(*chosen), refitted(*chosen, known=known)
         assert_same_weights(found, wanted)
     # What is known is not computed again.
-    monkeypatch.delattr(Stepper, "run_until")
+    ran = []
+    gather = Stepper.gather
+
+    def watched(self, *arguments):
+        ran.append(self._network)
+        return gather(self, *arguments)
+
+    monkeypatch.setattr(Stepper, "gather", watched)
     assert_same_weights(refitted(*chosen, known=known), wanted)
+    assert ran
+    assert all(network is not prunable.network for network in ran)
 
 
 def test_choices_of_large_networks_are_compared_on_a_part_of_the_samples(monkeypatch):

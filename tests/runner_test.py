@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -47,13 +49,53 @@ def test_batches_are_reduced_one_by_one():
     np.testing.assert_allclose(found[output], whole[[0, 3, 6]], rtol=1e-4, atol=1e-5)
 
 
+def _gathered(running, name):
+    return np.concatenate(running.gather(name, lambda span, value: value))
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 600, 0])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stepper_reads_the_same_whatever_memory_it_has(seed, memory):
+    network, x = _network_and_inputs(seed)
+    running = Stepper(network, x, batch_size=3, memory=memory)
+    for node in network.nodes:
+        if node.inputs:
+            (wanted,) = evaluate(network, x, node.inputs[:1], batch_size=3).values()
+            np.testing.assert_array_equal(_gathered(running, node.name), wanted)
+            assert running.shape(node.name) == wanted.shape
+
+
 def test_a_stepper_forgets_what_nobody_reads_any_more():
     network, x = _network_and_inputs(1)
-    first, last = network.nodes[1], network.nodes[-1]
+    last = network.nodes[-1]
     running = Stepper(network, x, batch_size=3)
-    running.run_until(last.name)
-    (wanted,) = evaluate(network, x, last.inputs[:1]).values()
-    np.testing.assert_allclose(running.value(last.inputs[0]), wanted, rtol=1e-4, atol=1e-5)
-    assert first.outputs[0] not in last.inputs
-    with pytest.raises(KeyError):
-        running.value(first.outputs[0])
+    _gathered(running, last.name)
+    assert [set(alive.values) for alive in running._kept.values()] == [set(last.inputs)] * 3
+
+
+def test_a_stepper_keeps_no_more_than_its_memory_of_all_samples():
+    network, x = _network_and_inputs(1)
+    running, most = Stepper(network, x, batch_size=3, memory=1500), 0
+    for node in network.nodes[1:]:
+        running.gather(node.name, lambda span, value: None)
+        most = max(most, sum(alive.nbytes for alive in running._kept.values()))
+    assert 0 < most <= 1500
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 0])
+def test_layers_that_are_run_anew_are_those_that_ran(memory):
+    """A layer that is called twice, and changed between the calls."""
+    image = keras.Input((4,))
+    dense = keras.layers.Dense(4, name="dense")
+    model = keras.Model(image, keras.layers.Dense(2, name="head")(dense(dense(image))))
+    network, x = read(model), np.ones((5, 4), "float32")
+    first, second = [node for node in network.nodes if node.layer == "dense"]
+    running = Stepper(network, x, batch_size=2, memory=memory)
+    wanted = _gathered(running, second.name)
+    layer = running.layer("dense")
+    zeros = {name: np.zeros_like(weight) for name, weight in layer.weights.items()}
+    running.change(dataclasses.replace(layer, weights=zeros))
+    np.testing.assert_array_equal(_gathered(running, "head"), np.zeros((5, 4)))
+    np.testing.assert_array_equal(_gathered(running, second.name), wanted)
+    assert first.name != second.name
+    assert np.any(wanted)

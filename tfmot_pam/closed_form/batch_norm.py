@@ -27,7 +27,7 @@ def reestimated(network: Network, x: np.ndarray) -> Network:
     for node in network.nodes:
         layer = network.layer_of(node)
         if layer.kind == "BatchNormalization" and _normalises_channels(layer, network, node):
-            value = running.value(node.inputs[0])
+            value = np.concatenate(running.gather(node.name, lambda span, x: x))
             axes = tuple(range(value.ndim - 1))
             found = {"moving_mean": value.mean(axis=axes), "moving_variance": value.var(axis=axes)}
             weights = {
@@ -35,7 +35,6 @@ def reestimated(network: Network, x: np.ndarray) -> Network:
                 for name, weight in layer.weights.items()
             }
             running.change(dataclasses.replace(layer, weights=weights))
-        running.step()
     layers = {name: running.layer(name) for name in network.layers}
     return network.replace(layers=layers)
 

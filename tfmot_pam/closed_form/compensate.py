@@ -10,25 +10,26 @@ samples that the fit has not seen, for every layer by itself.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfmot_pam.closed_form import linear
+from tfmot_pam.closed_form.sampled import Sampled, mean_outputs
 from tfmot_pam.graph.arguments import check_number, check_seed, check_whole
-from tfmot_pam.graph.emitter import instantiate, load_weights
 from tfmot_pam.graph.heads import Inputs
-from tfmot_pam.graph.inputs import count, rows
+from tfmot_pam.graph.inputs import count, lazy_rows
 from tfmot_pam.graph.network import Layer, Network, Node
 from tfmot_pam.graph.runner import Stepper, peak_floats
 from tfmot_pam.graph.slicing import Origin
 
 # Residuals below this share of the target are rounding, not a cut.
 _ROUNDING = 1e-5
+
+_LEAST_SAMPLES = 64
+_KEPT = 4  # times the memory that is asked for, before activations are computed anew
 
 _DEPTHWISE_RIDGE = 1e-3  # a kernel has few features, and many places
 
@@ -49,7 +50,9 @@ class Compensation:
         places: Output places per layer that are fitted.
         ridge: Strength of the pull towards the trained weights, relative to the mean squared
             feature; None chooses it for every layer, by samples that are held out.
-        memory: Bytes that the activations of all networks may take.
+        memory: Bytes that the activations of all networks may take. As many samples are taken as
+            that allows, and at least 64, of whose activations up to four times as much is kept;
+            what does not fit is computed anew when it is needed.
         seed: Seed of the choice of samples and places.
 
     Raises:
@@ -116,7 +119,6 @@ def compensate(
     for done, node in enumerate(network.nodes):
         if node.name in origins:
             fitting.refit(node, origins[node.name])
-        fitting.cut.step()
         progress((done + 1) / len(network.nodes))
     layers = {name: fitting.cut.layer(name) for name in network.layers}
     return network.replace(layers=layers)
@@ -125,11 +127,11 @@ def compensate(
 def choose_samples(networks: list[Network], x: Inputs, options: Compensation) -> Inputs:
     """As many samples as the activations' memory allows, at least 64."""
     floats = sum(peak_floats(network) for network in networks)
-    most = max(64, options.memory // (4 * max(floats, 1)))
+    most = max(_LEAST_SAMPLES, options.memory // (4 * max(floats, 1)))
     if count(x) <= most:
         return x
     rng = np.random.default_rng(options.seed)
-    return rows(x, np.sort(rng.choice(count(x), size=most, replace=False)))
+    return lazy_rows(x, np.sort(rng.choice(count(x), size=most, replace=False)))
 
 
 class _Fitting:
@@ -142,8 +144,13 @@ class _Fitting:
         self.options = options
         self.known = known
         self.rng = np.random.default_rng(options.seed)
-        self.cut = Stepper(network, x)
-        self.originals = [Stepper(original, x) for original in networks]
+        floats = [peak_floats(each) for each in (network, *networks)]
+        memory = _KEPT * options.memory
+        shares = [memory * own / max(sum(floats), 1) for own in floats]
+        self.cut, *self.originals = [
+            Stepper(each, x, memory=share)
+            for each, share in zip((network, *networks), shares, strict=True)
+        ]
         self.readers = network.readers()
 
     def refit(self, node: Node, origin: Origin) -> None:
@@ -158,6 +165,12 @@ class _Fitting:
             self._refit_depthwise(node, layer, origin, owners)
         elif "bias" in layer.weights and layer.kind in _BIAS_ONLY:
             self._refit_bias(node, layer, origin, owners)
+
+    def _places(self, form, node: Node, layer: Layer) -> np.ndarray:
+        """The output places of a layer that are fitted."""
+        shape = self.cut.shape(node.name)
+        grid = form.grid(layer, shape)
+        return linear.sample_places(shape[0], grid, self.options.places, self.rng)
 
     def _wanted(self, origin: Origin, owners, places: np.ndarray, compute) -> np.ndarray:
         """What the originals compute at some places, for the channels that are left."""
@@ -175,28 +188,23 @@ class _Fitting:
             before, found = self.known[key]
             if np.array_equal(before, places):
                 return found
-        found = compute(*self._inputs(origin, k), places)
+        layer = self.networks[k].layer_of(self.networks[k].node(origin.nodes[k]))
+        found = compute(layer, Sampled(self.originals[k], origin.nodes[k], places))
         if self.known is not None:
             self.known[key] = places, found
         return found
 
-    def _inputs(self, origin: Origin, k: int) -> tuple[Layer, np.ndarray]:
-        """An original's layer and what it reads."""
-        network = self.networks[k]
-        original = network.node(origin.nodes[k])
-        self.originals[k].run_until(original.name)
-        return network.layer_of(original), self.originals[k].value(original.inputs[0])
-
     def _refit_mixing(self, form, node, layer, origin, owners):
-        x = self.cut.value(node.inputs[0])
-        grid = form.grid(layer, x.shape)
-        places = linear.sample_places(len(x), grid, self.options.places, self.rng)
-        compute = functools.partial(linear.pre_activation, form)
+        places = self._places(form, node, layer)
+
+        def compute(original, sampled):
+            return linear.pre_activation(form, original, sampled.read(form, original))
+
         if form.whole:  # of one network, as recurrent layers are never put together
             wanted = self._computed(origin, owners[0], places, compute)
         else:
             wanted = self._wanted(origin, owners, places, compute)
-        features = form.features(layer, x, places)
+        features = form.features(layer, Sampled(self.cut, node.name, places).read(form, layer))
         residual = wanted - features @ linear.matrix(form, layer)
         bias = linear.bias(form, layer)
         if bias is not None:
@@ -214,27 +222,32 @@ class _Fitting:
 
     def _refit_depthwise(self, node, layer, origin, owners):
         """Depthwise kernels are fitted channel by channel."""
-        x = self.cut.value(node.inputs[0])
-        grid = linear.LINEAR_FORMS["Conv2D"].grid(layer, x.shape)
-        places = linear.sample_places(len(x), grid, self.options.places, self.rng)
-        wanted = self._wanted(origin, owners, places, linear.depthwise_pre_activation)
-        residual = wanted - linear.depthwise_pre_activation(layer, x, places)
+        places = self._places(linear.LINEAR_FORMS["Conv2D"], node, layer)
+
+        def compute(layer, sampled):
+            return linear.depthwise_pre_activation(layer, len(places), sampled.patches(layer))
+
+        patches_of = Sampled(self.cut, node.name, places).patches(layer)
+        wanted = self._wanted(origin, owners, places, compute)
+        residual = wanted - linear.depthwise_pre_activation(layer, len(places), patches_of)
         if _negligible(residual, wanted):
             return
         ridge = _DEPTHWISE_RIDGE if self.options.ridge is None else self.options.ridge
-        change, intercept = linear.fit_depthwise(layer, x, places, residual, ridge)
+        change, intercept = linear.fit_depthwise(layer, patches_of, residual, ridge)
         kernel = layer.weights["kernel"]
         weights = {**layer.weights, "kernel": (kernel + change).astype(kernel.dtype)}
         self._shift(node, dataclasses.replace(layer, weights=weights), intercept)
 
     def _refit_bias(self, node, layer, origin, owners):
         """Layers without a closed form get the right mean, channel by channel."""
-        reached = _mean_outputs(layer, self.cut.value(node.inputs[0]))
+        reached = mean_outputs(layer, self.cut, node.name)
         wanted = np.empty(len(origin.columns))
         for k in owners:
             own = origin.columns.nets == k
-            original, inputs = self._inputs(origin, k)
-            wanted[own] = _mean_outputs(original, inputs)[origin.columns.positions[own]]
+            name = origin.nodes[k]
+            original = self.networks[k].layer_of(self.networks[k].node(name))
+            found = mean_outputs(original, self.originals[k], name)
+            wanted[own] = found[origin.columns.positions[own]]
         if not _negligible(wanted - reached, wanted):
             self._shift(node, layer, wanted - reached)
 
@@ -264,21 +277,6 @@ class _Fitting:
             return None
         layer = self.cut.layer(self.network.node(readers[0]).layer)
         return layer if layer.kind == "BatchNormalization" else None
-
-
-def _mean_outputs(layer: Layer, x: np.ndarray, samples: int = 256) -> np.ndarray:
-    """The mean of each output channel of a layer before its activation."""
-    config = {**layer.config, "activation": "linear"}
-    operation = instantiate(dataclasses.replace(layer, config=config), wrap=False)
-    outputs = []
-    for start in range(0, min(len(x), samples), 64):
-        part = keras.ops.convert_to_tensor(x[start : start + 64])
-        if not operation.built:
-            operation(part)
-            load_weights(operation, layer)
-        outputs.append(keras.ops.convert_to_numpy(operation(part)))
-    values = np.concatenate(outputs)
-    return values.reshape(-1, values.shape[-1]).mean(axis=0, dtype=np.float64)
 
 
 def _negligible(residual: np.ndarray, wanted: np.ndarray) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +18,8 @@ import scipy.linalg
 
 from tfmot_pam.graph.network import Layer
 
-_CHANNELS = 64  # of a depthwise convolution, whose patches are in memory at once
+_CHANNELS = 64  # of a depthwise convolution that are computed at once
+_PATCH_BYTES = 1 << 27  # of its channels that are read at once
 _STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of a penalty that held-out samples choose
 _FOLDS = 4  # one in so many samples is held out
 
@@ -27,7 +29,9 @@ class LinearForm:
     """How one kind of layer is written as features times a matrix.
 
     Args:
-        features: `(layer, x, places) -> [places, features]`, for inputs x and sampled places.
+        read: `(layer, x, places) -> [places, ...]`, what is read of inputs x at sampled places:
+            copied and no more, so that batches joined are the same as all samples at once.
+        features: `(layer, what is read) -> [places, features]`.
         matrices: The names of the weights that, side by side, are the matrix; their last axis runs
             over outputs.
         grid: `(layer, x shape) -> ` the sizes of the output's spatial axes.
@@ -35,7 +39,8 @@ class LinearForm:
             the gates of a recurrent layer read.
     """
 
-    features: Callable[[Layer, np.ndarray, np.ndarray], np.ndarray]
+    read: Callable[[Layer, np.ndarray, np.ndarray], np.ndarray]
+    features: Callable[[Layer, np.ndarray], np.ndarray]
     matrices: tuple[str, ...]
     grid: Callable[[Layer, tuple[int, ...]], tuple[int, ...]]
     whole: bool = False
@@ -109,19 +114,21 @@ def patches(layer: Layer, x: np.ndarray, places: np.ndarray) -> np.ndarray:
     return np.stack(result, axis=1)
 
 
-def _conv_features(layer, x, places):
-    return patches(layer, x, places).reshape(len(places), -1)
-
-
-def _dense_features(layer, x, places):
+def _rows(layer, x, places):
+    del layer
     return x[tuple(places.T)]
 
 
-def _separable_features(layer, x, places):
+def _flat(layer, read):
+    del layer
+    return read.reshape(len(read), math.prod(read.shape[1:]))
+
+
+def _separable_features(layer, read):
     kernel = layer.weights["depthwise_kernel"]
     kernel = kernel.reshape(-1, *kernel.shape[-2:])
-    middle = np.einsum("pkc,kcm->pcm", patches(layer, x, places), kernel, optimize=True)
-    return middle.reshape(len(places), -1)
+    middle = np.einsum("pkc,kcm->pcm", read, kernel, optimize=True)
+    return middle.reshape(len(read), -1)
 
 
 def _inner_grid(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -129,9 +136,9 @@ def _inner_grid(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[1:-1])
 
 
-_CONV = LinearForm(_conv_features, ("kernel",), _conv_grid)
-_DENSE = LinearForm(_dense_features, ("kernel",), _inner_grid)
-_SEPARABLE = LinearForm(_separable_features, ("pointwise_kernel",), _conv_grid)
+_CONV = LinearForm(patches, _flat, ("kernel",), _conv_grid)
+_DENSE = LinearForm(_rows, _flat, ("kernel",), _inner_grid)
+_SEPARABLE = LinearForm(patches, _separable_features, ("pointwise_kernel",), _conv_grid)
 # What a recurrent layer makes of its input at each step, before the state comes in.
 _RECURRENT = dataclasses.replace(_DENSE, whole=True)
 
@@ -204,9 +211,9 @@ def _bias_of(matrix_name: str) -> str:
     return matrix_name.removeprefix("pointwise_").replace("kernel", "bias")
 
 
-def pre_activation(form: LinearForm, layer: Layer, x: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """What the layer computes at some places before its activation: `[places, outputs]`."""
-    result, added = form.features(layer, x, places) @ matrix(form, layer), bias(form, layer)
+def pre_activation(form: LinearForm, layer: Layer, read: np.ndarray) -> np.ndarray:
+    """What the layer makes of what it reads, before its activation: `[places, outputs]`."""
+    result, added = form.features(layer, read) @ matrix(form, layer), bias(form, layer)
     return result if added is None else result + added
 
 
@@ -296,25 +303,29 @@ def _mean_square(values: np.ndarray) -> float:
     return float(np.mean(np.square(values), dtype=np.float64))
 
 
-def depthwise_pre_activation(layer: Layer, x: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """What a depthwise convolution computes at some places, `[places, outputs]`."""
+# What a depthwise convolution reads at some places, by a slice of its channels.
+PatchesOf = Callable[[slice], np.ndarray]
+
+
+def depthwise_pre_activation(layer: Layer, places: int, patches_of: PatchesOf) -> np.ndarray:
+    """What a depthwise convolution computes at so many places, `[places, outputs]`."""
     kernel = _by_channel(layer)
-    result = np.empty((len(places), kernel.shape[0] * kernel.shape[2]), np.float32)
-    for own, outputs in _depthwise_blocks(*kernel.shape[::2]):
-        found = np.einsum("pkc,ckm->pcm", patches(layer, x[..., own], places), kernel[own])
-        result[:, outputs] = found.reshape(len(places), -1)
+    result = np.empty((places, kernel.shape[0] * kernel.shape[2]), np.float32)
+    for own, outputs, found in _depthwise_blocks(layer, places, patches_of):
+        computed = np.einsum("pkc,ckm->pcm", found, kernel[own])
+        result[:, outputs] = computed.reshape(places, -1)
     return result + layer.weights["bias"] if "bias" in layer.weights else result
 
 
 def fit_depthwise(
-    layer: Layer, x: np.ndarray, places: np.ndarray, residual: np.ndarray, ridge: float
+    layer: Layer, patches_of: PatchesOf, residual: np.ndarray, ridge: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """`fit` for every channel of a depthwise convolution by itself.
 
     Args:
         layer: The convolution.
-        x: What it reads.
-        places: The output places that are fitted.
+        patches_of: What some of its channels read at the places that are fitted,
+            `[places, kernel positions, channels]`.
         residual: What is missing there, `[places, outputs]`.
         ridge: Relative strength of the penalty.
 
@@ -324,11 +335,10 @@ def fit_depthwise(
     channels, positions, multiplier = _by_channel(layer).shape
     change = np.empty((positions, channels, multiplier))
     intercept = np.empty(channels * multiplier)
-    for own, outputs in _depthwise_blocks(channels, multiplier):
-        features = patches(layer, x[..., own], places).transpose(2, 1, 0)
+    for own, outputs, found in _depthwise_blocks(layer, len(residual), patches_of):
         # Products of what is not contiguous take twice as long.
-        features = np.ascontiguousarray(features, np.float64)
-        target = residual[:, outputs].reshape(len(places), -1, multiplier).transpose(1, 0, 2)
+        features = np.ascontiguousarray(found.transpose(2, 1, 0), np.float64)
+        target = residual[:, outputs].reshape(len(residual), -1, multiplier).transpose(1, 0, 2)
         mean, offset = features.mean(axis=2), target.mean(axis=1)
         features -= mean[:, :, None]
         system = features @ features.transpose(0, 2, 1)
@@ -348,14 +358,22 @@ def _by_channel(layer: Layer) -> np.ndarray:
     return kernel.reshape(-1, *kernel.shape[-2:]).transpose(1, 0, 2)
 
 
-def _depthwise_blocks(channels: int, multiplier: int) -> list[tuple[slice, slice]]:
-    """Channels that are computed at once, and their outputs."""
-    starts = range(0, channels, _CHANNELS)
-    ends = [min(start + _CHANNELS, channels) for start in starts]
-    return [
-        (slice(start, end), slice(start * multiplier, end * multiplier))
-        for start, end in zip(starts, ends, strict=True)
-    ]
+def _depthwise_blocks(
+    layer: Layer, places: int, patches_of: PatchesOf
+) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    """Channels that are computed at once, their outputs, and the patches that they read.
+
+    Many of these blocks' patches are read at a time: for each of them the samples may have to be
+    run anew.
+    """
+    channels, positions, multiplier = _by_channel(layer).shape
+    most = max(_PATCH_BYTES // (4 * places * positions) // _CHANNELS, 1) * _CHANNELS
+    for first in range(0, channels, most):
+        found = patches_of(slice(first, min(first + most, channels)))
+        for start in range(0, found.shape[2], _CHANNELS):
+            block = np.ascontiguousarray(found[:, :, start : start + _CHANNELS])
+            own = slice(first + start, first + start + block.shape[2])
+            yield own, slice(own.start * multiplier, own.stop * multiplier), block
 
 
 def _solve(system: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from tfmot_pam.data.missing import missing
 from tfmot_pam.data.reading import join_batches
 from tfmot_pam.data.samples import HeadSamples, Samples
 from tfmot_pam.graph.heads import Heads, InputShapes, all_heads
-from tfmot_pam.graph.inputs import rows
+from tfmot_pam.graph.inputs import lazy_rows, rows
 
 _READ_FACTOR = 4
 _MEMBERS = 16
@@ -26,6 +27,7 @@ def take_samples(
     *,
     samples: int = 1024,
     seed: int = 0,
+    lazy: bool = False,
 ) -> Samples:
     """Draws a subsample in which every label has both values and every class occurs if it can.
 
@@ -41,6 +43,8 @@ def take_samples(
             several inputs a dict by name.
         samples: Number of samples per task; all are taken if there are fewer.
         seed: Seed of the draw.
+        lazy: Whether inputs are left where they are and read batch by batch, as `Rows`; those of a
+            stream are in memory all the same.
 
     Returns:
         The subsample. With one data set for all tasks they share one array of inputs.
@@ -65,7 +69,9 @@ def take_samples(
         rng = np.random.default_rng([seed, index])
         pool = source.arrays or _read(source, samples)
         shared = pool.shared and index == 0
-        by_head.update(_draw(pool, samples, rng))
+        # Of what was read from a stream nothing but the subsample is to stay in memory.
+        take = lazy_rows if lazy and source.arrays is not None else rows
+        by_head.update(_draw(pool, samples, rng, take))
     return Samples({head: by_head[head] for head in all_heads(tasks)}, shared)
 
 
@@ -120,17 +126,19 @@ def _strata(y: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero((maps == value).any(axis=(1, 2))) for value in values]
 
 
-def _draw(pool: Samples, samples: int, rng) -> dict[str, HeadSamples]:
+def _draw(pool: Samples, samples: int, rng, take=rows) -> dict[str, HeadSamples]:
     if not pool.shared:
         drawn = {}
         for part in pool.apart:
-            drawn.update(_draw(part, samples, rng))
+            drawn.update(_draw(part, samples, rng, take))
         return drawn
     first = next(iter(pool.by_head.values()))
     labels = [own.y for own in pool.by_head.values() if own.y is not None]
     # Without labels there are no strata; zeros stand for "all rows are alike".
     chosen = stratified_rows(labels or [np.zeros(len(first), bool)], samples, rng)
-    x = rows(first.x, chosen)
+    x = take(first.x, chosen)
+    if len(chosen) == len(first):
+        return {head: dataclasses.replace(own, x=x) for head, own in pool.by_head.items()}
     return {head: own.rows(chosen, x) for head, own in pool.by_head.items()}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -23,6 +24,7 @@ from tfmot_pam.graph.network import (
 
 # Samples that are run at once: large batches save time, until they take more memory than this.
 _LARGEST_BATCH, _SMALLEST_BATCH, _BATCH_VALUES = 256, 8, 1 << 24
+MEMORY = 1 << 30  # bytes that values of all samples may take while a network runs
 
 
 def evaluate(
@@ -52,7 +54,7 @@ def evaluate(
     network = prune_to(network, list(kept))
     # Node by node and not as a model: that would keep all tensors to the end of its call, and
     # have to take batches so small that calling its layers takes longer than their work.
-    operations = _Operations(network.layers.__getitem__, made)
+    operations, last = _Operations(made), _last_readers(network)
     batch_size = batch_size or batch_size_of(peak_floats(network))
     given = given_to(network, x)
     for start in range(0, len(next(iter(given.values()))), batch_size):
@@ -60,49 +62,71 @@ def evaluate(
             tensor: keras.ops.convert_to_tensor(array[start : start + batch_size])
             for tensor, array in given.items()
         }
-        values = _Unread(network, part)
-        for node in network.nodes:
-            own = Tensor(node.name)
-            results = operations(node, values.__getitem__) if node.inputs else [part[own]]
+        alive = _Alive(last, part)
+        for place, node in enumerate(network.nodes):
+            if node.inputs:
+                results = operations(network.layers[node.layer], node, alive.values.__getitem__)
+            else:
+                results = [part[Tensor(node.name)]]
             for tensor, result in zip(node.outputs, results, strict=False):
                 if tensor in kept:
                     kept[tensor].append(reduce(tensor, _to_numpy(result)))
-            values.update(node, results)
+            alive.update(place, node, results)
     return {tensor: np.concatenate(parts) for tensor, parts in kept.items()}
 
 
-class _Unread:
-    """The tensors of a network that runs, each until its last reader has run."""
+def _last_readers(network: Network) -> dict[Tensor, int]:
+    """The place of the last node that reads each tensor; those that nobody reads are left out."""
+    return {tensor: i for i, node in enumerate(network.nodes) for tensor in node.inputs}
 
-    def __init__(self, network: Network, given: Mapping[Tensor, Any]):
-        self._left = Counter(tensor for node in network.nodes for tensor in node.inputs)
-        self._values = dict(given)
 
-    def __getitem__(self, tensor: Tensor) -> Any:
-        return self._values[tensor]
+class _Alive:
+    """The tensors of a network that runs, each until its last reader has run.
 
-    def update(self, node: Node, results: Iterable[Any]) -> None:
+    Args:
+        last: The place of each tensor's last reader.
+        values: The tensors that there are.
+        masks: Their masks, which Keras hands on as an attribute that layers take off.
+        place: The node that runs next.
+    """
+
+    def __init__(self, last: Mapping[Tensor, int], values, masks=(), place: int = 0):
+        self._last = last
+        self.values = {t: value for t, value in values.items() if t in last}
+        self.masks = dict(masks)
+        self.place = place
+
+    def update(self, place: int, node: Node, results: Iterable[Any]) -> None:
         """Takes what a node has written and forgets what nobody reads after it."""
         for tensor, result in zip(node.outputs, results, strict=False):
-            if self._left[tensor]:
-                self._values[tensor] = result
+            if tensor in self._last:
+                self.values[tensor] = result
         for tensor in node.inputs:
-            self._left[tensor] -= 1
-            if not self._left[tensor]:
-                self._values.pop(tensor, None)
+            if self._last[tensor] == place:
+                self.values.pop(tensor, None)
+        self.place = place + 1
+
+    def copy(self) -> _Alive:
+        return _Alive(self._last, self.values, self.masks, self.place)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(
+            math.prod(value.shape) * np.dtype(keras.backend.standardize_dtype(value.dtype)).itemsize
+            for value in self.values.values()
+        )
 
 
 class _Operations:
-    """The layers of a network, each made when it is first called."""
+    """Layers that run, each made when it is first called."""
 
-    def __init__(self, layer: Callable[[str], Layer], made: dict[Layer, Any] | None = None):
-        self._layer = layer
+    def __init__(self, made: dict[Layer, Any] | None = None):
         self._made = {} if made is None else made
 
-    def __call__(self, node: Node, value: Callable[[Tensor], Any]) -> list[Any]:
+    def __call__(self, layer: Layer, node: Node, value: Callable[[Tensor], Any]) -> list[Any]:
         """What a node's layer makes of the values that it reads."""
         args, kwargs = map_tensors((node.args, dict(node.kwargs)), value)
-        layer = self._layer(node.layer)
         if issubclass(layer.cls, keras.layers.Layer):
             # As a model does in inference, whatever was said when the layer was called: calls of
             # augmentation layers are recorded with `training=True` where nothing was said.
@@ -125,26 +149,38 @@ def _copied(arguments: Any) -> Any:
 
 
 class Stepper:
-    """Runs a network node by node and forgets every tensor after its last reader.
+    """Runs a network from node to node, batch by batch, in memory that does not grow with them.
+
+    What is alive at the node that was reached is kept for all samples as long as that fits; where
+    it does not, batches are run anew from the last node where it did, or from the inputs. Layers
+    run as they were when they first did.
 
     Args:
         network: The network.
         x: Inputs, samples first; of several a dict by name.
         batch_size: Samples that a layer is given at once; None takes what memory allows.
+        memory: Bytes that the values of all samples may take from one node to the next.
     """
 
-    def __init__(self, network: Network, x: Inputs, batch_size: int | None = None):
+    def __init__(
+        self,
+        network: Network,
+        x: Inputs,
+        batch_size: int | None = None,
+        *,
+        memory: float = MEMORY,
+    ):
         self._network = network
-        self._operations = _Operations(self.layer)
-        self._values = _Unread(network, given_to(network, x))
-        # Keras hands masks on as an attribute of tensors, which arrays cannot have.
-        self._masks: dict[Tensor, np.ndarray] = {}
-        self._position = 0
+        self._operations = _Operations()
+        self._given = given_to(network, x)
+        self._samples = len(next(iter(self._given.values())))
         self._batch_size = batch_size or batch_size_of(peak_floats(network))
+        self._memory = memory
+        self._last = _last_readers(network)
+        self._kept: dict[int, _Alive] = {}  # by the first sample of each batch
         self._changed: dict[str, Layer] = {}
-
-    def value(self, tensor: Tensor) -> np.ndarray:
-        return self._values[tensor]
+        self._ran: list[Layer] = []
+        self._places = {node.name: place for place, node in enumerate(network.nodes)}
 
     def change(self, layer: Layer) -> None:
         """Gives a layer that has not run yet another configuration and other weights."""
@@ -153,49 +189,89 @@ class Stepper:
     def layer(self, name: str) -> Layer:
         return self._changed.get(name, self._network.layers[name])
 
-    def run_until(self, name: str) -> None:
-        """Runs all nodes before `name`."""
-        while self._network.nodes[self._position].name != name:
-            self.step()
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of what a node reads first, of all samples."""
+        (tensor, *_) = self._network.node(name).inputs
+        sizes = self._network.shape(tensor)[1:]
+        if None in sizes:
+            sizes = next(self._reached(name, 1))[1].values[tensor].shape[1:]
+        return (self._samples, *sizes)
 
-    def step(self) -> None:
-        """Runs the next node."""
-        node = self._network.nodes[self._position]
-        self._position += 1
-        if node.inputs:
-            self._values.update(node, self._run(node))
+    def gather(
+        self,
+        name: str,
+        function: Callable[[slice, np.ndarray], Any],
+        samples: int | None = None,
+    ) -> list[Any]:
+        """What a function makes of what a node reads first, batch by batch.
 
-    def _run(self, node: Node) -> list[np.ndarray]:
-        samples = len(self._values[node.inputs[0]])
-        results: list[np.ndarray] = []
-        masks: dict[Tensor, list[np.ndarray]] = {}
-        for start in range(0, samples, self._batch_size):
-            read: dict[Tensor, Any] = {}
+        Args:
+            name: The node; those that come before one that was asked for are dear.
+            function: Called with the batch's span of samples and with the value there.
+            samples: Batches that begin behind so many are left out.
+        """
+        tensor = self._network.node(name).inputs[0]
+        found = []
+        for span, alive in self._reached(name, samples):
+            found.append(function(span, keras.ops.convert_to_numpy(alive.values[tensor])))
+        return found
 
-            def cut(tensor, read=read, span=slice(start, start + self._batch_size)):
-                if tensor not in read:
-                    read[tensor] = keras.ops.convert_to_tensor(self._values[tensor][span])
-                    if tensor in self._masks:
-                        read[tensor]._keras_mask = keras.ops.convert_to_tensor(
-                            self._masks[tensor][span]
-                        )
-                return read[tensor]
+    def _reached(self, name: str, samples: int | None = None) -> Iterator[tuple[slice, _Alive]]:
+        """Every batch's span and values right before a node runs."""
+        target = self._places[name]
+        for node in self._network.nodes[len(self._ran) : target]:
+            self._ran.append(self.layer(node.layer))
+        total = self._samples if samples is None else min(samples, self._samples)
+        for start in range(0, total, self._batch_size):
+            span = slice(start, min(start + self._batch_size, self._samples))
+            yield span, self._run(span, target)
 
-            found = self._operations(node, cut)
-            parts = [_to_numpy(value) for value in found]
-            if not results:
-                results = [np.empty((samples, *part.shape[1:]), part.dtype) for part in parts]
-            for whole, part in zip(results, parts, strict=True):
-                whole[start : start + len(part)] = part
-            for tensor, value in [*read.items(), *zip(node.outputs, found, strict=False)]:
-                mask = getattr(value, "_keras_mask", None)
-                if mask is not None:
-                    masks.setdefault(tensor, []).append(keras.ops.convert_to_numpy(mask))
+    def _run(self, span: slice, target: int) -> _Alive:
+        alive = self._kept.get(span.start)
+        if alive is None or alive.place > target:
+            given = {t: keras.ops.convert_to_tensor(a[span]) for t, a in self._given.items()}
+            alive = _Alive(self._last, given)
+        if alive.place == target:
+            return alive
+        alive = alive.copy()
+        for place in range(alive.place, target):
+            self._step(alive, place)
+        if alive.nbytes * self._samples <= self._memory * (span.stop - span.start):
+            self._kept[span.start] = alive
+        return alive
+
+    def _step(self, alive: _Alive, place: int) -> None:
+        node = self._network.nodes[place]
+        if not node.inputs:
+            alive.place = place + 1
+            return
+        read: dict[Tensor, Any] = {}
+
+        def value(tensor):
+            found = read[tensor] = alive.values[tensor]
+            # What is kept may be read again, after a layer has taken its mask off.
+            if tensor in alive.masks:
+                found._keras_mask = alive.masks[tensor]
+            elif getattr(found, "_keras_mask", None) is not None:
+                del found._keras_mask
+            return found
+
+        results = self._operations(self._ran[place], node, value)
         # A mask that a layer has taken off what it reads is gone for those that follow, too.
         for tensor in (*node.inputs, *node.outputs):
-            self._masks.pop(tensor, None)
-        self._masks |= {tensor: np.concatenate(parts) for tensor, parts in masks.items()}
-        return results
+            alive.masks.pop(tensor, None)
+        for tensor, result in [*read.items(), *zip(node.outputs, results, strict=False)]:
+            mask = getattr(result, "_keras_mask", None)
+            if mask is not None:
+                alive.masks[tensor] = mask
+        alive.update(place, node, [_full_precision(result) for result in results])
+
+
+def _full_precision(value: Any) -> Any:
+    """A tensor that can be summed up: half precision becomes float32."""
+    value = keras.ops.convert_to_tensor(value)
+    half = keras.backend.standardize_dtype(value.dtype) in ("float16", "bfloat16")
+    return keras.ops.cast(value, "float32") if half else value
 
 
 def _to_numpy(value: Any) -> np.ndarray:

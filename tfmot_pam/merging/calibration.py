@@ -43,7 +43,8 @@ def calibration_samples(
     shapes, types = common_inputs(found), common_types(networks)
     heads = {task: tuple(leaves(task, network.outputs)) for task, network in found.items()}
     if data is not None:
-        return _as_types(take_samples(data, heads, shapes, samples=samples, seed=seed), types)
+        drawn = take_samples(data, heads, shapes, samples=samples, seed=seed, lazy=True)
+        return _as_types(drawn, types)
     warnings.warn(
         "merge() was given no data: channels are compared on random inputs, which says little "
         "about what the tasks need. Pass inputs of the training split, labels are optional.",

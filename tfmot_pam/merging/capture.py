@@ -56,6 +56,7 @@ def observe(
     x: Inputs,
     *,
     reduction: str = "max",
+    outputs_as: Callable[[str, np.ndarray], np.ndarray] = lambda head, value: value,
 ) -> tuple[dict[int, Observations], dict[str, np.ndarray]]:
     """One network's activations in the free trunk spaces, and its outputs by head.
 
@@ -67,18 +68,24 @@ def observe(
         index: Which network.
         x: Calibration inputs, `[samples, ...]`; of several a dict by name.
         reduction: How space is reduced: `max`, `mean` or `max+mean`.
+        outputs_as: What is kept of the outputs of a head in a batch, which may be whole maps.
 
     Returns:
         Observations by index of the trunk space (the channels in the order of its `channels`),
-        and the network's outputs.
+        and what is kept of the network's outputs.
     """
     network = alignment.networks[index]
     places = reading_places(alignment, index)
     outputs = leaves(alignment.tasks[index], network.outputs)
 
+    heads: dict[Tensor, list[str]] = {}
+    for head, tensor in outputs.items():
+        heads.setdefault(tensor, []).append(head)
+
     def reduce(tensor: Tensor, value: np.ndarray) -> np.ndarray:
-        if tensor in outputs.values():
-            return value
+        if tensor in heads:
+            (first, *others) = heads[tensor]
+            return value if others else outputs_as(first, value)
         return np.stack(REDUCTIONS[reduction](value), axis=1)
 
     wanted = set()
@@ -90,7 +97,10 @@ def observe(
         space: _space_observations(alignment.spaces[space].channels[index], places, found, wanted)
         for space in free_spaces(alignment)
     }
-    return spaces, {head: found[tensor] for head, tensor in outputs.items()}
+    return spaces, {
+        head: found[tensor] if len(heads[tensor]) == 1 else outputs_as(head, found[tensor])
+        for head, tensor in outputs.items()
+    }
 
 
 def _space_observations(channels, places, found, wanted) -> Observations:

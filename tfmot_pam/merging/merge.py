@@ -45,6 +45,7 @@ from tfmot_pam.merging.targets import (
     Targets,
     encode_labels,
     joint_targets,
+    rows_of_outputs,
     targets_from_outputs,
 )
 from tfmot_pam.merging.units import check_units
@@ -218,7 +219,19 @@ def _check_alpha_tasks(threshold: Threshold, tasks: tuple[str, ...]) -> Threshol
 
 def _relevance(by_task, alignment, calibration, estimator, reduction, seed, display) -> Paths:
     name, options = check_estimator(estimator)
-    observed, outputs = _observe_all(by_task, alignment, calibration, reduction, display)
+    kinds = {
+        head: kind
+        for task in alignment.tasks
+        for head, kind in output_kinds(by_task[task], [task]).items()
+    }
+
+    def kept(head: str, output: np.ndarray) -> np.ndarray:
+        """What targets are made of: of maps a row for each image, of labelled ones the width."""
+        if calibration.by_head[head].y is not None:
+            return output[(slice(None), *(0,) * (output.ndim - 2))]
+        return output if name == "kde" else rows_of_outputs(output, kinds[head], head)
+
+    observed, outputs = _observe_all(alignment, calibration, reduction, kept, display)
     targets = {
         task: joint_targets(
             [
@@ -227,7 +240,7 @@ def _relevance(by_task, alignment, calibration, estimator, reduction, seed, disp
             ],
             task,
         )
-        for task, kinds in ((task, output_kinds(by_task[task], [task])) for task in alignment.tasks)
+        for task in alignment.tasks
     }
     spaces = free_spaces(alignment)
     paths: dict[tuple[int, int], RelevancePath] = {}
@@ -245,7 +258,7 @@ def _relevance(by_task, alignment, calibration, estimator, reduction, seed, disp
     return paths
 
 
-def _observe_all(by_task, alignment, calibration, reduction, display):
+def _observe_all(alignment, calibration, reduction, kept, display):
     """For each task, every network's observations on that task's data, and its own outputs."""
     observed, outputs = {}, {}
     tasks = alignment.tasks
@@ -257,14 +270,22 @@ def _observe_all(by_task, alignment, calibration, reduction, display):
         for k, other in enumerate(tasks):
             head = next(iter(leaves(task, alignment.networks[position].outputs)))
             x = calibration.by_head[head].x
-            spaces, result = observe(alignment, k, x, reduction=reduction)
+            needed = other == task or calibration.shared
+            spaces, result = observe(
+                alignment, k, x, reduction=reduction, outputs_as=kept if needed else _nothing
+            )
             found.append(spaces)
-            if other == task or calibration.shared:
+            if needed:
                 outputs[other] = result
             display.show("activations", (position * len(tasks) + k + 1) / len(tasks) ** 2)
         observed[task] = found
     display.show("activations", 1.0, line="seen")
     return observed, outputs
+
+
+def _nothing(head: str, output: np.ndarray) -> np.ndarray:
+    del head
+    return output.reshape(len(output), -1)[:, :0]
 
 
 def _join(observations: Sequence[Observations]) -> Observations:
@@ -284,7 +305,9 @@ def _join(observations: Sequence[Observations]) -> Observations:
 def _targets(head, found: HeadSamples, outputs, kind: str, estimator: str) -> Targets:
     if found.y is not None:
         return encode_labels(found.y, head, outputs.shape[-1])
-    return targets_from_outputs(outputs, kind, head, discrete=estimator == "kde")
+    if estimator == "kde":
+        return targets_from_outputs(outputs, kind, head, discrete=True)
+    return targets_from_outputs(outputs, "linear", head)
 
 
 def _regroup_and_assemble(

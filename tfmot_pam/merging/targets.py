@@ -7,7 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfmot_pam.data.missing import VOID, counted
+from tfmot_pam.merging.label_maps import (
+    checked,
+    counted_labels,
+    holds_only,
+    is_one_hot,
+    is_whole,
+    label_kind,
+    rows_of_maps,
+)
 
 _LEAST_PROBABILITY = 1e-6  # a saturated output has a finite logit
 _KINDS = ("classes", "binary", "real")
@@ -64,7 +72,7 @@ class Targets:
         Raises:
           ValueError: if they are real-valued, or some labels of a sample are known and others not.
         """
-        if self.kind == "binary" and not _holds_only(self.values, 0, 1):
+        if self.kind == "binary" and not holds_only(self.values, 0, 1):
             raise ValueError(
                 "Received samples of which some labels are known and others are NaN or 255; "
                 "expected all or none, since the 'kde' estimator compares labels between samples. "
@@ -152,41 +160,40 @@ def encode_labels(labels: np.ndarray, task: str, classes: int | None = None) -> 
              [0., 0.],
              [1., 1.]])
     """
-    labels = _checked(labels, f"labels of task {task!r}", gaps=True)
-    known = _known(labels, classes)
+    what = f"labels of task {task!r}"
+    if np.ndim(labels) >= 3:
+        values, counts = rows_of_maps(np.asarray(labels), classes, what)
+        rows = None if counts is None else _some(counts, task)
+        values = values if rows is None else values[rows]
+        return Targets("real", _varying(values, task), rows)
+    labels = checked(labels, what, gaps=True)
+    kind = label_kind(labels, [labels])
+    known = counted_labels(labels, kind, classes)
     if known is None:
         return _encoded(labels, task)
-    rows = np.flatnonzero(known.reshape(len(known), -1).any(axis=1))
-    if not len(rows):
-        raise ValueError(
-            f"No label of the task {task!r} counts in {len(labels)} samples: all are NaN, negative "
-            "or 255. Expected labels that are known. Pass None for a task without labels."
-        )
+    rows = _some(known.reshape(len(known), -1).any(axis=1), task)
     labels, known = labels[rows], known[rows]
-    if labels.ndim >= 3:
-        found = Targets("real", _varying(_per_image(labels, known), task))
-    elif known.all():
+    if known.all():
         found = _encoded(labels, task)
     else:
         found = _with_gaps(labels.astype(np.float64), known, task)
     return Targets(found.kind, found.values, rows)
 
 
-def _known(labels: np.ndarray, classes: int | None) -> np.ndarray | None:
-    """Which labels count; None where all do."""
-    plain = labels.ndim == 1 or labels.shape[-1] == 1 or labels.ndim == 3
-    values = labels[labels != VOID]
-    if _holds_only(values, -1, 1) or (not plain and _holds_only(values, 0, 1)):
-        kind = "binary" if _is_whole(labels) else "real"
-    else:
-        kind = "classes" if _is_whole(labels) and plain else "real"
-    # 255 is a class where it is not known how many there are.
-    return counted(labels, kind, VOID + 1 if classes is None and kind == "classes" else classes)
+def _some(counts: np.ndarray, task: str) -> np.ndarray:
+    """The samples that count."""
+    rows = np.flatnonzero(counts)
+    if not len(rows):
+        raise ValueError(
+            f"No label of the task {task!r} counts in {len(counts)} samples: all are NaN, negative "
+            "or 255. Expected labels that are known. Pass None for a task without labels."
+        )
+    return rows
 
 
 def _with_gaps(values: np.ndarray, known: np.ndarray, task: str) -> Targets:
     """Several labels a sample, of which some are not known and become the mean of the others."""
-    signs, bits = (_holds_only(values[known], low, 1) for low in (-1, 0))
+    signs, bits = (holds_only(values[known], low, 1) for low in (-1, 0))
     values = np.where(known, np.maximum(values, 0.0) if signs else values, 0.0)
     mean = values.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     values = np.where(known, values, mean)
@@ -196,18 +203,16 @@ def _with_gaps(values: np.ndarray, known: np.ndarray, task: str) -> Targets:
 
 def _encoded(labels: np.ndarray, task: str) -> Targets:
     """Labels that all count."""
-    if labels.ndim >= 3:
-        return Targets("real", _varying(_per_image(labels), task))
-    if labels.ndim == 2 and labels.shape[1] > 1 and _is_one_hot(labels):
+    if labels.ndim == 2 and labels.shape[1] > 1 and is_one_hot(labels):
         labels = labels.argmax(axis=1)
-    signs = _holds_only(labels, -1, 1)
-    if (labels.ndim == 1 or labels.shape[1] == 1) and _is_whole(labels) and not signs:
+    signs = holds_only(labels, -1, 1)
+    if (labels.ndim == 1 or labels.shape[1] == 1) and is_whole(labels) and not signs:
         return _class_targets(labels.reshape(-1), task)
     values = labels.reshape(len(labels), -1).astype(np.float64)
     if signs:
         targets = Targets("binary", (values > 0).astype(np.float64))
     else:
-        targets = Targets("binary" if _holds_only(labels, 0, 1) else "real", values)
+        targets = Targets("binary" if holds_only(labels, 0, 1) else "real", values)
     _refuse_constant(targets.values, task)
     return targets
 
@@ -238,23 +243,43 @@ def targets_from_outputs(
       array([[1.],
              [0.]])
     """
-    if kind not in _ACTIVATIONS:
-        raise ValueError(
-            f"Received outputs of kind {kind!r} for task {task!r}; expected one of {_ACTIVATIONS}. "
-            "Name the activation of the network's outputs."
-        )
-    outputs = _checked(outputs, f"outputs of task {task!r}").astype(np.float64)
-    if outputs.ndim == 1:
-        outputs = outputs[:, None]
     if discrete:
-        return _output_labels(outputs, kind, task)
+        return _output_labels(_checked_outputs(outputs, kind, task), kind, task)
+    return Targets("real", _varying(rows_of_outputs(outputs, kind, task), task))
+
+
+def rows_of_outputs(outputs: np.ndarray, kind: str, task: str) -> np.ndarray:
+    """What a network's outputs say about each sample, in float64 `[samples, outputs]`.
+
+    Use it on batches of outputs that are maps: `targets_from_outputs` of the rows of all batches
+    and the kind `"linear"` is the same as of all outputs.
+
+    Args:
+      outputs: as in `targets_from_outputs`.
+      kind: likewise.
+      task: likewise.
+
+    Raises:
+      ValueError: if the outputs are empty, not finite or of an unknown kind.
+    """
+    outputs = _checked_outputs(outputs, kind, task)
     if kind == "softmax":
         outputs = np.log(np.maximum(outputs, _LEAST_PROBABILITY))
         outputs -= outputs.mean(axis=-1, keepdims=True)
     elif kind == "sigmoid":
         likely = np.clip(outputs, _LEAST_PROBABILITY, 1.0 - _LEAST_PROBABILITY)
         outputs = np.log(likely) - np.log1p(-likely)
-    return Targets("real", _varying(outputs.mean(axis=tuple(range(1, outputs.ndim - 1))), task))
+    return outputs.mean(axis=tuple(range(1, outputs.ndim - 1)))
+
+
+def _checked_outputs(outputs: np.ndarray, kind: str, task: str) -> np.ndarray:
+    if kind not in _ACTIVATIONS:
+        raise ValueError(
+            f"Received outputs of kind {kind!r} for task {task!r}; expected one of {_ACTIVATIONS}. "
+            "Name the activation of the network's outputs."
+        )
+    outputs = checked(outputs, f"outputs of task {task!r}").astype(np.float64)
+    return outputs[:, None] if outputs.ndim == 1 else outputs
 
 
 def _output_labels(outputs: np.ndarray, kind: str, task: str) -> Targets:
@@ -273,71 +298,6 @@ def _class_targets(classes: np.ndarray, task: str) -> Targets:
     targets = Targets("classes", classes.astype(np.int64))
     _refuse_constant(targets.values[:, None], task)
     return targets
-
-
-def _checked(values: np.ndarray, what: str, gaps: bool = False) -> np.ndarray:
-    """Returns the values as an array of numbers with at least one dimension."""
-    array = np.asarray(values)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(
-            f"Received {what} of dtype {array.dtype}; expected integers, booleans or floats. "
-            "Encode them as numbers."
-        )
-    if array.ndim == 0 or array.size == 0:
-        raise ValueError(
-            f"Received {what} of shape {array.shape}; expected at least one sample. "
-            "Pass one row per sample."
-        )
-    if np.isinf(array).any() if gaps else not np.isfinite(array).all():
-        raise ValueError(
-            f"Received {what} with {'' if gaps else 'NaN or '}infinite entries; expected finite "
-            f"numbers{', or NaN where there is no label' if gaps else ''}. Check their source."
-        )
-    return array.astype(np.int64) if array.dtype.kind in "biu" else array
-
-
-def _is_whole(values: np.ndarray) -> bool:
-    return values.dtype.kind == "i"
-
-
-def _holds_only(values: np.ndarray, low: int, high: int) -> bool:
-    return bool(((values == low) | (values == high)).all())
-
-
-def _is_one_hot(values: np.ndarray) -> bool:
-    return _holds_only(values, 0, 1) and bool((values.sum(axis=-1) == 1).all())
-
-
-def _per_image(labels: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
-    """Returns one row per image: class frequencies of an index map, else means over positions."""
-    samples = len(labels)
-    if known is not None:
-        return _per_image_of_known(labels, known)
-    is_map = labels.shape[-1] == 1 or (labels.ndim == 3 and not _is_one_hot(labels))
-    if not is_map:
-        return labels.mean(axis=tuple(range(1, labels.ndim - 1)))
-    if not _is_whole(labels):
-        return labels.reshape(samples, -1).mean(axis=1, keepdims=True)
-    present, code = np.unique(labels, return_inverse=True)
-    code = code.reshape(samples, -1) + np.arange(samples)[:, None] * len(present)
-    counts = np.bincount(code.reshape(-1), minlength=samples * len(present))
-    return counts.reshape(samples, len(present)) / code.shape[1]
-
-
-def _per_image_of_known(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The same over what counts; images without any of a target get its mean over the others."""
-    if _is_whole(labels):
-        shape = (len(labels), -1, 1)
-        labels, known = labels.reshape(shape), known.reshape(shape)
-        values = (labels == np.unique(labels[known])).astype(np.float64)
-    else:
-        width = 1 if labels.ndim == 3 else labels.shape[-1]
-        values = labels.reshape(len(labels), -1, width).astype(np.float64)
-        known = known.reshape(values.shape)
-    sums = np.where(known, values, 0.0).sum(axis=1)
-    entries = np.broadcast_to(known, values.shape).sum(axis=1)
-    means = sums / np.maximum(entries, 1)
-    return np.where(entries > 0, means, sums.sum(axis=0) / np.maximum(entries.sum(axis=0), 1))
 
 
 def _varies(values: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 
 from tfmot_pam.closed_form import linear
 from tfmot_pam.closed_form.blocks import BlockSystem, rows_by_channel
+from tfmot_pam.closed_form.sampled import Sampled
 from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.graph.inputs import count, rows
 from tfmot_pam.graph.network import Layer, Node
@@ -109,17 +110,15 @@ def _readers(prunable: PrunableChannels, x: Inputs, rng) -> list[_Reader]:
         layer = network.layer_of(node)
         gated = prunable.graph.roles[node.name] == "mixing" and node.inputs[0] in places
         if gated and linear.linear_form(layer) is not None:
-            value = running.value(node.inputs[0])
-            found.append(_observe(node, layer, value, places[node.inputs[0]], rng))
-        running.step()
+            found.append(_observe(running, node, layer, places[node.inputs[0]], rng))
     return found
 
 
-def _observe(node: Node, layer: Layer, value: np.ndarray, positions, rng) -> _Reader:
-    form = linear.linear_form(layer)
-    where = linear.sample_places(len(value), form.grid(layer, value.shape), _PLACES, rng)
-    features = form.features(layer, value, where)
-    targets = linear.pre_activation(form, layer, value, where)
+def _observe(running: Stepper, node: Node, layer: Layer, positions, rng) -> _Reader:
+    form, shape = linear.linear_form(layer), running.shape(node.name)
+    where = linear.sample_places(shape[0], form.grid(layer, shape), _PLACES, rng)
+    read = Sampled(running, node.name, where).read(form, layer)
+    features, targets = form.features(layer, read), linear.pre_activation(form, layer, read)
     # Columns run over kernel positions, then channels (depth multipliers innermost).
     inner = features.shape[1] // _kernel_positions(layer) // len(positions)
     channels = np.tile(np.repeat(positions, inner), _kernel_positions(layer))
