@@ -25,6 +25,7 @@ from keras import layers
 import tfmot_pam
 from tfmot_pam.distribution.devices import devices_of
 from tfmot_pam.pipeline.search import Search
+from tfmot_pam.toolkit.crossing import import_tfmot
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PATIENCE = 300  # seconds after which a process is killed: no test waits forever
@@ -176,9 +177,7 @@ def gates(strategy, folder) -> dict:
 
 
 def _schedule() -> Callable:
-    import tensorflow_model_optimization as tfmot
-
-    return tfmot.sparsity.keras.PolynomialDecay(0.0, 0.5, 2, 8, frequency=2)
+    return import_tfmot().sparsity.keras.PolynomialDecay(0.0, 0.5, 2, 8, frequency=2)
 
 
 def compressed(strategy, folder) -> dict:
