@@ -228,7 +228,8 @@ def _relevance(by_task, alignment, calibration, estimator, reduction, seed, disp
     def kept(head: str, output: np.ndarray) -> np.ndarray:
         """What targets are made of: of maps a row for each image, of labelled ones the width."""
         if calibration.by_head[head].y is not None:
-            return output[(slice(None), *(0,) * (output.ndim - 2))]
+            # A copy: a view would keep the whole map.
+            return output[(slice(None), *(0,) * (output.ndim - 2))].copy()
         return output if name == "kde" else rows_of_outputs(output, kinds[head], head)
 
     observed, outputs = _observe_all(alignment, calibration, reduction, kept, display)
@@ -285,7 +286,7 @@ def _observe_all(alignment, calibration, reduction, kept, display):
 
 def _nothing(head: str, output: np.ndarray) -> np.ndarray:
     del head
-    return output.reshape(len(output), -1)[:, :0]
+    return np.empty((len(output), 0), output.dtype)
 
 
 def _join(observations: Sequence[Observations]) -> Observations:
