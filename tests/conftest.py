@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import sys
 
 import hypothesis
+import numpy as np
 import pytest
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -33,11 +35,45 @@ def seeded() -> None:
         sys.modules["keras"].utils.set_random_seed(0)
 
 
+@pytest.fixture(autouse=os.environ["KERAS_BACKEND"] == "torch")
+def readable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets NumPy read PyTorch's tensors, which else have to be detached from their gradients."""
+    import torch
+
+    def array(tensor: torch.Tensor, dtype=None, copy=None) -> np.ndarray:
+        return np.array(tensor.detach().numpy(), dtype, copy=copy)
+
+    monkeypatch.setattr(torch.Tensor, "__array__", array)
+
+
 # Modules that take long, the longest first: begun last, one of them would run alone.
 LONG = (
     "distribution spoken_digits compress every_layer docs convert toolkit_quantization fine_tune "
     "metrics examples widening workers apart several_outputs several_inputs search_rounds attention"
 ).split()
+
+
+# What has no need of TensorFlow: the modules that run on the other backends of Keras too.
+ON_ALL_BACKENDS = (
+    "averaging backends channels cloning compensate compress cost fine_tune first_layers frozen "
+    "identities levels masks merge prune_channels reader regroup relevance report runner "
+    "selection sensitivity several_inputs several_outputs surgery targets task_group units width"
+).split()
+
+
+def pytest_ignore_collect(collection_path: pathlib.Path) -> bool | None:
+    """Leaves out modules that need TensorFlow where Keras runs on another backend."""
+    name = collection_path.name
+    if os.environ["KERAS_BACKEND"] == "tensorflow" or not name.endswith("_test.py"):
+        return None
+    return name.removesuffix("_test.py") not in ON_ALL_BACKENDS or None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips tests that need TensorFlow where Keras runs on another backend."""
+    backend = os.environ["KERAS_BACKEND"]
+    if backend != "tensorflow" and item.get_closest_marker("tensorflow"):
+        pytest.skip(f"needs the TensorFlow backend, Keras runs on {backend}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

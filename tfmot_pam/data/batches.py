@@ -35,6 +35,10 @@ class Batches:
         steps = [self._steps(source) for source in self.sources]
         return None if None in steps else max(steps)
 
+    def counted_steps(self) -> int:
+        """Batches of one epoch; a stream that does not know its length is read once to count it."""
+        return self.steps or sum(1 for _ in self.epoch(0))
+
     def epoch(self, index: int) -> Iterator[Samples]:
         """Yields the batches of epoch `index`.
 

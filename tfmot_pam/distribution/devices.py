@@ -200,10 +200,10 @@ def as_local(model: Any) -> Any:
 
 def _strategy_of(model: Any) -> Any:
     """The strategy in whose scope a Keras 3 model, or its layers, were made, or None."""
+    if keras.backend.backend() != "tensorflow" or not isinstance(model, keras.Model):
+        return None
     import tensorflow as tf
 
-    if not isinstance(model, keras.Model):
-        return None
     if model.distribute_strategy is not tf.distribute.get_strategy():
         return model.distribute_strategy
     values = (getattr(variable, "value", None) for variable in model.variables)
@@ -212,6 +212,8 @@ def _strategy_of(model: Any) -> Any:
 
 def strategy_of_variable(variable: Any) -> Any:
     """The strategy over whose replicas a TensorFlow variable is spread, or None."""
+    if keras.backend.backend() != "tensorflow":
+        return None
     import tensorflow as tf
 
     if isinstance(variable, tf.distribute.DistributedValues):

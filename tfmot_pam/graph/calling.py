@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
+from tfmot_pam import backends
+from tfmot_pam.backends.epochs import whole
 from tfmot_pam.graph.heads import Inputs, leaves, own_output
 
 
@@ -39,6 +42,31 @@ def for_model(model: Any, x: Inputs) -> Any:
     if len(names) == 1 and not isinstance(functional.input, (Mapping, list, tuple)):
         return x[names[0]]
     return {name: x[name] for name in names}
+
+
+def predicted(model: Any, x: Inputs, batch_size: int | None = None) -> Any:
+    """What a model predicts for inputs by name, in inference mode.
+
+    Args:
+        model: A Keras model.
+        x: One array, or a dict by the names of inputs, of which the model may take a part.
+        batch_size: Samples at a time; None means that they are one batch.
+
+    Returns:
+        Arrays, nested as the model's outputs are.
+    """
+    x, parts = for_model(model, x), backends.current().replicas()
+    length = len(next(iter(keras.tree.flatten(x))))
+    size = whole(length, parts)
+    if size != length:
+        x = keras.tree.map_structure(lambda array: array[np.arange(size) % length], x)
+    if batch_size is None:
+        found = model.predict_on_batch(x)
+    else:
+        found = model.predict(x, batch_size=whole(batch_size, parts), verbose=0)
+    if size == length:
+        return found
+    return keras.tree.map_structure(lambda array: array[:length], found)
 
 
 def answers_by_head(outputs: Any, task: str) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from tfmot_pam import backends
 from tfmot_pam.graph.emitter import instantiate, load_weights
 from tfmot_pam.graph.heads import Inputs, given_to
 from tfmot_pam.graph.network import (
@@ -62,17 +63,60 @@ def evaluate(
             tensor: keras.ops.convert_to_tensor(array[start : start + batch_size])
             for tensor, array in given.items()
         }
-        alive = _Alive(last, part)
-        for place, node in enumerate(network.nodes):
-            if node.inputs:
-                results = operations(network.layers[node.layer], node, alive.values.__getitem__)
-            else:
-                results = [part[Tensor(node.name)]]
-            for tensor, result in zip(node.outputs, results, strict=False):
+        with backends.current().no_gradients():
+            for tensor, value in _in_turn(network, operations, last, part):
                 if tensor in kept:
-                    kept[tensor].append(reduce(tensor, _to_numpy(result)))
-            alive.update(place, node, results)
+                    kept[tensor].append(reduce(tensor, _to_numpy(value)))
     return {tensor: np.concatenate(parts) for tensor, parts in kept.items()}
+
+
+def offset_run(
+    network: Network, tensors: Sequence[Tensor]
+) -> Callable[[Inputs, Sequence[Any]], list[Any]]:
+    """A function that runs a network with something added to some of its tensors.
+
+    Args:
+        network: The network.
+        tensors: What is added to, before it is read.
+
+    Returns:
+        A function of inputs and of an array for each of the tensors, which returns the network's
+        outputs. It can be differentiated.
+    """
+    operations, last = _Operations(), _last_readers(network)
+
+    def run(x: Inputs, offsets: Sequence[Any]) -> list[Any]:
+        added = dict(zip(tensors, offsets, strict=True))
+
+        def change(tensor: Tensor, value: Any) -> Any:
+            return value + added[tensor] if tensor in added else value
+
+        outputs: dict[Tensor, Any] = dict.fromkeys(iterate_tensors(network.outputs))
+        for tensor, value in _in_turn(network, operations, last, given_to(network, x), change):
+            if tensor in outputs:
+                outputs[tensor] = value
+        return [outputs[tensor] for tensor in iterate_tensors(network.outputs)]
+
+    return run
+
+
+def _in_turn(
+    network: Network,
+    operations: _Operations,
+    last: Mapping[Tensor, int],
+    given: Mapping[Tensor, Any],
+    change: Callable[[Tensor, Any], Any] = lambda tensor, value: value,
+) -> Iterator[tuple[Tensor, Any]]:
+    """Yields every tensor of a network that runs, with its value, which may be changed first."""
+    alive = _Alive(last, given)
+    for place, node in enumerate(network.nodes):
+        if node.inputs:
+            found = operations(network.layers[node.layer], node, alive.values.__getitem__)
+        else:
+            found = [given[Tensor(node.name)]]
+        results = [change(t, value) for t, value in zip(node.outputs, found, strict=False)]
+        yield from zip(node.outputs, results, strict=False)
+        alive.update(place, node, results)
 
 
 def _last_readers(network: Network) -> dict[Tensor, int]:
@@ -234,8 +278,9 @@ class Stepper:
         if alive.place == target:
             return alive
         alive = alive.copy()
-        for place in range(alive.place, target):
-            self._step(alive, place)
+        with backends.current().no_gradients():
+            for place in range(alive.place, target):
+                self._step(alive, place)
         if alive.nbytes * self._samples <= self._memory * (span.stop - span.start):
             self._kept[span.start] = alive
         return alive
@@ -246,14 +291,13 @@ class Stepper:
             alive.place = place + 1
             return
         read: dict[Tensor, Any] = {}
+        backend = backends.current()
 
         def value(tensor):
             found = read[tensor] = alive.values[tensor]
             # What is kept may be read again, after a layer has taken its mask off.
-            if tensor in alive.masks:
-                found._keras_mask = alive.masks[tensor]
-            elif getattr(found, "_keras_mask", None) is not None:
-                del found._keras_mask
+            if tensor in alive.masks or backend.keras_mask(found) is not None:
+                backend.set_keras_mask(found, alive.masks.get(tensor))
             return found
 
         results = self._operations(self._ran[place], node, value)
@@ -261,7 +305,7 @@ class Stepper:
         for tensor in (*node.inputs, *node.outputs):
             alive.masks.pop(tensor, None)
         for tensor, result in [*read.items(), *zip(node.outputs, results, strict=False)]:
-            mask = getattr(result, "_keras_mask", None)
+            mask = backend.keras_mask(result)
             if mask is not None:
                 alive.masks[tensor] = mask
         alive.update(place, node, [_full_precision(result) for result in results])

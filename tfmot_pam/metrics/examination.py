@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from tfmot_pam.data import Samples
-from tfmot_pam.graph.calling import answers_by_head, for_model
+from tfmot_pam.graph.calling import answers_by_head, predicted
 from tfmot_pam.graph.inputs import arrays_of, count
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import network_heads
@@ -39,7 +39,7 @@ def predict(model: keras.Model, samples: Samples) -> dict[str, np.ndarray]:
         for head in heads:
             x = samples.by_head[head].x
             if id(x) not in results:
-                results[id(x)] = model.predict(for_model(model, x), batch_size=128, verbose=0)
+                results[id(x)] = predicted(model, x, batch_size=128)
             found[head] = np.asarray(answers_by_head(results[id(x)], task)[head])
     return found
 
@@ -134,8 +134,8 @@ class Examination:
     def _answers(self, task: str, model: keras.Model, view: Samples) -> dict[str, np.ndarray]:
         """What an original answers, by head."""
         first = next(iter(self._marked[task].values()))[0]
-        x = for_model(model, view.by_head[first].x)
-        found = answers_by_head(model.predict(x, batch_size=128, verbose=0), task)
+        outputs = predicted(model, view.by_head[first].x, batch_size=128)
+        found = answers_by_head(outputs, task)
         return {head: np.asarray(values) for head, values in found.items()}
 
     def _set(self, task, mark, kind, outputs, metric, seed) -> list[TaskMetric]:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tfmot_pam import backends
 from tfmot_pam.display import Display
 from tfmot_pam.pipeline.checkpoints import Checkpoints, folder_name
 from tfmot_pam.pipeline.problem import Problem
@@ -119,11 +120,7 @@ def _wait(futures: Sequence[concurrent.futures.Future[None]], shown: Sequence[_S
 
 def _go_on(folder: str, job: Job, threads: int, shown: pathlib.Path) -> None:
     """Runs in a worker."""
-    import tensorflow as tf
-
-    if not tf.config.threading.get_intra_op_parallelism_threads():
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    backends.current().use_threads(threads)
 
     def show(done: float, state: str = "", line: str = "") -> None:
         with open(shown, "a", encoding="utf-8") as file:

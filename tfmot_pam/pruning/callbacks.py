@@ -56,6 +56,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self.step = step
         self._observe_until = -1
         self._pruner: Pruner | None = None
+        self._observing: bool | None = None
 
     def on_train_begin(self, logs=None) -> None:
         if not isinstance(self.model, GatedModel):
@@ -64,7 +65,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
                 f"Received: the model '{self.model.name}' of type {type(self.model).__name__}. "
                 "Fit what prune_channels() returned; for TFMOT's own wrappers use TFMOT's callback."
             )
-        self._pruner = Pruner(self.model)
+        self._pruner, self._observing = Pruner(self.model), None
 
     def on_train_batch_begin(self, batch, logs=None) -> None:
         settings = self._pruner.settings
@@ -77,14 +78,19 @@ class UpdatePruningStep(keras.callbacks.Callback):
             if ask(settings.schedule, step)[0]:
                 self._observe_until = step
         self._observe_until = max(self._observe_until, 0)
-        self.model.gates.observing.assign(float(self.step <= self._observe_until))
+        observing = self.step <= self._observe_until
+        if observing != self._observing:
+            self._observing = observing
+            self.model.gates.observing.assign(float(observing))
 
     def on_train_batch_end(self, batch, logs=None) -> None:
-        self._pruner.note_losses(logs or {})
+        # With JAX asking for the model copies the state of the training into it.
+        if not self._pruner.knows_losses:
+            self._pruner.note_losses(self.model, logs or {})
         if self._pruner.settings.schedule is not None:
             due, fraction = ask(self._pruner.settings.schedule, self.step)
             if due:
-                self._pruner.prune(fraction)
+                self._pruner.prune(self.model, fraction)
         self.step += 1
 
 

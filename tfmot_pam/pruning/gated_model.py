@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfmot_pam import backends
 from tfmot_pam.pruning.gates import ChannelGates
 from tfmot_pam.pruning.importance import find_importance
 
@@ -48,39 +49,19 @@ class GatedModel(keras.Model):
             )
         return super().fit(*args, **kwargs)
 
-    def train_step(self, data) -> Any:
-        logs = super().train_step(data)
+    def train_step(self, *arguments) -> Any:
+        # The data; with JAX the state of the model and the data.
+        result = super().train_step(*arguments)
         if find_importance(self.gates.settings.importance).gradients:
-            import tensorflow as tf
+            return backends.current().after_step(self, result, *arguments)
+        return result
 
-            gates = self.gates
-            shape = (len(gates.tasks), gates.channels)
-            rows = tf.cond(
-                gates.observing > 0, lambda: self._gradients(data), lambda: tf.zeros(shape)
-            )
-            replica = tf.distribute.get_replica_context()
-            if replica.num_replicas_in_sync > 1:
-                # Each has seen a part of the batch. They cannot wait for each other in a branch.
-                rows = replica.all_reduce(tf.distribute.ReduceOp.SUM, rows)
-            total = ops.sum(rows, axis=0, keepdims=True)
-            gates.observed.assign_add(ops.concatenate([ops.square(rows), total]))
-            gates.observed_batches.assign_add(gates.observing)
-        return logs
-
-    def _gradients(self, data) -> Any:
-        """Each task's gradients of the gates for one batch, `[tasks, channels]`."""
-        import tensorflow as tf
-
+    def losses_apart(self, data) -> list[Any]:
+        """For each task a loss of a batch that has the gradient of this task alone."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        gates = self.gates
-        mask = gates.mask.value
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(mask)
-            outputs = self(x, training=False)
-            # With the other outputs held fixed, the loss has one task's gradient.
-            apart = [_only(outputs, task, gates.tasks) for task in gates.tasks]
-            losses = [self.compute_loss(x, y, o, sample_weight, training=False) for o in apart]
-        return tf.stack([_dense(tape.gradient(loss, mask), mask) for loss in losses])
+        outputs = self(x, training=False)
+        apart = [_only(outputs, task, self.gates.tasks) for task in self.gates.tasks]
+        return [self.compute_loss(x, y, o, sample_weight, training=False) for o in apart]
 
 
 def _only(outputs: Any, task: str, tasks: Sequence[str]) -> Any:
@@ -95,9 +76,3 @@ def _only(outputs: Any, task: str, tasks: Sequence[str]) -> Any:
         name: value if is_own(name) else keras.tree.map_structure(ops.stop_gradient, value)
         for name, value in outputs.items()
     }
-
-
-def _dense(gradient: Any, mask: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.zeros_like(mask) if gradient is None else tf.convert_to_tensor(gradient)

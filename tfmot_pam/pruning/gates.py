@@ -116,6 +116,12 @@ class ChannelGates(keras.layers.Layer):
             gates = ops.reshape(gates, (-1, *(1,) * (len(inputs.shape) - 2), len(index)))
         return inputs * ops.cast(gates, inputs.dtype)
 
+    def observe(self, gradients: Any) -> None:
+        """Adds squares and sum of each task's gradients by the gates, `[tasks, channels]`."""
+        total = ops.sum(gradients, axis=0, keepdims=True)
+        self.observed.assign_add(ops.concatenate([ops.square(gradients), total]))
+        self.observed_batches.assign_add(self.observing)
+
     def divergence(self) -> Any:
         """1/2 sum_j size_j log(1 + mu_j^2 / sigma_j^2) over the channels that are left."""
         sizes = np.repeat(self.sizes, [stop - start for _, _, start, stop in self.groups])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from tfmot_pam.graph.calling import for_model
+from tfmot_pam.graph.calling import predicted
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.graph.inputs import count, rows
@@ -61,7 +61,7 @@ def rate(prunable: PrunableChannels, strength: np.ndarray, x: np.ndarray) -> np.
 
 def _outputs(model: keras.Model, x: Inputs) -> list[np.ndarray]:
     """All outputs of a model that is run many times, one after the other."""
-    return keras.tree.flatten(model.predict(for_model(model, x), batch_size=64, verbose=0))
+    return keras.tree.flatten(predicted(model, x, batch_size=64))
 
 
 def _steps(order: np.ndarray):

@@ -21,44 +21,42 @@ class Pruner:
 
     Args:
         model: A model from `prune_channels`.
+
+    Attributes:
+        settings: How it is pruned.
+        budget: What channels cost.
+        knows_losses: Whether each task's first loss has been noted.
     """
 
     def __init__(self, model: GatedModel):
-        self._model = model
         self.settings = model.gates.settings
+        self.knows_losses = bool(_array(model.gates.starting_losses).any())
         self.prunable = remove_gates(read(model)).prunable()
         self.budget = self.settings.budget(self.prunable)
         self._devices = Devices(strategy_of_variable(model.gates.mask.value))
 
-    @property
-    def keep(self) -> np.ndarray:
-        """Which channels are on, bool `[channels]`."""
-        return _array(self._model.gates.mask) > 0
-
-    def note_losses(self, logs: dict[str, Any]) -> None:
+    def note_losses(self, model: GatedModel, logs: dict[str, Any]) -> None:
         """Keeps each task's first loss, by which its gradients are measured."""
-        starting = _array(self._model.gates.starting_losses)
-        if starting.any():
-            return
-        tasks = self._model.gates.tasks
+        tasks = model.gates.tasks
         losses = [float(logs.get(f"{task}_loss", logs.get("loss", 1.0))) for task in tasks]
-        self._model.gates.starting_losses.assign([abs(v) or 1.0 for v in losses])
+        model.gates.starting_losses.assign([abs(v) or 1.0 for v in losses])
+        self.knows_losses = True
 
-    def prune(self, fraction: float) -> None:
+    def prune(self, model: GatedModel, fraction: float) -> None:
         """Switches channels off until the fraction of the model's size is removed."""
-        keep = self.keep
+        keep = _array(model.gates.mask) > 0
         if self.budget.share(keep) <= 1.0 - fraction:
             return
-        evidence = self._evidence(keep)
+        evidence = self._evidence(model, keep)
         keep = self._devices.told(lambda: self._chosen(evidence, fraction))
-        self._model.gates.mask.assign(keep.astype("float32"))
+        model.gates.mask.assign(keep.astype("float32"))
 
     def _chosen(self, evidence: Evidence, fraction: float) -> np.ndarray:
         values = score(self.settings.importance, evidence)
         return self.budget.choose(evidence.keep, values, 1.0 - fraction)
 
-    def _evidence(self, keep: np.ndarray) -> Evidence:
-        gates, importance = self._model.gates, find_importance(self.settings.importance)
+    def _evidence(self, model: GatedModel, keep: np.ndarray) -> Evidence:
+        gates, importance = model.gates, find_importance(self.settings.importance)
         found: dict[str, Any] = {"keep": keep, "seed": self.settings.seed}
         if importance.stochastic:
             found["gate_mean"] = _array(gates.mean)
@@ -68,7 +66,7 @@ class Pruner:
             found["squared_gradients"], found["mean_gradient"] = average[:-1], average[-1]
             found["starting_losses"] = _array(gates.starting_losses)
         found["task_weights"] = self.settings.task_weights
-        return Evidence(remove_gates(read(self._model)).prunable(), **found)
+        return Evidence(remove_gates(read(model)).prunable(), **found)
 
 
 def _averaged(gates: ChannelGates) -> np.ndarray:

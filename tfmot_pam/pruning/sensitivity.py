@@ -17,12 +17,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmot_pam import backends
 from tfmot_pam.closed_form.linear import linear_form
 from tfmot_pam.closed_form.recurrent import projection_apart
 from tfmot_pam.graph.calling import for_model
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.heads import Inputs
-from tfmot_pam.graph.inputs import arrays_of, count, map_inputs, rows
+from tfmot_pam.graph.inputs import count, rows
 from tfmot_pam.graph.network import (
     Layer,
     Network,
@@ -33,7 +34,7 @@ from tfmot_pam.graph.network import (
     prune_to,
     unique_name,
 )
-from tfmot_pam.graph.runner import all_floats, batch_size_of
+from tfmot_pam.graph.runner import all_floats, batch_size_of, offset_run
 from tfmot_pam.pruning.outputs import before_activation, output_values, tempered, with_activation
 
 _BATCH_VALUES = 1 << 27  # of all tensors of a batch, which a backward pass keeps
@@ -59,8 +60,6 @@ def output_sensitivity(
         For each node a matrix G `[channels, channels]`: independent errors of covariance C at all
         places cost tr(G C), the share of what the outputs tell apart that is lost, times weights.
     """
-    import tensorflow as tf
-
     linear, kinds = before_activation(network)
     split = pre_activations_apart(linear, nodes)
     outputs = list(iterate_tensors(split.outputs))
@@ -68,6 +67,13 @@ def output_sensitivity(
     observed = [Tensor(name) for name in nodes]
     split = prune_to(split, [*observed, *outputs])
     model = emit(split, wrap=False)
+    run = offset_run(split, observed)
+
+    def call(batch: Inputs, offsets: Sequence[Any] | None = None) -> list[Any]:
+        if offsets is not None:
+            return run(batch, offsets)
+        return keras.tree.flatten(model(for_model(model, batch), training=False))
+
     batch_size = batch_size_of(all_floats(split), _BATCH_VALUES)
     logits = output_values(linear, x)
     directions = [
@@ -77,17 +83,11 @@ def output_sensitivity(
     result: list[Any] = [0.0] * len(observed)
     samples = count(x)
     for start in range(0, samples, batch_size):
-        batch = map_inputs(tf.convert_to_tensor, rows(x, slice(start, start + batch_size)))
-        with tf.GradientTape() as tape:
-            # A network's weights need not be trainable.
-            tape.watch([part for part in arrays_of(batch) if part.dtype.is_floating])
-            values = keras.tree.flatten(model(for_model(model, batch), training=False))
-            found, answers = values[: len(observed)], values[len(observed) :]
-            chosen = [d[start : start + batch_size] for d in directions]
-            drawn = sum(tf.reduce_sum(v * d) for v, d in zip(answers, chosen, strict=True))
-        gradients = tape.gradient(drawn, found, unconnected_gradients="zero")
+        batch = rows(x, slice(start, start + batch_size))
+        chosen = [d[start : start + batch_size] for d in directions]
+        gradients = backends.current().inner_gradients(call, batch, chosen)
         for place, gradient in enumerate(gradients):
-            flat = gradient.numpy().reshape(-1, gradient.shape[-1]).astype(np.float64)
+            flat = gradient.reshape(-1, gradient.shape[-1]).astype(np.float64)
             result[place] = result[place] + flat.T @ flat / samples
     return result
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfmot_pam.data import HeadSamples, read_all
-from tfmot_pam.graph.calling import answers_by_head, for_model
+from tfmot_pam.graph.calling import answers_by_head, predicted
 from tfmot_pam.graph.generation import as_keras
 from tfmot_pam.graph.heads import input_shapes
 from tfmot_pam.graph.reader import read
@@ -53,8 +53,8 @@ def measured(
         reference = found
         if task in originals:
             original = as_keras(originals[task])
-            x = for_model(original, next(iter(given.values())).x)
-            reference = answers_by_head(original.predict(x, batch_size=128, verbose=0), task)
+            x = next(iter(given.values())).x
+            reference = answers_by_head(predicted(original, x, batch_size=128), task)
         reference = {head: np.asarray(reference[head]) for head in given}
         for mark, own in marks.items():
             outputs, wanted = (of_mark(task, own, values) for values in (found, reference))

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfmot_pam import backends
 from tfmot_pam.data import Batches, Samples
 from tfmot_pam.distribution.devices import Devices
 from tfmot_pam.distribution.fitting import (
@@ -111,14 +112,15 @@ class Distillation:
         if validation_data is not None:
             views = [self.feed.prepare(validation_data, batch_size, tasks)]
             validation, _ = self.feed.open(views, batch_size, devices=devices, reader=reader)
+        backend = backends.current()
         with devices.scope():
-            optimizer = _released(_optimizer(optimizer, learning_rate, batches, epochs))
+            optimizer = backend.released(_optimizer(optimizer, learning_rate, batches, epochs))
             # Variables that are made while a graph is traced take ten times as long.
             optimizer.build(trainer.trainable_variables)
             trainer.compile(
                 optimizer=optimizer,
                 loss={head: objective.loss for head, objective in self.objectives.items()},
-                jit_compile=False,
+                jit_compile=backend.JIT_COMPILE,
             )
             # So are those of the losses, which would have the whole step traced twice.
             trainer.compute_loss(**self.feed.blank_step())
@@ -238,23 +240,8 @@ def _optimizer(
     if isinstance(optimizer, keras.optimizers.Optimizer):
         return type(optimizer).from_config(optimizer.get_config())
     if not isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-        # A stream that does not know its length is read once to count it.
-        steps = batches.steps or sum(1 for _ in batches.epoch(0))
-        learning_rate = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
+        learning_rate = keras.optimizers.schedules.CosineDecay(
+            learning_rate, epochs * batches.counted_steps()
+        )
     config = {"class_name": optimizer or "adam", "config": {"learning_rate": learning_rate}}
     return keras.optimizers.get(config)
-
-
-def _released(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The optimizer, in a form that lets go of the training graph in the end.
-
-    Keras sums gradients over replicas even where there is one. TensorFlow registers a gradient of
-    that sum for as long as the process lives, and with it all of the graph: 100 MB for a small
-    network, at every training. Of one replica the sum is what is there already. There is no public
-    way to leave it out; where Keras renames the method, this changes nothing.
-    """
-    import tensorflow as tf
-
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        optimizer._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
-    return optimizer

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from tfmot_pam import backends
+from tfmot_pam.backends import Spec
 from tfmot_pam.data import (
     Batches,
     HeadSamples,
@@ -89,8 +91,6 @@ class Feed:
                 one device.
             reader: The model that reads it, if inputs are to be in the form that it takes.
         """
-        import tensorflow as tf
-
         ready = isinstance(views[0], Samples)
         opened = [
             open_batches(
@@ -104,20 +104,23 @@ class Feed:
         ]
         epochs = itertools.count(first_epoch)
 
+        def taken(x: Any) -> Any:
+            return x if reader is None else for_model(reader, x)
+
+        batches = opened[first_epoch % len(opened)]
+        x, *others = self._specs()
+        spec = (taken(x), *others)
+
         def make(share: Share) -> Any:
             def generate() -> Iterator[tuple]:
                 epoch = next(epochs)
-                return self._epoch(opened[epoch % len(opened)], ready, steps, epoch, share)
+                found = self._epoch(opened[epoch % len(opened)], ready, steps, epoch, share)
+                return ((taken(x), *others) for x, *others in found)
 
-            dataset = tf.data.Dataset.from_generator(generate, output_signature=self._signature(tf))
             # Of several replicas Keras would take the number of all their parts of batches.
-            if batches.steps is not None and share.replicas == 1:
-                dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches.steps))
-            if reader is not None:
-                dataset = dataset.map(lambda x, *others: (for_model(reader, x), *others))
-            return dataset.prefetch(1)
+            known = batches.steps if share.replicas == 1 else None
+            return backends.current().dataset(generate, known, batches.counted_steps, spec)
 
-        batches = opened[first_epoch % len(opened)]
         return dataset_of(make, devices or Devices()), batches
 
     @contextlib.contextmanager
@@ -205,19 +208,19 @@ class Feed:
             targets, sample_weights = _spread(batch, weights, count(x))
         return as_types(x, self._types), targets, sample_weights
 
-    def _signature(self, tf: Any) -> tuple:
+    def _specs(self) -> tuple:
         targets = {
-            head: tf.TensorSpec((None, *objective.output_shape[:-1], self._widths[head]))
+            head: Spec((None, *objective.output_shape[:-1], self._widths[head]))
             for head, objective in self._objectives.items()
         }
         if isinstance(self._input_shape, Mapping):
             inputs = {
-                name: tf.TensorSpec((None, *shape), self._types[name])
+                name: Spec((None, *shape), self._types[name])
                 for name, shape in self._input_shape.items()
             }
         else:
-            inputs = tf.TensorSpec((None, *self._input_shape), next(iter(self._types.values())))
-        return inputs, targets, {head: tf.TensorSpec((None,)) for head in self._objectives}
+            inputs = Spec((None, *self._input_shape), next(iter(self._types.values())))
+        return inputs, targets, {head: Spec((None,)) for head in self._objectives}
 
 
 @dataclass(frozen=True)

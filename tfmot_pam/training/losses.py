@@ -103,9 +103,11 @@ def constant_divergence(kind: str, teacher: np.ndarray, temperature: float) -> f
     """
     if kind == "linear":
         return constant_loss("real", teacher)
-    flat = ops.convert_to_numpy(tempered(kind, teacher.reshape(-1, teacher.shape[-1]), temperature))
+    rows = ops.convert_to_tensor(teacher.reshape(-1, teacher.shape[-1]))
+    flat = ops.convert_to_numpy(tempered(kind, rows, temperature))
     mean = np.broadcast_to(flat.mean(axis=0), flat.shape)
-    return max(float(ops.mean(teacher_divergence(kind, flat, mean, 1.0))), _ENTROPY_FLOOR)
+    tensors = (ops.convert_to_tensor(found) for found in (flat, mean))
+    return max(float(ops.mean(teacher_divergence(kind, *tensors, 1.0))), _ENTROPY_FLOOR)
 
 
 def constant_loss(

@@ -13,7 +13,7 @@ import numpy as np
 
 from tfmot_pam.data import HeadSamples, counted, missing
 from tfmot_pam.data.missing import VOID
-from tfmot_pam.graph.calling import answers_by_head, for_model
+from tfmot_pam.graph.calling import answers_by_head, predicted
 from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.graph.network import scope_name
 from tfmot_pam.training.losses import (
@@ -86,12 +86,7 @@ class Teacher:
             x: Inputs.
             batch_size: Samples at a time; None means that they are one batch.
         """
-        x = for_model(self.model, x)
-        if batch_size is None:
-            outputs = self.model.predict_on_batch(x)
-        else:
-            outputs = self.model.predict(x, batch_size=batch_size, verbose=0)
-        return answers_by_head(outputs, self.task)
+        return answers_by_head(predicted(self.model, x, batch_size), self.task)
 
 
 def set_objective(
