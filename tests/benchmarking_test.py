@@ -1,5 +1,6 @@
 """Tests of the benchmark: the vendor's tool runs, and what is computed from its times is right."""
 
+import builtins
 import dataclasses
 import json
 import subprocess
@@ -83,6 +84,16 @@ def test_printed_as_a_table(result):
     )
     assert len(lines) == 8
     assert lines[3].split()[:2] == ["all_combinations.tflite", "digit"]
+
+
+class ZMQInteractiveShell:
+    """The name by which rich knows that it runs in a notebook."""
+
+
+def test_printed_in_a_notebook(result, monkeypatch):
+    text = str(result)
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    assert str(result) == text
 
 
 def _measurement(tasks, macs, *medians):

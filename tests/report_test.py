@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import csv
 import io
 import json
@@ -305,6 +306,17 @@ def test_files_are_not_replaced_silently(full, tmp_path, form):
     assert path.read_bytes() != b"mine"
 
 
+class ZMQInteractiveShell:
+    """The name by which rich knows that it runs in a notebook."""
+
+
+def test_text_in_a_notebook(full, monkeypatch):
+    text = str(full)
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    assert rich.console.Console().is_jupyter
+    assert str(full) == text
+
+
 # --- pictures -----------------------------------------------------------------------------------
 
 
@@ -323,7 +335,7 @@ def test_bars_are_the_shares_of_the_groups(full):
     colours = [bar.get_facecolor() for bar in groups.patches]
     assert colours[:3] == colours[3:]
     assert len(set(colours)) == 3
-    (legend,) = figure.legends
+    legend = groups.get_legend()
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["shared by a and b", "only a", "only b"]
     assert [patch.get_facecolor() for patch in legend.get_patches()] == colours[:3]
@@ -349,9 +361,21 @@ def test_many_task_sets_are_told_apart_by_size():
     h = hand_built.mix(x, "fc", dict.fromkeys(sets, 2), keras.layers.Dense, everyone)
     heads = {t: keras.layers.Dense(1)(hand_built.side_by_side(h, (t,))) for t in everyone}
     figure = panels(report(keras.Model(x, heads)))
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == ["shared by all", "shared by 3 of 4", "shared by 2 of 4"]
     np.testing.assert_allclose([bar.get_width() for bar in figure.axes[0].patches], [0.1, 0.3, 0.6])
+
+
+def test_a_legend_that_is_longer_than_its_panel_stands_below_both():
+    tasks = ("recorded-digit", "recorded-speaker")
+    x = keras.Input((3,))
+    sets = {tasks: 2, tasks[:1]: 2, tasks[1:]: 1}
+    h = hand_built.mix(x, "fc", sets, keras.layers.Dense, tasks)
+    heads = {t: keras.layers.Dense(1)(hand_built.side_by_side(h, (t,))) for t in tasks}
+    figure = panels(report(keras.Model(x, heads)))
+    assert figure.axes[0].get_legend() is None
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()][2] == "only recorded-speaker"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])

@@ -105,7 +105,10 @@ class Benchmark:
             table.add_column(heading, justify="left" if position < 2 else "right")
         for row in (*self.rows, *self.alone):
             table.add_row(*_cells(row, self.comparisons))
-        console = rich.console.Console(width=200, no_color=True, force_terminal=False)
+        # In a notebook rich would display the table instead of returning it.
+        console = rich.console.Console(
+            width=200, no_color=True, force_terminal=False, force_jupyter=False
+        )
         with console.capture() as captured:
             console.print(table)
         return "\n".join(line.strip() for line in captured.get().splitlines() if line.strip())

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tfmot_pam.reporting.result import Report
 
 _ROW = 0.3  # Height of a row, in inches.
+_SHORT_LEGEND = 75  # Letters that fit below the panel of the groups.
 
 
 def draw(report: Report, path: str | os.PathLike[str]) -> None:
@@ -64,9 +65,10 @@ def build_figure(report: Report) -> Any:
     styles = group_styles(report)
     figure.set_size_inches(12, rows * _ROW + 1.3 + 0.2 * _legend_rows(styles))
     areas = figure.add_gridspec(1, 2, width_ratios=(3, 2))
-    _draw_groups(figure.add_subplot(areas[0]), report, styles, rows)
+    groups = figure.add_subplot(areas[0])
+    _draw_groups(groups, report, styles, rows)
     _draw_costs(figure.add_subplot(areas[1]), report, rows)
-    _draw_legend(figure, styles)
+    _draw_legend(groups, report, styles)
     return figure
 
 
@@ -75,8 +77,9 @@ def groups_figure(report: Report) -> Any:
     figure, rows = new_figure(), max(len(report.groups), 2)
     styles = group_styles(report)
     figure.set_size_inches(9, rows * _ROW + 1.3 + 0.2 * _legend_rows(styles))
-    _draw_groups(figure.add_subplot(), report, styles, rows)
-    _draw_legend(figure, styles)
+    groups = figure.add_subplot()
+    _draw_groups(groups, report, styles, rows)
+    _draw_legend(groups, report, styles)
     return figure
 
 
@@ -118,7 +121,8 @@ def _legend_columns(styles: dict[str, tuple[str, str]]) -> int:
     return max(1, min(len(styles), 130 // (longest + 8)))
 
 
-def _draw_legend(figure: Any, styles: dict[str, tuple[str, str]]) -> None:
+def _draw_legend(axes: Any, report: Report, styles: dict[str, tuple[str, str]]) -> None:
+    """Right below the last row where it is short enough, otherwise below the whole picture."""
     from matplotlib.patches import Patch
 
     handles = [
@@ -126,9 +130,13 @@ def _draw_legend(figure: Any, styles: dict[str, tuple[str, str]]) -> None:
         for label, (colour, hatch) in styles.items()
     ]
     columns = _legend_columns(styles)
-    figure.legend(
-        handles=handles, loc="outside lower left", ncols=columns, frameon=False, fontsize=9
-    )
+    look = {"handles": handles, "ncols": columns, "frameon": False, "fontsize": 9}
+    if sum(len(label) + 8 for label in styles) > _SHORT_LEGEND:
+        axes.figure.legend(loc="outside lower left", **look)
+        return
+    below_last = (0, len(report.groups) - 0.5)
+    transform = axes.get_yaxis_transform()
+    axes.legend(loc="upper left", bbox_to_anchor=below_last, bbox_transform=transform, **look)
 
 
 # --- costs ------------------------------------------------------------------------------------

@@ -37,7 +37,8 @@ def as_text(report: Report) -> str:
     from rich.measure import Measurement
 
     text = io.StringIO()
-    console = Console(file=text, width=1000, color_system=None)
+    # In a notebook rich would display the table instead of returning it.
+    console = Console(file=text, width=1000, color_system=None, force_jupyter=False)
     table = _table(report)
     console.width = max(80, Measurement.get(console, console.options, table).maximum)
     console.print(table, *_footer(report), sep="\n")
