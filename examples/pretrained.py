@@ -4,8 +4,8 @@ r"""Networks on one pretrained backbone, fine-tuned for a task each, become one 
         --backbone=MobileNetV3Small --output_dir=build/photos
 
 The table has a row an image: its path, from the table's folder on, in the column `file`, and in a
-column for each task what it shows; an empty cell does not count. All images are read into memory.
-The same call goes on where it stopped.
+column for each task what it shows; an empty cell does not count. All images are brought to one size
+and read into memory. The same call goes on where it stopped.
 """
 
 import csv
@@ -28,8 +28,8 @@ _BACKBONE = flags.DEFINE_string("backbone", "MobileNetV3Small", "A name in keras
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     "imagenet",
-    "imagenet, which Keras downloads; or, instead of --backbone, a .keras file to start from: a "
-    "classifier, or what yields features, of images of values 0 to 255.",
+    "imagenet, which Keras downloads; or, instead of --backbone, the .keras file of a classifier "
+    "or of a network without its head, which takes images of values 0 to 255.",
 )
 _SIZE = flags.DEFINE_integer("size", 96, "Height and width of images, in pixels.", lower_bound=32)
 _OUTPUT = flags.DEFINE_string("output_dir", "build/pretrained", "A new folder, or this call's.")
