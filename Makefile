@@ -19,7 +19,7 @@ help:
 	@echo "make demo    train, merge, fine-tune and export two networks; results in $(DEMO_DIR)"
 	@echo "make test    lint and the regular tests"
 	@echo "make test-jax, make test-torch   the core tests on another backend of Keras"
-	@echo "make bench   the slow tests and the benchmarks"
+	@echo "make bench   the slow tests, the tutorial and the benchmarks"
 	@echo "make docs    the site of documents in build/site"
 	@echo "make lint    ruff check and ruff format --check"
 	@echo "make clean   remove everything that make wrote"
@@ -44,6 +44,8 @@ $(OTHERS:%=test-%): test-%: $(OTHER_VENV)%/.installed
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pip install --quiet --editable '.[notebook]'
+	$(BIN)/python -m tools.tutorial
 	@set -e; for file in $(basename $(BENCHMARKS)); do \
 		echo "== $$file"; $(BIN)/python -m $$(echo $$file | tr / .); done
 

@@ -27,6 +27,7 @@ REQUIREMENTS = [
 EXTRAS = {
     "ai-edge-quantizer": ["ai-edge-quantizer>=0.10"],
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
+    "notebook": ["ipykernel>=7.4", "nbclient>=0.11"],
     "test": [
         "hypothesis>=6.100",
         "packaging>=24.2",
