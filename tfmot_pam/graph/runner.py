@@ -172,7 +172,11 @@ class Stepper:
         for start in range(0, samples, self._batch_size):
             read: dict[Tensor, Any] = {}
 
-            def cut(tensor, read=read, span=slice(start, start + self._batch_size)):
+            def cut(
+                tensor: Tensor,
+                read: dict[Tensor, Any] = read,
+                span: slice = slice(start, start + self._batch_size),
+            ) -> Any:
                 if tensor not in read:
                     read[tensor] = keras.ops.convert_to_tensor(self._values[tensor][span])
                     if tensor in self._masks:

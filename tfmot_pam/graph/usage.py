@@ -10,7 +10,7 @@ from tfmot_pam.graph.selection import all_combinations
 
 
 def check_usage(
-    usage: Mapping[Sequence[str], float], tasks: Sequence[str]
+    usage: Mapping[tuple[str, ...], float], tasks: Sequence[str]
 ) -> dict[tuple[str, ...], float]:
     """Returns usage probabilities with every combination in model order.
 
