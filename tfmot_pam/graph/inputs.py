@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tfmot_pam.graph.heads import Inputs
+
+_Inputs = TypeVar("_Inputs", bound=Inputs)
 
 
 def map_inputs(function: Callable[[np.ndarray], Any], x: Inputs) -> Any:
@@ -27,7 +29,7 @@ def count(x: Inputs) -> int:
     return len(arrays_of(x)[0])
 
 
-def rows(x: Inputs, chosen: Any) -> Inputs:
+def rows(x: _Inputs, chosen: Any) -> _Inputs:
     """Some of the samples: by numbers, a mask or a slice."""
     return map_inputs(lambda array: array[chosen], x)
 
