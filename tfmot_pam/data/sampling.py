@@ -69,7 +69,9 @@ def take_samples(
     return Samples({head: by_head[head] for head in all_heads(tasks)}, shared)
 
 
-def stratified_rows(labels: Sequence[np.ndarray], samples: int, rng) -> np.ndarray:
+def stratified_rows(
+    labels: Sequence[np.ndarray], samples: int, rng: np.random.Generator
+) -> np.ndarray:
     """Draws up to `samples` row numbers, ascending, so that the rarest strata are represented.
 
     Args:
@@ -120,7 +122,7 @@ def _strata(y: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero((maps == value).any(axis=(1, 2))) for value in values]
 
 
-def _draw(pool: Samples, samples: int, rng) -> dict[str, HeadSamples]:
+def _draw(pool: Samples, samples: int, rng: np.random.Generator) -> dict[str, HeadSamples]:
     if not pool.shared:
         drawn = {}
         for part in pool.apart:
