@@ -112,11 +112,11 @@ class Distillation:
             views = [self.feed.prepare(validation_data, batch_size, tasks)]
             validation, _ = self.feed.open(views, batch_size, devices=devices, reader=reader)
         with devices.scope():
-            optimizer = _released(_optimizer(optimizer, learning_rate, batches, epochs))
+            used = _released(_optimizer(optimizer, learning_rate, batches, epochs))
             # Variables that are made while a graph is traced take ten times as long.
-            optimizer.build(trainer.trainable_variables)
+            used.build(trainer.trainable_variables)
             trainer.compile(
-                optimizer=optimizer,
+                optimizer=used,
                 loss={head: objective.loss for head, objective in self.objectives.items()},
                 jit_compile=False,
             )
