@@ -49,6 +49,7 @@ def calibration_samples(
         "about what the tasks need. Pass inputs of the training split, labels are optional.",
         stacklevel=4,
     )
+    drawn: Inputs
     if isinstance(shapes, Mapping):
         drawn = {
             name: synthetic_inputs(shape, samples=samples, dtype=types[name], seed=seed)

@@ -40,7 +40,7 @@ class Targets:
     values: np.ndarray
     rows: np.ndarray | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in _KINDS:
             raise ValueError(f"Received kind {self.kind!r}; expected one of {_KINDS}. Choose one.")
 
