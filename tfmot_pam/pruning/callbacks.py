@@ -55,9 +55,8 @@ class UpdatePruningStep(keras.callbacks.Callback):
         super().__init__()
         self.step = step
         self._observe_until = -1
-        self._pruner: Pruner | None = None
 
-    def on_train_begin(self, logs=None) -> None:
+    def on_train_begin(self, logs: Any = None) -> None:
         if not isinstance(self.model, GatedModel):
             raise ValueError(
                 "UpdatePruningStep() follows the schedule of a model from prune_channels(). "
@@ -66,7 +65,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
             )
         self._pruner = Pruner(self.model)
 
-    def on_train_batch_begin(self, batch, logs=None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         settings = self._pruner.settings
         if settings.schedule is None or not find_importance(settings.importance).gradients:
             return
@@ -79,7 +78,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self._observe_until = max(self._observe_until, 0)
         self.model.gates.observing.assign(float(self.step <= self._observe_until))
 
-    def on_train_batch_end(self, batch, logs=None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._pruner.note_losses(logs or {})
         if self._pruner.settings.schedule is not None:
             due, fraction = ask(self._pruner.settings.schedule, self.step)
@@ -108,10 +107,8 @@ class PruningSummaries(keras.callbacks.Callback):
     def __init__(self, log_dir: str | os.PathLike[str]):
         super().__init__()
         self._log_dir = os.fspath(log_dir)
-        self._writer: Any = None
-        self._prunable: PrunableChannels | None = None
 
-    def on_train_begin(self, logs=None) -> None:
+    def on_train_begin(self, logs: Any = None) -> None:
         import tensorflow as tf
 
         if not isinstance(self.model, GatedModel):
@@ -124,20 +121,22 @@ class PruningSummaries(keras.callbacks.Callback):
         self._costs = WidthCosts(self.model.gates.settings.sized(self._prunable))
         self._writer = tf.summary.create_file_writer(self._log_dir)
 
-    def on_epoch_end(self, epoch, logs=None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         keep = keras.ops.convert_to_numpy(self.model.gates.mask) > 0
         found = scalars(self._prunable, self._costs, keep)
         write_scalars(
             self._writer, {f"pruning/{name}": value for name, value in found.items()}, epoch
         )
 
-    def on_train_end(self, logs=None) -> None:
+    def on_train_end(self, logs: Any = None) -> None:
         self._writer.close()
 
 
 def scalars(prunable: PrunableChannels, costs: WidthCosts, keep: np.ndarray) -> dict[str, float]:
     """Channels left by group and multiply-accumulates by combination."""
-    found = {f"channels/{group.name}": int(keep[group.slice].sum()) for group in prunable.groups}
+    found: dict[str, float] = {
+        f"channels/{group.name}": int(keep[group.slice].sum()) for group in prunable.groups
+    }
     for combination in all_combinations(prunable.tasks):
         weights = combination_weights(prunable, combination)
         found[f"macs/{'+'.join(combination)}"] = costs.macs(keep, weights)

@@ -27,7 +27,7 @@ class GatedModel(keras.Model):
         """The layer that holds the gates."""
         return next(layer for layer in self.layers if isinstance(layer, ChannelGates))
 
-    def fit(self, *args, **kwargs) -> Any:
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.fit`, with `UpdatePruningStep()` among the callbacks.
 
         Raises:
@@ -48,7 +48,7 @@ class GatedModel(keras.Model):
             )
         return super().fit(*args, **kwargs)
 
-    def train_step(self, data) -> Any:
+    def train_step(self, data: Any) -> Any:
         logs = super().train_step(data)
         if find_importance(self.gates.settings.importance).gradients:
             import tensorflow as tf
@@ -67,7 +67,7 @@ class GatedModel(keras.Model):
             gates.observed_batches.assign_add(gates.observing)
         return logs
 
-    def _gradients(self, data) -> Any:
+    def _gradients(self, data: Any) -> Any:
         """Each task's gradients of the gates for one batch, `[tasks, channels]`."""
         import tensorflow as tf
 

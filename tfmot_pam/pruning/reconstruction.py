@@ -102,21 +102,28 @@ def _of_room(prunable: PrunableChannels, rated: np.ndarray, room: float) -> np.n
     return room * float(rated[finite].sum()) / max(groups, 1) / widths
 
 
-def _readers(prunable: PrunableChannels, x: Inputs, rng) -> list[_Reader]:
+def _readers(prunable: PrunableChannels, x: Inputs, rng: np.random.Generator) -> list[_Reader]:
     places, network = prunable.reading_places(), prunable.network
     running, found = Stepper(network, x), []
     for node in network.nodes:
         layer = network.layer_of(node)
         gated = prunable.graph.roles[node.name] == "mixing" and node.inputs[0] in places
-        if gated and linear.linear_form(layer) is not None:
+        form = linear.linear_form(layer) if gated else None
+        if form is not None:
             value = running.value(node.inputs[0])
-            found.append(_observe(node, layer, value, places[node.inputs[0]], rng))
+            found.append(_observe(form, node, layer, value, places[node.inputs[0]], rng))
         running.step()
     return found
 
 
-def _observe(node: Node, layer: Layer, value: np.ndarray, positions, rng) -> _Reader:
-    form = linear.linear_form(layer)
+def _observe(
+    form: linear.LinearForm,
+    node: Node,
+    layer: Layer,
+    value: np.ndarray,
+    positions: np.ndarray,
+    rng: np.random.Generator,
+) -> _Reader:
     where = linear.sample_places(len(value), form.grid(layer, value.shape), _PLACES, rng)
     features = form.features(layer, value, where)
     targets = linear.pre_activation(form, layer, value, where)
