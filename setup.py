@@ -29,6 +29,7 @@ EXTRAS = {
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
     "test": [
         "hypothesis>=6.100",
+        "mypy>=2.4",
         "packaging>=24.2",
         "pytest>=8",
         "pytest-xdist>=3.8",
