@@ -21,7 +21,7 @@ help:
 	@echo "make test-jax, make test-torch   the core tests on another backend of Keras"
 	@echo "make bench   the slow tests, the tutorial and the benchmarks"
 	@echo "make docs    the site of documents in build/site"
-	@echo "make lint    ruff check and ruff format --check"
+	@echo "make lint    ruff check, ruff format --check and mypy"
 	@echo "make clean   remove everything that make wrote"
 	@echo "For work on the code: make format, make lock"
 
@@ -56,6 +56,7 @@ docs: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -65,7 +66,7 @@ lock: $(STAMP)
 	$(BIN)/python -m tools.lock_file --write
 
 clean:
-	rm -rf $(VENV) build dist bazel-* *.egg-info .hypothesis .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist bazel-* *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The lock file pins one Python version; on the others pip picks what setup.py allows.

@@ -30,6 +30,7 @@ EXTRAS = {
     "notebook": ["ipykernel>=7.4", "nbclient>=0.11"],
     "test": [
         "hypothesis>=6.100",
+        "mypy>=2.4",
         "packaging>=24.2",
         "pytest>=8",
         "pytest-xdist>=3.8",

@@ -482,6 +482,16 @@ def test_a_users_class_with_a_known_name_has_no_rule():
     assert registry.find_rule(Dense) is None
 
 
+def test_the_rule_of_a_call_without_one_is_an_error():
+    class Own(layers.Layer):
+        def call(self, inputs):
+            return inputs
+
+    graph = graph_of(VECTOR, Own(name="own"))
+    with pytest.raises(ValueError, match="There is no rule for Own 'own'"):
+        graph.rule(graph.network.node("own"))
+
+
 # --- printing ---------------------------------------------------------------------------------
 
 

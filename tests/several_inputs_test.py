@@ -241,6 +241,10 @@ def test_open_sizes_are_told_by_name():
     assert tfmot_pam.cost(of_any_size(), input_shape=shapes).macs > 0
     with pytest.raises(ValueError, match="of open size"):
         tfmot_pam.cost(of_any_size())
+    with pytest.raises(ValueError, match="a dict by name"):
+        tfmot_pam.prune_channels(
+            of_any_size(), 0.5, "reconstruction", data=X, input_shape=(8, 8, 1)
+        )
 
 
 def test_compressed(models):

@@ -284,8 +284,9 @@ def _comparisons(rows: Sequence[Measurement], alone: Sequence[Measurement]) -> l
         if not all(task in single for task in row.tasks):
             continue
         parts = [single[task] for task in row.tasks]
-        known = row.macs and all(part.macs for part in parts)
-        macs_ratio = sum(part.macs for part in parts) / row.macs if known else None
+        alone_macs = [part.macs for part in parts if part.macs]
+        known = row.macs and len(alone_macs) == len(parts)
+        macs_ratio = sum(alone_macs) / row.macs if row.macs and known else None
         for position, latency in enumerate(row.latency):
             time_alone = sum(part.latency[position].lowest_ms for part in parts)
             speedup = time_alone / max(latency.lowest_ms, 0.005)  # the tool rounds to 0.01

@@ -71,7 +71,8 @@ def convert(
             raise ValueError(_conversion_failure(str(error))) from error
     if quantization.finish is None:
         return content
-    samples = _own(network, calibration) if quantization.calibrated else None
+    used = calibration if quantization.calibrated else None
+    samples = None if used is None else _own(network, used)
     return quantization.finish(content, signature, samples, integer_io)
 
 
@@ -84,7 +85,7 @@ def _quantize_while_converting(
 ) -> None:
     import tensorflow as tf
 
-    if quantization.calibrated:
+    if quantization.calibrated and calibration is not None:
         samples = _own(network, calibration)
         converter.representative_dataset = lambda: _one_by_one(samples)
     if integer_io and quantization.integers:

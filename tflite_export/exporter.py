@@ -262,15 +262,15 @@ def _lowered(
     chosen, checks = part.chosen, part.checks
     network = part.network.replace(name="network")
     # The terms of a sum would be rounded each, in ranges of their own.
-    tuning = {"costs": costs, "convert": convert_one, "sums": not checks.scheme.calibrated}
+    sums = not checks.scheme.calibrated
     if mode == "files" or len(chosen) == 1:
         selected = {name: select(network, tasks) for name, tasks in chosen.items()}
-        found = {name: tune_alone(one, **tuning) for name, one in selected.items()}
+        found = {n: tune_alone(one, costs, convert_one, sums) for n, one in selected.items()}
         models = {
             name: emit(one, wrap=False) for name, one in found.items() if one is not selected[name]
         }
         return {name: one for name, one in models.items() if checks.unchanged(one)}
-    together = tune_together(network, chosen.values(), **tuning)
+    together = tune_together(network, chosen.values(), costs, convert_one, sums)
     if together is network or not checks.unchanged(emit(together, wrap=False)):
         return {}
     return {name: emit(select(together, tasks), wrap=False) for name, tasks in chosen.items()}

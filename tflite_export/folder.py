@@ -118,8 +118,10 @@ def _put_in_place(staging: pathlib.Path, target: pathlib.Path, old: pathlib.Path
 
 def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
     """Lets two folders change places in one step; returns False where the system cannot."""
+    if os.name != "posix":
+        return False
     paths = os.fsencode(one), os.fsencode(other)
-    library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    library = ctypes.CDLL(None, use_errno=True)
     if sys.platform.startswith("linux") and hasattr(library, "renameat2"):
         failed = library.renameat2(_LINUX_CWD, paths[0], _LINUX_CWD, paths[1], _LINUX_EXCHANGE)
     elif sys.platform == "darwin" and hasattr(library, "renamex_np"):

@@ -29,8 +29,8 @@ def called(model: keras.Model, inputs: Mapping[str, Any]) -> dict[str, Any]:
     from tfmot_pam.graph.heads import leaves
 
     own = {name: inputs[name] for name in inputs_of(model)}
+    x: Any = own
     if not isinstance(model.input, Mapping):
-        given = list(own.values())
-        own = given[0] if len(given) == 1 else given
-    outputs = model(own, training=False)
+        x = list(own.values()) if len(own) > 1 else next(iter(own.values()))
+    outputs = model(x, training=False)
     return {head: v for task, nest in outputs.items() for head, v in leaves(task, nest).items()}

@@ -193,17 +193,17 @@ def _sharing_builder() -> Any:
     class SharingBuilder(flatbuffers.Builder):
         """A builder that writes equal strings and arrays once."""
 
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__(1 << 20)
             self._places: dict[Any, int] = {}
 
-        def CreateString(self, s, encoding="utf-8", errors="strict") -> int:
+        def CreateString(self, s: Any, encoding: str = "utf-8", errors: str = "strict") -> int:
             key = s.encode(encoding, errors) if isinstance(s, str) else bytes(s)
             if key not in self._places:
                 self._places[key] = super().CreateString(key)
             return self._places[key]
 
-        def CreateNumpyVector(self, x) -> int:
+        def CreateNumpyVector(self, x: np.ndarray) -> int:
             key = _key(x)
             if key not in self._places:
                 if x.dtype == np.uint8:

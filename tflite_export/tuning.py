@@ -22,12 +22,11 @@ _TILE = 16  # channels that a kernel computes at once
 _GROWTH = 1.5  # of a layer's channels
 
 Convert = Callable[["Network"], bytes]
-# The costs of networks that compute the same, given their conversion to TFLite files if it is
-# needed.
-Costs = Callable[["Sequence[Network]", "Convert | None"], "Sequence[float]"]
+# The costs of networks that compute the same, given their conversion to TFLite files.
+Costs = Callable[["Sequence[Network]", Convert], "Sequence[float]"]
 
 
-def estimated(networks: Sequence[Network], convert: Convert | None) -> list[float]:
+def estimated(networks: Sequence[Network], convert: Convert | None = None) -> list[float]:
     """What networks cost by a rule of thumb, in time and in size.
 
     1 % of the time (see `tfmot_pam.graph.time_model`) is worth 2 % of the parameters.
@@ -43,7 +42,7 @@ def estimated(networks: Sequence[Network], convert: Convert | None) -> list[floa
     return [rating(estimated_time(network), _parameters(network)) for network in networks]
 
 
-def measured(networks: Sequence[Network], convert: Convert | None) -> list[float]:
+def measured(networks: Sequence[Network], convert: Convert) -> list[float]:
     """The milliseconds that networks take on this machine, one thread, timed in turn.
 
     Args:
@@ -61,9 +60,7 @@ def measured(networks: Sequence[Network], convert: Convert | None) -> list[float
 TUNINGS: dict[str, Costs | None] = {"none": None, "estimate": estimated, "measure": measured}
 
 
-def tune_alone(
-    network: Network, costs: Costs, convert: Convert | None, sums: bool = True
-) -> Network:
+def tune_alone(network: Network, costs: Costs, convert: Convert, sums: bool = True) -> Network:
     """Lowers the network of one combination for a file of its own.
 
     Args:
@@ -88,7 +85,7 @@ def tune_together(
     network: Network,
     combinations: Iterable[Sequence[str]],
     costs: Costs,
-    convert: Convert | None,
+    convert: Convert,
     sums: bool = True,
 ) -> Network:
     """Lowers a network of all tasks, such that its combinations share their weights.
@@ -109,7 +106,7 @@ def tune_together(
 
     folded, chosen = fold_batch_norm(network), list(combinations)
 
-    def in_total(networks: Sequence[Network], convert: Convert | None) -> list[float]:
+    def in_total(networks: Sequence[Network], convert: Convert) -> list[float]:
         selected = [select(one, tasks) for one in networks for tasks in chosen]
         table = np.reshape(costs(selected, convert), (len(networks), len(chosen)))
         return table.sum(axis=1).tolist()
@@ -118,7 +115,7 @@ def tune_together(
     return network if best is folded else best
 
 
-def _cheapest(networks: Sequence[Network], costs: Costs, convert: Convert | None) -> Network:
+def _cheapest(networks: Sequence[Network], costs: Costs, convert: Convert) -> Network:
     """The cheapest network; the first one, unless another is clearly cheaper.
 
     Networks of more than one and a half times as many parameters are out of the question.
@@ -172,7 +169,7 @@ def _fused_by_estimate(
     """Decides level by level how many of the narrowest groups are computed in one piece."""
     chosen: list[tuple[str, ...]] = []
     most = _most_parameters(network)
-    (lowest,) = estimated([network], None)
+    (lowest,) = estimated([network])
     for level in levels:
         by_width = sorted(level, key=lambda name: network.node(name).shapes[0][-1])
         best = None
@@ -181,7 +178,7 @@ def _fused_by_estimate(
             tried = _try_to_fuse(network, [*chosen, narrowest], hollow=True)
             if tried is None or _parameters(tried) > most:
                 continue
-            (price,) = estimated([tried], None)
+            (price,) = estimated([tried])
             if price < lowest:
                 lowest, best = price, narrowest
         if best is not None:
@@ -225,13 +222,14 @@ def _paddings(network: Network) -> list[dict[tuple[str, ...], int]]:
     """
     from tfmot_pam.lowering import pad_channels, paddable_layers
 
-    of_depthwise, others = {}, {}
-    (before,) = estimated([network], None)
+    of_depthwise: dict[tuple[str, ...], int] = {}
+    others: dict[tuple[str, ...], int] = {}
+    (before,) = estimated([network])
     for layer in paddable_layers(network):
         tiled = -(-layer.width // _TILE) * _TILE
         if tiled == layer.width or tiled > _GROWTH * layer.width:
             continue
-        (after,) = estimated([pad_channels(network, {layer.writers: tiled})], None)
+        (after,) = estimated([pad_channels(network, {layer.writers: tiled})])
         if after >= before:
             continue
         kinds = [network.layer_of(network.node(name)).kind for name in layer.members]

@@ -41,7 +41,7 @@ class AttentionHeads(keras.layers.Layer):
         dropout: float = 0.0,
         seed: int | None = None,
         whole: dict[str, Any] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.num_heads = num_heads
@@ -54,19 +54,19 @@ class AttentionHeads(keras.layers.Layer):
         self.dropped = keras.layers.Dropout(dropout, seed=seed, dtype=self.dtype_policy)
         self.supports_masking = True
 
-    def build(self, *shapes, **named_shapes) -> None:
+    def build(self, *shapes: Any, **named_shapes: Any) -> None:
         self.built = True
 
     def call(
         self,
-        query,
-        value,
-        key,
-        query_mask=None,
-        value_mask=None,
-        key_mask=None,
-        use_causal_mask=False,
-        training=None,
+        query: Any,
+        value: Any,
+        key: Any,
+        query_mask: Any = None,
+        value_mask: Any = None,
+        key_mask: Any = None,
+        use_causal_mask: bool = False,
+        training: bool | None = None,
     ) -> Any:
         shape = ops.shape(query)
         heads = self.num_heads * self.queries_per_head
@@ -85,14 +85,14 @@ class AttentionHeads(keras.layers.Layer):
         seen = ops.einsum("bnts,bsnd->btnd", shares, value)
         return ops.reshape(seen, (*shape[:-1], heads * self.value_dim))
 
-    def _by_head(self, x, heads: int, width: int) -> Any:
+    def _by_head(self, x: Any, heads: int, width: int) -> Any:
         places = math.prod(x.shape[1:-1]) if None not in x.shape[1:-1] else -1
         return ops.reshape(x, (ops.shape(x)[0], places, heads, width))
 
-    def _shared(self, x) -> Any:
+    def _shared(self, x: Any) -> Any:
         return x if self.queries_per_head == 1 else ops.repeat(x, self.queries_per_head, axis=2)
 
-    def compute_output_spec(self, query, *others, **options) -> Any:
+    def compute_output_spec(self, query: Any, *others: Any, **options: Any) -> Any:
         heads = self.num_heads * self.queries_per_head
         return keras.KerasTensor((*query.shape[:-1], heads * self.value_dim), self.compute_dtype)
 
@@ -109,7 +109,7 @@ class AttentionHeads(keras.layers.Layer):
         }
 
 
-def _masked(scores, mask) -> Any:
+def _masked(scores: Any, mask: Any) -> Any:
     """Scores that count for nothing where `mask` is not."""
     least = -3e4 if scores.dtype == "float16" else -1e9
     return ops.where(mask, scores, ops.cast(least, scores.dtype))

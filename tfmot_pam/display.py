@@ -72,14 +72,14 @@ class Live(Display):
         self._progress.start()
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, *raised: Any) -> None:
         self._progress.stop()
 
     def show(self, part: str, done: float, state: str = "", line: str = "") -> None:
         if part not in self._lines:
             self._lines[part] = self._progress.add_task(part, total=1.0, state="")
         # A part that says nothing new keeps what it said.
-        told = {"state": state} if state else {}
+        told: dict[str, Any] = {"state": state} if state else {}
         self._progress.update(self._lines[part], completed=done, **told)
 
     def say(self, text: str) -> None:

@@ -67,19 +67,19 @@ class TaskGroup(keras.layers.Wrapper):
         # In another precision than the layer's the wrapper would round what it is given.
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
-        self.tasks = tasks
+        self.tasks: tuple[str, ...] = tuple(tasks)
         self.supports_masking = layer.supports_masking
 
-    def build(self, input_shape=None) -> None:
+    def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
 
-    def call(self, inputs) -> Any:
+    def call(self, inputs: Any) -> Any:
         return self.layer(inputs)
 
-    def compute_output_shape(self, input_shape) -> Any:
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return self.layer.compute_output_shape(input_shape)
 
-    def compute_output_spec(self, inputs) -> Any:
+    def compute_output_spec(self, inputs: Any) -> Any:
         return self.layer.compute_output_spec(inputs)
 
     def get_config(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -19,7 +20,7 @@ from tflite_export.programs.running import explained, run_program
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the program's flags: in a function, so that importing this module defines none."""
-    options = {"flag_values": values}
+    options: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_string(
         "directory", None, "The folder to measure, as tflite-export wrote it.", **options
     )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -25,6 +25,9 @@ from tflite_export.programs import options
 from tflite_export.programs.data_files import load_data, load_function
 from tflite_export.programs.running import main_of
 from tflite_export.quantization import QUANTIZATIONS
+
+if TYPE_CHECKING:
+    from tfmot_pam.pipeline.result import CompressionResult
 
 _CHECKPOINTS, _FILES = "checkpoints", "tflite"
 _OWN = {
@@ -45,7 +48,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def _define_search(values: flags.FlagValues) -> None:
-    own = {"flag_values": values}
+    own: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_string(
         "validation_data",
         None,
@@ -103,7 +106,7 @@ def _define_search(values: flags.FlagValues) -> None:
 
 
 def _define_result(values: flags.FlagValues) -> None:
-    own = {"flag_values": values}
+    own: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_string(
         "output_dir", None, "The folder to write. One of the same call is gone on with.", **own
     )
@@ -182,7 +185,11 @@ def _portfolio(entries: Sequence[str]) -> bool | list[tuple[str, ...]]:
 
 
 def _export(
-    result, data, wanted, values: flags.FlagValues, folder: pathlib.Path
+    result: CompressionResult,
+    data: Any,
+    wanted: options.Wanted,
+    values: flags.FlagValues,
+    folder: pathlib.Path,
 ) -> dict[tuple[str, ...], pathlib.Path]:
     """Writes the files and returns that of every combination."""
     from tflite_export.exporter import export

@@ -112,10 +112,10 @@ def as_data(arrays: Mapping[str, np.ndarray], wanted: Wanted, where: str) -> Any
         )
     if own:
         return {task: _own(task, own[task], labels, weights, wanted) for task in wanted.tasks}
-    inputs = x if isinstance(wanted.inputs, Mapping) else x["x"]
+    found = x if isinstance(wanted.inputs, Mapping) else x["x"]
     labelled = any(y is not None for y in labels.values())
     nested = {task: _nested(task, labels, wanted) for task in wanted.tasks}
-    return (inputs, nested, weights) if weights else (inputs, nested) if labelled else inputs
+    return (found, nested, weights) if weights else (found, nested) if labelled else found
 
 
 def _own(task: str, x: np.ndarray, labels: Mapping, weights: Mapping, wanted: Wanted) -> Any:
@@ -195,9 +195,9 @@ def load_function(source: str) -> Callable[..., Any]:
         raise ValueError(f"{source!r} names no function. Pass module:function or file.py:function.")
     if place.endswith(".py"):
         path = pathlib.Path(place)
-        if not path.is_file():
-            raise ValueError(f"There is no file '{place}'. Pass file.py:function of one that is.")
         specification = importlib.util.spec_from_file_location(path.stem, path)
+        if not path.is_file() or specification is None or specification.loader is None:
+            raise ValueError(f"There is no file '{place}'. Pass file.py:function of one that is.")
         module = importlib.util.module_from_spec(specification)
         specification.loader.exec_module(module)
     else:

@@ -9,6 +9,7 @@ tflite-export --model=merged.keras --output_dir=out --combinations=digit,digit+s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -24,7 +25,7 @@ from tflite_export.tuning import TUNINGS
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the program's flags: in a function, so that importing this module defines none."""
-    options = {"flag_values": values}
+    options: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_string(
         "model",
         None,

@@ -24,7 +24,7 @@ from tflite_export.programs.running import main_of
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags: in a function, so that importing this module defines none."""
-    own = {"flag_values": values}
+    own: dict[str, Any] = {"flag_values": values}
     options.define_models(values)
     options.define_data(values)
     flags.DEFINE_string("output_dir", None, "The folder to write.", **own)

@@ -182,8 +182,10 @@ def read_per_task(entries: Sequence[str], flag: str, read: Callable[[str], Any] 
 
 def read_shape(sizes: Sequence[str] | None) -> tuple[int, ...] | None:
     """The sizes of `--input_shape`."""
+    if sizes is None:
+        return None
     try:
-        return None if sizes is None else tuple(int(size) for size in sizes)
+        return tuple(int(size) for size in sizes)
     except ValueError as error:
         raise ValueError(
             f"--input_shape is {','.join(sizes)!r}. Expected whole numbers separated by commas. "

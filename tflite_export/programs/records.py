@@ -72,9 +72,8 @@ def read_records(
                 for name, entry in entries.items():
                     shape = tuple(entry.get("shape", inputs.get(name, ())))
                     value = example[entry["feature"]].numpy()
-                    found[name].append(
-                        _KINDS[entry["kind"]](value, entry, shape, pixel_range, where)
-                    )
+                    place = entry, shape, pixel_range, where
+                    found[name].append(_KINDS[entry["kind"]](value, place))
         except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
             raise ValueError(
                 f"'{path}' does not hold what '{spec}' says ({error.message}). Expected the "
@@ -106,18 +105,21 @@ def _feature(entry: Mapping[str, Any]) -> Any:
     return tf.io.FixedLenFeature(shape, kinds.get(entry["kind"], tf.string))
 
 
-def _value(value, entry, shape, pixel_range, where) -> np.ndarray:
-    del entry, shape, pixel_range, where
+# What an array holds, as the JSON file says; its shape; the values of pixels; where it is.
+_Place = tuple[Mapping[str, Any], tuple[Any, ...], tuple[float, float], str]
+
+
+def _value(value: Any, place: _Place) -> np.ndarray:
+    del place
     return np.asarray(value)
 
 
-def _image(value, entry, shape, pixel_range, where) -> np.ndarray:
-    del entry
-    return decode_image(value, shape, pixel_range, where)
+def _image(value: bytes, place: _Place) -> np.ndarray:
+    return decode_image(value, *place[1:])
 
 
-def _raw(value, entry, shape, pixel_range, where) -> np.ndarray:
-    del pixel_range
+def _raw(value: bytes, place: _Place) -> np.ndarray:
+    entry, shape, _, where = place
     kind = np.dtype(entry.get("dtype", "float32"))
     if None in shape or len(value) != kind.itemsize * math.prod(shape):
         raise ValueError(
@@ -127,7 +129,7 @@ def _raw(value, entry, shape, pixel_range, where) -> np.ndarray:
     return np.frombuffer(value, kind.newbyteorder("<")).astype(kind).reshape(shape)
 
 
-_KINDS: dict[str, Callable[..., np.ndarray]] = {
+_KINDS: dict[str, Callable[[Any, _Place], np.ndarray]] = {
     "float": _value,
     "int64": _value,
     "image": _image,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
@@ -19,7 +20,7 @@ from tflite_export.programs import options
 from tflite_export.programs.data_files import Wanted, load_data
 from tflite_export.programs.running import main_of
 
-_FORMATS = {
+_FORMATS: dict[str, Callable[[Any], str]] = {
     "table": str,
     "json": lambda report: report.to_json(),
     "csv": lambda report: report.to_csv(),
@@ -28,7 +29,7 @@ _FORMATS = {
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags: in a function, so that importing this module defines none."""
-    own = {"flag_values": values}
+    own: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_string("model", None, "The model: a .keras or .h5 file.", **own)
     options.define_models(
         values, "original", "The model of one task, to compare with: task=file.keras; once a task."

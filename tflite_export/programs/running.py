@@ -13,7 +13,7 @@ WRONG = 2  # exit code of everything that the user can mend
 
 
 def run_program(
-    main: Callable[[Sequence[str]], int], define_flags: Callable[[], None], usage: str
+    main: Callable[[Sequence[str]], int], define_flags: Callable[[], None], usage: str | None
 ) -> None:
     """Runs an absl program on the process's command line and exits with its code.
 

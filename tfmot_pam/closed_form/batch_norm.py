@@ -6,18 +6,19 @@ import dataclasses
 
 import numpy as np
 
-from tfmot_pam.graph.network import Network
+from tfmot_pam.graph.heads import Inputs
+from tfmot_pam.graph.network import Layer, Network, Node
 from tfmot_pam.graph.runner import Stepper
 
 
-def reestimated(network: Network, x: np.ndarray) -> Network:
+def reestimated(network: Network, x: Inputs) -> Network:
     """The network with the means and variances that its batch norms see on `x`.
 
     Layer by layer from the input on, so that each one is measured behind layers that are settled.
 
     Args:
-        network: Any network with one input.
-        x: Calibration inputs `[samples, ...]`, from the training split.
+        network: Any network.
+        x: Calibration inputs `[samples, ...]`, from the training split; of several a dict by name.
 
     Returns:
         The same network with other moving statistics; layers normalising another axis than the
@@ -39,7 +40,7 @@ def reestimated(network: Network, x: np.ndarray) -> Network:
     return network.replace(layers=layers)
 
 
-def _normalises_channels(layer, network: Network, node) -> bool:
+def _normalises_channels(layer: Layer, network: Network, node: Node) -> bool:
     axis, rank = layer.config.get("axis", -1), len(network.shape(node.inputs[0]))
     axes = [axis] if isinstance(axis, int) else list(axis)
     return [a % rank for a in axes] == [rank - 1]

@@ -40,6 +40,9 @@ _BIAS_ONLY = frozenset(
 
 # Places and the pre-activations there, by the number of an original and its node.
 Known = MutableMapping[tuple[int, str], tuple[np.ndarray, np.ndarray]]
+# The originals that a node's channels come from, each with its node; pre-activations at places.
+_Owners = Mapping[int, str]
+_Compute = Callable[[Layer, Sampled], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Compensation:
     memory: int = 1 << 30
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_whole("places", self.places)
         check_whole("memory", self.memory)
         check_seed(self.seed)
@@ -137,7 +140,14 @@ def choose_samples(networks: list[Network], x: Inputs, options: Compensation) ->
 class _Fitting:
     """The cut network and the originals, run side by side."""
 
-    def __init__(self, network, networks, x, options, known):
+    def __init__(
+        self,
+        network: Network,
+        networks: Sequence[Network],
+        x: Inputs,
+        options: Compensation,
+        known: Known | None,
+    ):
         x = choose_samples([network, *networks], x, options)
         self.network = network
         self.networks = networks
@@ -155,8 +165,9 @@ class _Fitting:
 
     def refit(self, node: Node, origin: Origin) -> None:
         layer = self.cut.layer(node.layer)
-        owners = [k for k in np.unique(origin.columns.nets).tolist() if k >= 0]
-        if not owners or not layer.weights or any(origin.nodes[k] is None for k in owners):
+        nets = [k for k in np.unique(origin.columns.nets).tolist() if k >= 0]
+        owners = {k: name for k in nets if (name := origin.nodes[k]) is not None}
+        if not owners or not layer.weights or len(owners) < len(nets):
             return
         form = linear.linear_form(layer)
         if form is not None and origin.role == "mixing":
@@ -166,42 +177,46 @@ class _Fitting:
         elif "bias" in layer.weights and layer.kind in _BIAS_ONLY:
             self._refit_bias(node, layer, origin, owners)
 
-    def _places(self, form, node: Node, layer: Layer) -> np.ndarray:
+    def _places(self, form: linear.LinearForm, node: Node, layer: Layer) -> np.ndarray:
         """The output places of a layer that are fitted."""
         shape = self.cut.shape(node.name)
         grid = form.grid(layer, shape)
         return linear.sample_places(shape[0], grid, self.options.places, self.rng)
 
-    def _wanted(self, origin: Origin, owners, places: np.ndarray, compute) -> np.ndarray:
+    def _wanted(
+        self, origin: Origin, owners: _Owners, places: np.ndarray, compute: _Compute
+    ) -> np.ndarray:
         """What the originals compute at some places, for the channels that are left."""
         wanted = np.empty((len(places), len(origin.columns)), np.float32)
-        for k in owners:
-            own = origin.columns.nets == k
-            found = self._computed(origin, k, places, compute)
+        for key in owners.items():
+            own = origin.columns.nets == key[0]
+            found = self._computed(key, places, compute)
             wanted[:, own] = found[:, origin.columns.positions[own]]
         return wanted
 
-    def _computed(self, origin: Origin, k: int, places: np.ndarray, compute) -> np.ndarray:
-        key = (k, origin.nodes[k])
+    def _computed(self, key: tuple[int, str], places: np.ndarray, compute: _Compute) -> np.ndarray:
         if self.known is not None and key in self.known:
             # Networks that lack a layer, or leave less memory for samples, see other places.
             before, found = self.known[key]
             if np.array_equal(before, places):
                 return found
-        layer = self.networks[k].layer_of(self.networks[k].node(origin.nodes[k]))
-        found = compute(layer, Sampled(self.originals[k], origin.nodes[k], places))
+        k, name = key
+        layer = self.networks[k].layer_of(self.networks[k].node(name))
+        found = compute(layer, Sampled(self.originals[k], name, places))
         if self.known is not None:
             self.known[key] = places, found
         return found
 
-    def _refit_mixing(self, form, node, layer, origin, owners):
+    def _refit_mixing(
+        self, form: linear.LinearForm, node: Node, layer: Layer, origin: Origin, owners: _Owners
+    ) -> None:
         places = self._places(form, node, layer)
 
-        def compute(original, sampled):
+        def compute(original: Layer, sampled: Sampled) -> np.ndarray:
             return linear.pre_activation(form, original, sampled.read(form, original))
 
         if form.whole:  # of one network, as recurrent layers are never put together
-            wanted = self._computed(origin, owners[0], places, compute)
+            wanted = self._computed(next(iter(owners.items())), places, compute)
         else:
             wanted = self._wanted(origin, owners, places, compute)
         features = form.features(layer, Sampled(self.cut, node.name, places).read(form, layer))
@@ -220,11 +235,11 @@ class _Fitting:
         else:
             self._shift(node, linear.changed(form, layer, change), intercept)
 
-    def _refit_depthwise(self, node, layer, origin, owners):
+    def _refit_depthwise(self, node: Node, layer: Layer, origin: Origin, owners: _Owners) -> None:
         """Depthwise kernels are fitted channel by channel."""
         places = self._places(linear.LINEAR_FORMS["Conv2D"], node, layer)
 
-        def compute(layer, sampled):
+        def compute(layer: Layer, sampled: Sampled) -> np.ndarray:
             return linear.depthwise_pre_activation(layer, len(places), sampled.patches(layer))
 
         patches_of = Sampled(self.cut, node.name, places).patches(layer)
@@ -238,13 +253,12 @@ class _Fitting:
         weights = {**layer.weights, "kernel": (kernel + change).astype(kernel.dtype)}
         self._shift(node, dataclasses.replace(layer, weights=weights), intercept)
 
-    def _refit_bias(self, node, layer, origin, owners):
+    def _refit_bias(self, node: Node, layer: Layer, origin: Origin, owners: _Owners) -> None:
         """Layers without a closed form get the right mean, channel by channel."""
         reached = mean_outputs(layer, self.cut, node.name)
         wanted = np.empty(len(origin.columns))
-        for k in owners:
+        for k, name in owners.items():
             own = origin.columns.nets == k
-            name = origin.nodes[k]
             original = self.networks[k].layer_of(self.networks[k].node(name))
             found = mean_outputs(original, self.originals[k], name)
             wanted[own] = found[origin.columns.positions[own]]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from tfmot_pam.graph.network import Layer
+from tfmot_pam.graph.network import Layer, MaybeNone
 
 _CHANNELS = 64  # of a depthwise convolution that are computed at once
 _PATCH_BYTES = 1 << 27  # of its channels that are read at once
@@ -54,6 +54,7 @@ def sample_places(
     Every sample gets about the same number of places.
     """
     total = samples * int(np.prod(grid, dtype=np.int64))
+    flat: np.ndarray
     if total <= count:
         flat = np.arange(total)
     else:
@@ -114,17 +115,17 @@ def patches(layer: Layer, x: np.ndarray, places: np.ndarray) -> np.ndarray:
     return np.stack(result, axis=1)
 
 
-def _rows(layer, x, places):
+def _rows(layer: Layer, x: np.ndarray, places: np.ndarray) -> np.ndarray:
     del layer
     return x[tuple(places.T)]
 
 
-def _flat(layer, read):
+def _flat(layer: Layer, read: np.ndarray) -> np.ndarray:
     del layer
     return read.reshape(len(read), math.prod(read.shape[1:]))
 
 
-def _separable_features(layer, read):
+def _separable_features(layer: Layer, read: np.ndarray) -> np.ndarray:
     kernel = layer.weights["depthwise_kernel"]
     kernel = kernel.reshape(-1, *kernel.shape[-2:])
     middle = np.einsum("pkc,kcm->pcm", read, kernel, optimize=True)
@@ -174,11 +175,12 @@ def matrix(form: LinearForm, layer: Layer) -> np.ndarray:
     return np.concatenate([kernel.reshape(-1, kernel.shape[-1]) for kernel in kernels], axis=1)
 
 
-def bias(form: LinearForm, layer: Layer) -> np.ndarray | None:
+def bias(form: LinearForm, layer: Layer) -> np.ndarray | MaybeNone:
     """What is added to features times matrix, `[outputs]`; None where nothing is."""
-    found = [layer.weights.get(_bias_of(name)) for name in form.matrices]
-    if any(value is None for value in found):
+    names = [_bias_of(name) for name in form.matrices]
+    if any(name not in layer.weights for name in names):
         return None
+    found = [layer.weights[name] for name in names]
     # A GRU has a second row, which belongs to the state.
     return np.concatenate([value.reshape(-1, value.shape[-1])[0] for value in found])
 
@@ -293,7 +295,7 @@ def fit_held_out(
         return _mean_square(residual[held] - features[held] @ change - intercept)
 
     errors = {strength: error(strength) for strength in _STRENGTHS}
-    best = min(errors, key=errors.get)
+    best = min(errors, key=errors.__getitem__)
     if errors[best] >= _mean_square(residual[held] - residual[~held].mean(axis=0)):
         return constant
     return fit(features, residual, best)

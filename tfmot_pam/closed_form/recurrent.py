@@ -6,24 +6,25 @@ import keras
 import numpy as np
 
 from tfmot_pam.closed_form import linear
+from tfmot_pam.closed_form.linear import LinearForm
 from tfmot_pam.graph.network import Layer
 from tfmot_pam.graph.rules import without_built_shapes
 
 
-def projection_apart(layer: Layer, name: str) -> tuple[Layer, Layer]:
+def projection_apart(form: LinearForm, layer: Layer, name: str) -> tuple[Layer, Layer]:
     """A layer whose form is `whole`, as a dense layer and the same layer behind it.
 
     One after the other they compute what it computes: the second reads the gates' inputs, each
     gate its own, and adds nothing to them.
 
     Args:
+        form: The layer's form.
         layer: A recurrent layer, or two of them in `Bidirectional`.
         name: The name of the second.
 
     Returns:
         The dense layer, which has the layer's name, and the rest.
     """
-    form = linear.linear_form(layer)
     matrix, bias = linear.matrix(form, layer), linear.bias(form, layer)
     config = {"name": layer.name, "units": matrix.shape[1], "dtype": layer.config["dtype"]}
     dense = Layer(layer.name, keras.layers.Dense, config, {"kernel": matrix, "bias": bias})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -74,7 +75,8 @@ class _OutputMean:
         self._operation = instantiate(dataclasses.replace(layer, config=config), wrap=False)
         self._left = _MEAN_SAMPLES
         self._waiting: list[np.ndarray] = []
-        self._sum, self._count = None, 0
+        self._sum: Any = None  # `[channels]`, once there are outputs
+        self._count = 0
 
     def add(self, x: np.ndarray) -> None:
         x = x[: self._left]

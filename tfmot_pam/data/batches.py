@@ -33,7 +33,8 @@ class Batches:
     def steps(self) -> int | None:
         """Batches of one epoch (the longest data set's), None if a stream does not know."""
         steps = [self._steps(source) for source in self.sources]
-        return None if None in steps else max(steps)
+        known = [count for count in steps if count is not None]
+        return max(known) if len(known) == len(steps) else None
 
     def counted_steps(self) -> int:
         """Batches of one epoch; a stream that does not know its length is read once to count it."""
@@ -60,7 +61,8 @@ class Batches:
                     readers[i] = self._read(i, index, passes[i])
                     part = next(readers[i])
                 by_head.update(part.by_head)
-            yield Samples(by_head, len(readers) == 1 and part.shared)
+                shared = len(readers) == 1 and part.shared
+            yield Samples(by_head, shared)
 
     def _steps(self, source: Source) -> int | None:
         if source.arrays is None:

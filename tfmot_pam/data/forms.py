@@ -132,9 +132,10 @@ def read_arrays(data: Any, tasks: Heads, input_shape: InputShapes) -> Samples | 
         ValueError: The data is empty, not finite, of another shape, or of other tasks.
     """
     sources = open_sources(data, tasks, input_shape)
-    if any(source.arrays is None for source in sources):
+    known = [source.arrays for source in sources if source.arrays is not None]
+    if len(known) < len(sources):
         return None
-    by_head = {head: own for source in sources for head, own in source.arrays.by_head.items()}
+    by_head = {head: own for samples in known for head, own in samples.by_head.items()}
     return Samples({head: by_head[head] for head in all_heads(tasks)}, len(sources) == 1)
 
 

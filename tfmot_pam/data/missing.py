@@ -37,7 +37,7 @@ def counted(y: np.ndarray, kind: str, width: int | None) -> np.ndarray | None:
     """
     gaps = missing(y)
     if kind == "distribution":
-        return None if gaps is None else ~gaps.any(axis=-1)
+        return None if gaps is None else ~np.any(gaps, axis=-1)
     found = np.zeros(y.shape, bool) if gaps is None else gaps
     if kind == "classes":
         found = found | (y < 0)

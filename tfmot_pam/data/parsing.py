@@ -129,7 +129,7 @@ def _weights(
             f"The sample weights in `{where}` are for unknown tasks {unknown}; the tasks are "
             f"{list(tasks)}. Pass one array for all, or a dict by some of these."
         )
-    found = {}
+    found: dict[str, np.ndarray | None] = {}
     for task, weights in given.items():
         if weights is None:
             continue

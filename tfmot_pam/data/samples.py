@@ -29,7 +29,7 @@ class HeadSamples:
     def __len__(self) -> int:
         return count(self.x)
 
-    def rows(self, chosen: np.ndarray, x: Inputs | None = None) -> HeadSamples:
+    def rows(self, chosen: np.ndarray | slice, x: Inputs | None = None) -> HeadSamples:
         """Some of the samples, with their inputs if these are there already."""
         return HeadSamples(
             rows(self.x, chosen) if x is None else x,

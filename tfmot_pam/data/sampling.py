@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from tfmot_pam.data.forms import Source, open_sources
 from tfmot_pam.data.missing import missing
 from tfmot_pam.data.reading import join_batches
 from tfmot_pam.data.samples import HeadSamples, Samples
-from tfmot_pam.graph.heads import Heads, InputShapes, all_heads
+from tfmot_pam.graph.heads import Heads, Inputs, InputShapes, all_heads
 from tfmot_pam.graph.inputs import lazy_rows, rows
 
 _READ_FACTOR = 4
@@ -75,7 +75,9 @@ def take_samples(
     return Samples({head: by_head[head] for head in all_heads(tasks)}, shared)
 
 
-def stratified_rows(labels: Sequence[np.ndarray], samples: int, rng) -> np.ndarray:
+def stratified_rows(
+    labels: Sequence[np.ndarray], samples: int, rng: np.random.Generator
+) -> np.ndarray:
     """Draws up to `samples` row numbers, ascending, so that the rarest strata are represented.
 
     Args:
@@ -126,7 +128,12 @@ def _strata(y: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero((maps == value).any(axis=(1, 2))) for value in values]
 
 
-def _draw(pool: Samples, samples: int, rng, take=rows) -> dict[str, HeadSamples]:
+def _draw(
+    pool: Samples,
+    samples: int,
+    rng: np.random.Generator,
+    take: Callable[[Inputs, np.ndarray], Inputs] = rows,
+) -> dict[str, HeadSamples]:
     if not pool.shared:
         drawn = {}
         for part in pool.apart:

@@ -8,9 +8,11 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfmot_pam.graph.network import Size
+
 
 def synthetic_inputs(
-    input_shape: Sequence[int],
+    input_shape: Sequence[Size],
     *,
     samples: int = 1024,
     mean: ArrayLike = 0.0,
@@ -108,7 +110,7 @@ def _leading_layers(model: keras.Model) -> list[keras.layers.Layer]:
         keras.layers.Normalization,
         keras.layers.BatchNormalization,
     )
-    chain = []
+    chain: list[keras.layers.Layer] = []
     for layer in model.layers:
         while isinstance(layer, keras.layers.Wrapper):
             layer = layer.layer

@@ -131,8 +131,8 @@ class Devices:
         """The chief's bytes, on all workers."""
         # A sum, to which the others add nothing. Of floats, since all devices add these, and of
         # two bytes each, which they add exactly.
-        length = self._sum(np.array(divmod(len(content), 2**16)))
-        length = int(length[0]) * 2**16 + int(length[1])
+        sizes = self._sum(np.array(divmod(len(content), 2**16)))
+        length = int(sizes[0]) * 2**16 + int(sizes[1])
         halves = np.frombuffer(content + b"\0" * (len(content) % 2), "<u2")
         if not self.chief:
             halves = np.zeros(-(-length // 2), "<u2")

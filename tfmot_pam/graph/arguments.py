@@ -70,5 +70,5 @@ def check_seed(seed: Any) -> None:
             f"`seed` must be {expected}. Received: {seed!r} of type {type(seed).__name__}. Pass "
             "such as 0."
         )
-    if not 0 <= seed < _SEEDS:
+    if not 0 <= int(seed) < _SEEDS:
         raise ValueError(f"`seed` must be {expected}. Received: {seed!r}. Pass such as 0.")

@@ -208,7 +208,8 @@ def attention_together(network: Network) -> Network:
     calls = network.calls()
     layers_of = {name: tuple(part.layer for part in around or ()) for name, around in found.items()}
     uses = collections.Counter(layers_of.values())
-    layers, nodes, parts = dict(network.layers), dict(network.nodes_by_name), set()
+    layers, nodes = dict(network.layers), dict(network.nodes_by_name)
+    parts: set[str] = set()
     for name, around in found.items():
         used = layers_of[name]
         if around is None or {calls[layer] for layer in used} != {uses[used]}:
@@ -218,13 +219,15 @@ def attention_together(network: Network) -> Network:
         nodes[output.name] = _called(around)
         parts.update(node.name for node in around if node is not output)
     kept = tuple(nodes[node.name] for node in network.nodes if node.name not in parts)
-    used = {node.layer for node in kept}
+    called = {node.layer for node in kept}
     return network.replace(
-        layers={name: layer for name, layer in layers.items() if name in used}, nodes=kept
+        layers={name: layer for name, layer in layers.items() if name in called}, nodes=kept
     )
 
 
-def _around(network: Network, heads: Node, readers) -> tuple[Node, ...] | None:
+def _around(
+    network: Network, heads: Node, readers: Mapping[Tensor, tuple[str, ...]]
+) -> tuple[Node, ...] | None:
     """The four projections around heads, in their order, and the heads; None where one is not."""
     query, value, key = heads.args
     behind = readers.get(Tensor(heads.name), ())

@@ -90,7 +90,7 @@ class ChannelGraph:
     placed: Mapping[Tensor, Placed] = dataclasses.field(default_factory=dict)
 
     def rule(self, node: Node) -> LayerRule:
-        return rule_of(self.call(node))
+        return known_rule(self.call(node))
 
     def call(self, node: Node, calls: Mapping[str, int] | None = None) -> Call:
         """A node as its rule sees it; `calls` saves counting the layers' calls anew."""
@@ -123,6 +123,21 @@ def rule_of(call: Call) -> LayerRule | None:
     return rule
 
 
+def known_rule(call: Call) -> LayerRule:
+    """The rule of a call that has one, such as any whose role in a channel graph is not `copied`.
+
+    Raises:
+        ValueError: it has none.
+    """
+    rule = rule_of(call)
+    if rule is None:
+        raise ValueError(
+            f"There is no rule for {_title(call)}. Expected a layer whose channels are followed. "
+            "Give its class one with tfmot_pam.register_layer_rule."
+        )
+    return rule
+
+
 def build_channel_graph(network: Network, given: Collection[str] = ()) -> ChannelGraph:
     """Traces the channels of a network from its inputs to its outputs.
 
@@ -142,6 +157,9 @@ def build_channel_graph(network: Network, given: Collection[str] = ()) -> Channe
     for node in network.nodes:
         tracing.visit(node)
     return tracing.finish()
+
+
+_Labels = list[np.ndarray]
 
 
 class Tracing:
@@ -177,6 +195,9 @@ class Tracing:
             self.roles[node.name] = "copied"
             return
         rule = rule_of(call)
+        if rule is None:
+            self.copy(node, ins, "there is no rule for this kind of layer")
+            return
         reason = copied_because(call, rule, ins)
         if reason is not None:
             self.copy(node, ins, reason)
@@ -184,27 +205,27 @@ class Tracing:
         self.roles[node.name] = rule.role
         getattr(self, f"_visit_{rule.role}")(node, call, rule, ins)
 
-    def _visit_mixing(self, node, call, rule, ins):
+    def _visit_mixing(self, node: Node, call: Call, rule: LayerRule, ins: _Labels) -> None:
         self._write(node)
         reason = rule.frozen or activation_reason(call.config)
         if reason is not None:
             self.frozen.append((self.labels[Tensor(node.name)], f"{_title(call)}: {reason}"))
 
-    def _visit_channelwise(self, node, call, rule, ins):
+    def _visit_channelwise(self, node: Node, call: Call, rule: LayerRule, ins: _Labels) -> None:
         labels = ins[0]
         sources = rule.source_positions(call, len(labels))
         first, *others = labels[sources].T
         self.ties.extend(np.stack([first, other]) for other in others)
         self.labels[Tensor(node.name)] = first
 
-    def _visit_join(self, node, call, rule, ins):
+    def _visit_join(self, node: Node, call: Call, rule: LayerRule, ins: _Labels) -> None:
         if rule.blocks is not None:
             self._join_blocks(node, rule.blocks(call), ins)
             return
         self.ties.extend(np.stack([ins[0], other]) for other in ins[1:])
         self.labels[Tensor(node.name)] = ins[0]
 
-    def _join_blocks(self, node: Node, count: int, ins: list[np.ndarray]) -> None:
+    def _join_blocks(self, node: Node, count: int, ins: _Labels) -> None:
         """Ties the channels of each block, in all inputs."""
         firsts = ins[0].reshape(count, -1)[:, 0]
         for labels in ins:
@@ -213,10 +234,10 @@ class Tracing:
         (width,) = (shape[-1] for shape in node.shapes)
         self.labels[Tensor(node.name)] = np.repeat(firsts, width // count)
 
-    def _visit_concatenate(self, node, call, rule, ins):
+    def _visit_concatenate(self, node: Node, call: Call, rule: LayerRule, ins: _Labels) -> None:
         self.labels[Tensor(node.name)] = np.concatenate(ins)
 
-    def copy(self, node: Node, ins: list[np.ndarray], reason: str) -> None:
+    def copy(self, node: Node, ins: _Labels, reason: str) -> None:
         """Freezes what a node reads and writes."""
         layer = self.network.layer_of(node)
         text = f"{layer.kind} '{layer.name}': {reason}"
@@ -264,7 +285,15 @@ class Tracing:
             self.network, labels, spaces, space_of, self.roles, self.reasons, self.placed
         )
 
-    def _spaces(self, channel, blocks, space_of, frozen, given, labels):
+    def _spaces(
+        self,
+        channel: np.ndarray,
+        blocks: np.ndarray,
+        space_of: np.ndarray,
+        frozen: Mapping[int, str],
+        given: Collection[int],
+        labels: Mapping[Tensor, np.ndarray],
+    ) -> tuple[Space, ...]:
         roles = self._members(space_of, labels)
         spaces = []
         for index in range(int(space_of.max(initial=-1)) + 1):
@@ -289,7 +318,9 @@ class Tracing:
             )
         return tuple(spaces)
 
-    def _members(self, space_of, labels):
+    def _members(
+        self, space_of: np.ndarray, labels: Mapping[Tensor, np.ndarray]
+    ) -> dict[tuple[int, str], list[str]]:
         found: dict[tuple[int, str], list[str]] = {}
         for node in self.network.nodes:
             role = self.roles[node.name]
@@ -306,10 +337,8 @@ def _title(call: Call) -> str:
     return f"{call.layer.kind} '{call.layer.name}'"
 
 
-def copied_because(call: Call, rule: LayerRule | None, ins: list[np.ndarray]) -> str | None:
-    """Why a call is copied as it is instead of being taken apart."""
-    if rule is None:
-        return "there is no rule for this kind of layer"
+def copied_because(call: Call, rule: LayerRule, ins: _Labels) -> str | None:
+    """Why a call that has a rule is copied as it is instead of being taken apart."""
     if any(shape is None or len(shape) < 2 or shape[-1] is None for shape in call.in_shapes):
         return "the number of its input channels is not known"
     if call.out_shape is None or len(call.node.shapes) != 1:
@@ -335,7 +364,9 @@ def _components(count: int, ties: list[np.ndarray]) -> np.ndarray:
     return rank[inverse]
 
 
-def _group_spaces(channel, blocks, total, block_count):
+def _group_spaces(
+    channel: np.ndarray, blocks: np.ndarray, total: int, block_count: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The space of each channel and of each block: blocks that share a channel are one space."""
     first_block = np.full(total, -1)
     first_block[channel[::-1]] = blocks[::-1]
@@ -344,7 +375,7 @@ def _group_spaces(channel, blocks, total, block_count):
     return space_of_block[first_block], space_of_block
 
 
-def _segments(channel, blocks, channels) -> np.ndarray:
+def _segments(channel: np.ndarray, blocks: np.ndarray, channels: np.ndarray) -> np.ndarray:
     """Numbers the parts of a space by the set of blocks that write each channel."""
     written: dict[int, set[int]] = {}
     for number, block in zip(channel.tolist(), blocks.tolist(), strict=True):

@@ -66,7 +66,8 @@ class _Following(Tracing):
 
     def _has_rule(self, node: Node, call: Call) -> bool:
         rule = rule_of(call) if node.inputs else None
-        return copied_because(call, rule, [self.labels[tensor] for tensor in node.inputs]) is None
+        ins = [self.labels[tensor] for tensor in node.inputs]
+        return rule is not None and copied_because(call, rule, ins) is None
 
     def _pick(self, node: Node, call: Call) -> bool:
         """Follows a layer that picks channels, if this is one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from tfmot_pam.graph import reader
 from tfmot_pam.graph.emitter import emit
@@ -14,7 +14,8 @@ from tfmot_pam.graph.tf_keras import convert
 from tfmot_pam.graph.tf_keras import emitter as tf_keras_emitter
 from tfmot_pam.graph.tf_keras import reader as tf_keras_reader
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 def is_tf_keras(value: Any) -> bool:
@@ -45,7 +46,9 @@ def as_keras(model: Any, what: str = "The model") -> Any:
     return convert.convert_to_keras(model, what) if is_tf_keras(model) else model
 
 
-def same_generation(argument: str) -> Callable[[_Function], _Function]:
+def same_generation(
+    argument: str,
+) -> Callable[[Callable[_Arguments, _Result]], Callable[_Arguments, _Result]]:
     """Lets a function that is written for Keras 3 take tf_keras models and return one.
 
     tf_keras models are converted wherever they are passed, alone or in a dict, list or tuple. If
@@ -65,11 +68,11 @@ def same_generation(argument: str) -> Callable[[_Function], _Function]:
     True
     """
 
-    def decorate(function: _Function) -> _Function:
+    def decorate(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
         signature = inspect.signature(function)
 
         @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
+        def wrapper(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
             bound = signature.bind(*args, **kwargs)
             back = are_tf_keras(bound.arguments.get(argument), argument)
             for name, value in bound.arguments.items():

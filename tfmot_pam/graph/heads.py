@@ -8,7 +8,7 @@ is named like its task where that has no other, `task/key` or `task/0` otherwise
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from tfmot_pam.graph.network import Network, Shape, Tensor
 # What Keras calls an input that was given no name.
 _GIVEN_NAME = re.compile(r"input_layer(_\d+)?|input_\d+")
 # The heads of each task, or the tasks alone where each has one.
-Heads = Mapping[str, Sequence[str]] | Sequence[str]
+Heads = Mapping[str, Collection[str]] | Sequence[str]
 # One array of samples, or one for each of several inputs by name.
 Inputs = np.ndarray | Mapping[str, np.ndarray]
 # The shape of one input without the samples' axis, or one for each of several by name.

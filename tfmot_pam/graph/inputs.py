@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tfmot_pam.graph.heads import Inputs
+
+_Inputs = TypeVar("_Inputs", bound=Inputs)
 
 
 class Rows:
@@ -84,7 +86,7 @@ def count(x: Inputs) -> int:
     return len(arrays_of(x)[0])
 
 
-def rows(x: Inputs, chosen: Any) -> Inputs:
+def rows(x: _Inputs, chosen: Any) -> _Inputs:
     """Some of the samples: by numbers, a mask or a slice."""
     return map_inputs(lambda array: array[chosen], x)
 
@@ -97,7 +99,11 @@ def lazy_rows(x: Inputs, chosen: np.ndarray) -> Inputs:
 def joined(parts: Sequence[Inputs]) -> Inputs:
     """Samples one after the other; all have the same inputs."""
     if isinstance(parts[0], Mapping):
-        return {name: joined([part[name] for part in parts]) for name in parts[0]}
+        return {name: _joined_arrays([part[name] for part in parts]) for name in parts[0]}
+    return _joined_arrays(parts)
+
+
+def _joined_arrays(parts: Sequence[Any]) -> Any:
     if any(isinstance(part, Rows) for part in parts):
         return Rows.joined(parts)
     return np.concatenate(list(parts))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from tfmot_pam.graph.heads import common_inputs, input_names, named_inputs
 from tfmot_pam.graph.network import (
@@ -52,7 +53,7 @@ def juxtapose(networks: Sequence[Network], tasks: Sequence[str], name: str = "me
             if by_name or not inputs:
                 inputs.setdefault(name, network.node(tensor.node))
                 layers.setdefault(name, dataclasses.replace(network.layers[name], tasks=None))
-    nodes, outputs = list(inputs.values()), {}
+    nodes, outputs = list(inputs.values()), dict[str, Any]()
     for network in networks:
         given = [inputs[name] if by_name else nodes[0] for name in input_names(network)]
         part = _named(_with_task_sets(network), counts, layers)
@@ -61,13 +62,8 @@ def juxtapose(networks: Sequence[Network], tasks: Sequence[str], name: str = "me
             if Tensor(node.name) in moved:
                 continue
             layers.setdefault(node.layer, part.layers[node.layer])
-            nodes.append(
-                dataclasses.replace(
-                    node,
-                    args=map_tensors(node.args, lambda t, moved=moved: moved.get(t, t)),
-                    kwargs=map_tensors(dict(node.kwargs), lambda t, moved=moved: moved.get(t, t)),
-                )
-            )
+            args, kwargs = _moved((node.args, dict(node.kwargs)), moved)
+            nodes.append(dataclasses.replace(node, args=args, kwargs=kwargs))
         outputs |= part.outputs
     return Network(
         name,
@@ -77,6 +73,10 @@ def juxtapose(networks: Sequence[Network], tasks: Sequence[str], name: str = "me
         {task: outputs[task] for task in tasks},
         by_name,
     )
+
+
+def _moved(structure: Any, moved: Mapping[Tensor, Tensor]) -> Any:
+    return map_tensors(structure, lambda tensor: moved.get(tensor, tensor))
 
 
 def _with_task_sets(network: Network) -> Network:
@@ -93,9 +93,9 @@ def _with_task_sets(network: Network) -> Network:
     )
 
 
-def _named(network: Network, counts: Mapping[str, int], taken) -> Network:
+def _named(network: Network, counts: Mapping[str, int], taken: Collection[str]) -> Network:
     """The network with names for its layers that no other has."""
-    suffix, names = scope_name(*network.outputs), {}
+    suffix, names = scope_name(*network.outputs), dict[str, str]()
     for name in network.layers:
         wanted = f"{name}_{suffix}" if counts[name] > 1 else name
         names[name] = unique_name(wanted, {*taken, *names.values()})

@@ -89,7 +89,7 @@ class _Times:
     def of(self, nodes: Sequence[Node]) -> float:
         """The time of all the nodes that a combination runs."""
         levels: dict[Any, list[Node]] = collections.defaultdict(list)
-        apart, whole, added = (collections.Counter() for _ in range(3))
+        apart, whole, added = (collections.defaultdict[Any, float](float) for _ in range(3))
         for node in nodes:
             key = self._keys[node.name]
             if key.joins:
@@ -105,7 +105,8 @@ class _Times:
             added[block] += more
         gains = [(added[b], apart[b] - whole[b]) for b in apart if apart[b] > whole[b]]
         time = math.fsum(apart.values())
-        parameters = before = sum(self._counted(node, "parameters") for node in nodes)
+        before = sum(self._counted(node, "parameters") for node in nodes)
+        parameters: float = before
         for more, gain in sorted(gains, key=lambda pair: pair[0] / pair[1]):
             better = rating(time - gain, parameters + more) < rating(time, parameters)
             if better and parameters + more <= MOST_GROWTH * before:
@@ -167,18 +168,25 @@ class _Key:
 
 
 def _keys(network: Network, rules: Mapping[str, LayerRule | None]) -> dict[str, _Key]:
-    depths, found = {}, {}
+    depths: dict[str, int] = {}
+    found: dict[str, _Key] = {}
     outputs = {tensor.node for tensor in iterate_tensors(network.outputs)}
     for node in network.nodes:
         name, sources = node.name, [tensor.node for tensor in node.inputs]
-        role = None if rules[name] is None else rules[name].role
+        rule = rules[name]
+        role = None if rule is None else rule.role
         depths[name] = max((depths[source] for source in sources), default=0)
         read = {(found[source].layer, found[source].block) for source in sources}
         found[name] = _Key((name,), (name,))
         if role == "concatenate" and len(read) == 1:
             found[name] = _Key(*read.pop(), joins=True)
-        elif role in ("mixing", "channelwise") and len(sources) == 1 and name not in outputs:
+        elif (
+            rule is not None
+            and role in ("mixing", "channelwise")
+            and len(sources) == 1
+            and name not in outputs
+        ):
             depths[name] += 1
-            layer = (depths[name], likeness(network, node, rules[name]))
+            layer = (depths[name], likeness(network, node, rule))
             found[name] = _Key(layer, layer if role == "mixing" else found[sources[0]].block)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -71,7 +72,7 @@ def freeze(value: Any, function: Callable[[Any], str] | None = None) -> str:
             that are written alike.
     """
 
-    def describe(found):
+    def describe(found: Any) -> Any:
         if isinstance(found, np.ndarray):
             return [str(found.dtype), found.shape, digest(found.tobytes().hex())]
         if hasattr(found, "__code__"):
@@ -88,7 +89,7 @@ def _code_text(function: Any) -> str:
     return _describe_code(function.__code__)
 
 
-def _describe_code(code) -> str:
+def _describe_code(code: types.CodeType) -> str:
     constants = [_describe_code(c) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]
     return repr((code.co_code.hex(), code.co_names, constants))
 

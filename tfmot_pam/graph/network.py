@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-Shape = tuple[int | None, ...]
+# What may be None, but not where most of its readers are: they need not rule it out first.
+MaybeNone = Any
+Size = int | MaybeNone  # None where it is open
+Shape = tuple[Size, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Layer:
     """
 
     name: str
-    cls: type
+    cls: type[Any]
     config: Mapping[str, Any]
     weights: Mapping[str, np.ndarray]
     tasks: tuple[str, ...] | None = None
@@ -54,7 +57,7 @@ class Node:
     layer: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    shapes: tuple[Shape | None, ...]
+    shapes: tuple[Shape | MaybeNone, ...]
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -95,7 +98,7 @@ class Network:
     def layer_of(self, node: Node) -> Layer:
         return self.layers[node.layer]
 
-    def shape(self, tensor: Tensor) -> Shape:
+    def shape(self, tensor: Tensor) -> Shape | MaybeNone:
         return self.node(tensor.node).shapes[tensor.index]
 
     def readers(self) -> dict[Tensor, tuple[str, ...]]:
@@ -149,7 +152,7 @@ def input_structure(network: Network, tensors: Mapping[Tensor, Any]) -> Any:
     return found[0] if len(found) == 1 else found
 
 
-def unique_name(wanted: str, taken) -> str:
+def unique_name(wanted: str, taken: Container[str]) -> str:
     """`wanted`, or the first of `wanted_1`, `wanted_2`, ... that is not in `taken`."""
     name, count = wanted, 0
     while name in taken:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -72,10 +72,16 @@ def check_model(model: Any, what: str) -> None:
         )
 
 
+# A layer's name, the number of a call of it, and that of one of its results.
+_Key = tuple[str, int, int]
+_Shapes = dict[_Key, net.Shape]
+_Resolved = dict[_Key, net.Tensor]
+
+
 class _Reading:
     """Collects layers and nodes while models are walked, nested ones included."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.layers: dict[str, net.Layer] = {}
         self.nodes: list[net.Node] = []
         # Whether a model is called with other sizes than those that it was built for.
@@ -83,9 +89,11 @@ class _Reading:
         # By layer, or by layer and what it is called in a model that the layer calls.
         self._names: dict[Any, str] = {}
         self._calls: dict[str, int] = {}
-        self._shapes: dict[net.Tensor, net.Shape] = {}
+        self._shapes: dict[net.Tensor, net.Shape | None] = {}
 
-    def add(self, model, prefix, arguments):
+    def add(
+        self, model: keras.Model, prefix: str, arguments: Sequence[net.Tensor] | None
+    ) -> tuple[list[net.Tensor], Any]:
         """Adds one call of `model`; `arguments` are the outer tensors, None for the top level."""
         if isinstance(model, keras.Sequential):
             model = keras.Model(model.inputs, model.outputs, name=model.name)
@@ -93,7 +101,7 @@ class _Reading:
             model = keras.Model(model.input, model.output, name=model.name)
         config = model.get_config()
         operations = {operation.name: operation for operation in model.operations}
-        resolved: dict[tuple[str, int, int], net.Tensor] = {}
+        resolved: _Resolved = {}
         outputs = _map_leaves(config["output_layers"], lambda leaf: _output_key(leaf, operations))
         shapes = _boundary_shapes(model, config["input_layers"], outputs)
         for entry in config["layers"]:
@@ -125,7 +133,15 @@ class _Reading:
             pending = waiting
         return inputs, _map_leaves(outputs, resolved.__getitem__)
 
-    def _call(self, entry, index, operations, resolved, shapes, prefix) -> bool:
+    def _call(
+        self,
+        entry: Mapping[str, Any],
+        index: int,
+        operations: Mapping[str, Any],
+        resolved: _Resolved,
+        shapes: _Shapes,
+        prefix: str,
+    ) -> bool:
         call = entry["inbound_nodes"][index]
         keys = list(_histories((call["args"], call["kwargs"])))
         if any(key not in resolved for key in keys):
@@ -153,7 +169,7 @@ class _Reading:
             resolved[(name, index, position)] = net.Tensor(first.node, position)
         return True
 
-    def _steps(self, operation, prefix, tensor) -> net.Tensor | None:
+    def _steps(self, operation: Any, prefix: str, tensor: net.Tensor) -> net.Tensor | None:
         """Adds the layers of a model that is called at each step, if this is one."""
         model, shape = operation.layer, self._shapes.get(tensor)
         if not isinstance(model, keras.Model) or not model.built or shape is None:
@@ -178,10 +194,16 @@ class _Reading:
             moved[net.Tensor(node.name)] = self._append(self._names[key], args, {}, node.shapes)
         return moved[next(net.iterate_tensors(inner.outputs))]
 
-    def _node(self, operation, prefix, args, kwargs, shapes) -> net.Tensor:
-        return self._append(self._layer(operation, prefix), args, kwargs, shapes)
+    def _node(self, operation: Any, prefix: str, *called: Any) -> net.Tensor:
+        return self._append(self._layer(operation, prefix), *called)
 
-    def _append(self, name, args, kwargs, shapes) -> net.Tensor:
+    def _append(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        shapes: tuple[net.Shape | None, ...],
+    ) -> net.Tensor:
         count = self._calls.get(name, 0)
         self._calls[name] = count + 1
         node_name = name if count == 0 else f"{name}@{count}"
@@ -190,7 +212,7 @@ class _Reading:
         self._shapes.update(zip(node.outputs, shapes, strict=True))
         return net.Tensor(node_name, 0)
 
-    def _layer(self, operation, prefix) -> str:
+    def _layer(self, operation: Any, prefix: str) -> str:
         if id(operation) in self._names:
             return self._names[id(operation)]
         name = operation.name
@@ -215,7 +237,7 @@ def described(operation: Any, name: str) -> net.Layer:
     return net.Layer(name, type(inner), _config(inner), {}, tasks)
 
 
-def _config(operation) -> dict[str, Any]:
+def _config(operation: Any) -> dict[str, Any]:
     config = operation.get_config()
     if isinstance(operation, keras.layers.Lambda):
         # A function that is written out loses what it refers to, so the live one is kept.
@@ -227,7 +249,7 @@ def _config(operation) -> dict[str, Any]:
     return {**config, **own_functions(operation, config)}
 
 
-def own_functions(operation, config) -> dict[str, Any]:
+def own_functions(operation: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     """A user's activation function is kept too: written out it is a name, not always its own."""
     live = {
         key: getattr(operation, key, None)
@@ -242,12 +264,12 @@ def own_functions(operation, config) -> dict[str, Any]:
     }
 
 
-def _is_plain_functional(model) -> bool:
+def _is_plain_functional(model: Any) -> bool:
     # A functional model of a user's own class may write what it likes into get_config().
     return type(model).__module__.startswith("keras.")
 
 
-def _is_functional(operation) -> bool:
+def _is_functional(operation: Any) -> bool:
     return (
         isinstance(operation, keras.Model)
         and hasattr(operation, "operations")
@@ -255,13 +277,13 @@ def _is_functional(operation) -> bool:
     )
 
 
-def _output_key(leaf, operations) -> tuple[str, int, int]:
+def _output_key(leaf: _Key, operations: Mapping[str, Any]) -> _Key:
     """Where Keras lists outputs, it counts a nested functional model's calls from 1."""
     name, index, position = leaf
     return name, index - _is_functional(operations[name]), position
 
 
-def _boundary_shapes(model, inputs, outputs) -> dict[tuple[str, int, int], net.Shape]:
+def _boundary_shapes(model: keras.Model, inputs: Any, outputs: Any) -> _Shapes:
     shapes = {}
     for structure, tensors in (
         (inputs, model.inputs),
@@ -275,11 +297,11 @@ def _boundary_shapes(model, inputs, outputs) -> dict[tuple[str, int, int], net.S
 class _Leaf:
     """Keeps a `[layer, node, tensor]` triple from being flattened."""
 
-    def __init__(self, triple):
+    def __init__(self, triple: _Key):
         self.key = tuple(triple)
 
 
-def _is_leaf(value) -> bool:
+def _is_leaf(value: Any) -> bool:
     return (
         isinstance(value, (list, tuple))
         and len(value) == 3
@@ -289,7 +311,7 @@ def _is_leaf(value) -> bool:
     )
 
 
-def _map_leaves(structure, function):
+def _map_leaves(structure: Any, function: Callable[[Any], Any]) -> Any:
     if _is_leaf(structure):
         return function(structure)
     if isinstance(structure, Mapping):
@@ -297,15 +319,15 @@ def _map_leaves(structure, function):
     return [_map_leaves(value, function) for value in structure]
 
 
-def _leaves(structure):
+def _leaves(structure: Any) -> list[_Key]:
     return [leaf.key for leaf in keras.tree.flatten(_map_leaves(structure, _Leaf))]
 
 
-def _is_keras_tensor(value) -> bool:
+def _is_keras_tensor(value: Any) -> bool:
     return isinstance(value, Mapping) and value.get("class_name") == "__keras_tensor__"
 
 
-def _keras_tensors(structure):
+def _keras_tensors(structure: Any) -> Iterator[Mapping[str, Any]]:
     if _is_keras_tensor(structure):
         yield structure["config"]
     elif isinstance(structure, Mapping):
@@ -316,17 +338,21 @@ def _keras_tensors(structure):
             yield from _keras_tensors(value)
 
 
-def _histories(structure):
+def _histories(structure: Any) -> Iterator[_Key]:
+    return map(_history, _keras_tensors(structure))
+
+
+def _history(config: Mapping[str, Any]) -> _Key:
+    name, index, position = config["keras_history"]
+    return name, index, position
+
+
+def _collect_shapes(structure: Any, shapes: _Shapes) -> None:
     for config in _keras_tensors(structure):
-        yield tuple(config["keras_history"])
+        shapes[_history(config)] = tuple(config["shape"])
 
 
-def _collect_shapes(structure, shapes) -> None:
-    for config in _keras_tensors(structure):
-        shapes[tuple(config["keras_history"])] = tuple(config["shape"])
-
-
-def _restore(structure, resolved):
+def _restore(structure: Any, resolved: Mapping[Any, net.Tensor]) -> Any:
     """Call arguments with `Tensor` leaves; other serialised objects become objects again."""
     if _is_keras_tensor(structure):
         return resolved[tuple(structure["config"]["keras_history"])]

@@ -42,10 +42,11 @@ class Placed:
             kept: The positions on the source's last axis that are left.
             shape: The whole tensor's shape.
         """
-        inside, left, sizes = np.isin(self.positions, kept), np.array(True), []
+        inside, sizes = np.isin(self.positions, kept), []
+        left: np.ndarray = np.array(True)
         for axis, size in enumerate(shape[1:]):
             others = tuple(a for a in range(inside.ndim) if a != axis)
-            along = inside.any(axis=others)
+            along = np.asarray(inside.any(axis=others))
             left = left[..., None] & along
             sizes.append(size if len(along) == 1 else int(along.sum()))
         return tuple(sizes) if np.array_equal(left, inside) else None
@@ -73,6 +74,9 @@ def picked_positions(call: Call) -> list[np.ndarray] | None:
     return pick(call, np.arange(shape[-1]))
 
 
+_Pick = Callable[[Call, np.ndarray], list[np.ndarray] | None]
+
+
 def _along_channels(call: Call) -> bool:
     axis, rank = call.config.get("axis"), len(call.in_shape)
     return axis is not None and np.atleast_1d(axis).tolist() in ([-1], [rank - 1])
@@ -95,12 +99,12 @@ def _indexed(call: Call, positions: np.ndarray) -> list[np.ndarray] | None:
 def _taken(call: Call, positions: np.ndarray) -> list[np.ndarray] | None:
     args, kwargs = call.node.args, call.node.kwargs
     indices = args[1] if len(args) > 1 else kwargs.get("indices")
-    if not _along_channels(call) or np.ndim(indices) != 1:
+    if indices is None or not _along_channels(call) or np.ndim(indices) != 1:
         return None
     return [positions[np.asarray(indices, int)]]
 
 
-def _by(function: Callable[[Call, np.ndarray], np.ndarray]):
+def _by(function: Callable[[Call, np.ndarray], np.ndarray]) -> _Pick:
     """Of operations that do one thing along one axis."""
 
     def pick(call: Call, positions: np.ndarray) -> list[np.ndarray] | None:
@@ -116,7 +120,7 @@ def _tiled(call: Call, positions: np.ndarray) -> list[np.ndarray] | None:
     return [np.tile(positions, last)]
 
 
-_PICKS: Mapping[str, Callable[[Call, np.ndarray], list[np.ndarray] | None]] = MappingProxyType(
+_PICKS: Mapping[str, _Pick] = MappingProxyType(
     {
         "Split": _split,
         "GetItem": _indexed,
@@ -229,7 +233,7 @@ def along_one_axis(values: np.ndarray) -> bool:
 
 def spatial_key(call: Call) -> tuple[Any, ...] | None:
     """What is left of the indices of a call where channels are picked apart from it, or None."""
-    if call.layer.kind != "GetItem":
+    key = key_of(call) if call.layer.kind == "GetItem" else None
+    if key is None or all(entry == slice(None) for entry in key[:-1]):
         return None
-    key = key_of(call)[:-1]
-    return None if all(entry == slice(None) for entry in key) else (*key, slice(None))
+    return (*key[:-1], slice(None))

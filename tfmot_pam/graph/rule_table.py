@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfmot_pam.graph import rule_costs
-from tfmot_pam.graph.network import iterate_tensors
+from tfmot_pam.graph.network import Shape, iterate_tensors
 from tfmot_pam.graph.rules import Axes, Call, LayerRule, written_by_keras
 from tfmot_pam.graph.space_rules import SPACE_RULES, with_sizes
 from tfmot_pam.graph.whole_rules import WHOLE_RULES
@@ -139,7 +139,7 @@ def _binary_check(call: Call) -> str | None:
 # --- sources: the input position each output position of a channelwise layer comes from ------
 
 
-def _spatial(shape) -> int:
+def _spatial(shape: Shape) -> int:
     return math.prod(shape[1:-1])
 
 
@@ -188,12 +188,16 @@ def _reshape_check(call: Call) -> str | None:
 # --- resizing: the configuration for other widths ---------------------------------------------
 
 
-def _reshape_resize(config, call, in_width, out_width):
+def _reshape_resize(
+    config: Mapping[str, Any], call: Call, in_width: int, out_width: int
+) -> dict[str, Any]:
     places = (-1 if size is None else size for size in call.out_shape[1:-1])
     return with_sizes(config, (*places, out_width))
 
 
-def _grouped_resize(config, call, in_width, out_width):
+def _grouped_resize(
+    config: Mapping[str, Any], call: Call, in_width: int, out_width: int
+) -> dict[str, Any]:
     block_in, _ = grouped_sizes(call)
     return {**config, "groups": in_width // block_in, "filters": out_width}
 

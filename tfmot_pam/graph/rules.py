@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tfmot_pam.graph.network import Layer, Network, Node, Shape
+from tfmot_pam.graph.network import Layer, MaybeNone, Network, Node, Shape
 
 Role = Literal["mixing", "channelwise", "join", "concatenate"]
 
@@ -43,7 +43,7 @@ class Call:
     node: Node
     layer: Layer
     in_shapes: tuple[Shape, ...]
-    out_shape: Shape | None
+    out_shape: Shape | MaybeNone  # None where nobody reads it
     calls: int
 
     @property

@@ -134,10 +134,16 @@ class _Alive:
         place: The node that runs next.
     """
 
-    def __init__(self, last: Mapping[Tensor, int], values, masks=(), place: int = 0):
+    def __init__(
+        self,
+        last: Mapping[Tensor, int],
+        values: Mapping[Tensor, Any],
+        masks: Mapping[Tensor, Any] | None = None,
+        place: int = 0,
+    ):
         self._last = last
         self.values = {t: value for t, value in values.items() if t in last}
-        self.masks = dict(masks)
+        self.masks = dict(masks or {})
         self.place = place
 
     def update(self, place: int, node: Node, results: Iterable[Any]) -> None:
@@ -293,7 +299,7 @@ class Stepper:
         read: dict[Tensor, Any] = {}
         backend = backends.current()
 
-        def value(tensor):
+        def value(tensor: Tensor) -> Any:
             found = read[tensor] = alive.values[tensor]
             # What is kept may be read again, after a layer has taken its mask off.
             if tensor in alive.masks or backend.keras_mask(found) is not None:

@@ -35,9 +35,9 @@ def sized(network: Network, input_shape: InputShape | None, what: str = "The mod
             network = with_shapes(with_inputs(network, shapes))
     uncounted = _uncounted(network)
     if uncounted:
-        shapes = {tensor.node: network.shape(tensor) for tensor in network.inputs}
+        found = {tensor.node: network.shape(tensor) for tensor in network.inputs}
         raise ValueError(
-            f"{what} is of open size: its inputs have the shapes {shapes}, and what "
+            f"{what} is of open size: its inputs have the shapes {found}, and what "
             f"{uncounted[:3]} cost depends on it. Pass the size that it is to run at, such as "
             "input_shape=(224, 224, 3)."
         )
@@ -79,8 +79,9 @@ def _uncounted(network: Network) -> list[str]:
 def _by_input(network: Network, input_shape: InputShape) -> dict[Tensor, Shape]:
     """The whole shape of every input."""
     names = {tensor.node: tensor for tensor in network.inputs}
-    shapes = input_shape
-    if not isinstance(shapes, Mapping):
+    if isinstance(input_shape, Mapping):
+        shapes = dict(input_shape)
+    else:
         shapes = dict.fromkeys(names, input_shape) if len(names) == 1 else {}
     if set(shapes) != set(names):
         raise ValueError(
@@ -109,7 +110,7 @@ def _checked(shape: Any) -> tuple[int, ...]:
             f"`input_shape` must be a tuple of whole numbers. Received: {shape!r} of type "
             f"{type(shape).__name__}. Pass such as (224, 224, 3)."
         )
-    if not all(isinstance(size, numbers.Integral) and size > 0 for size in shape):
+    if not all(isinstance(size, numbers.Integral) and int(size) > 0 for size in shape):
         raise ValueError(
             f"`input_shape` must hold whole numbers above 0. Received: {tuple(shape)!r}. Pass such "
             "as (224, 224, 3)."

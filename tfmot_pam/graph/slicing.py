@@ -173,7 +173,9 @@ def slice_weights(
     return result
 
 
-def _slice(name, axes: Axes, calls, rows: Layout, columns: Layout, lead: Call) -> np.ndarray:
+def _slice(
+    name: str, axes: Axes, calls: Mapping[int, Call], rows: Layout, columns: Layout, lead: Call
+) -> np.ndarray:
     fanout = axes.fanout(lead.config)
     original = lead.layer.weights[name]
     shape = list(original.shape)

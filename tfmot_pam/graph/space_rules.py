@@ -34,8 +34,8 @@ def key_of(call: Call) -> tuple[Any, ...] | None:
     return (*key, *[slice(None)] * missing)
 
 
-def order_of(call: Call) -> tuple[int, ...] | None:
-    """Which axis of its input each axis of a transposition's output is; None if it is not fixed."""
+def order_of(call: Call) -> tuple[int, ...]:
+    """Which axis of its input each axis of a transposition's output is."""
     config, axes = call.config, list(range(len(call.in_shape)))
     if call.layer.kind == "Permute":
         return (0, *config["dims"])

@@ -9,14 +9,15 @@ that merging uses.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from tfmot_pam.graph.channels import ChannelGraph, rule_of
+from tfmot_pam.graph.channels import ChannelGraph, known_rule
 from tfmot_pam.graph.network import (
     Layer,
+    MaybeNone,
     Network,
     Node,
     Shape,
@@ -105,7 +106,8 @@ def repeatable_channels(graph: ChannelGraph) -> np.ndarray:
             continue
         call = graph.call(node, calls)
         width = call.in_shape[-1]
-        if not np.array_equal(rule_of(call).source_positions(call, width)[:, 0], np.arange(width)):
+        sources = known_rule(call).source_positions(call, width)[:, 0]
+        if not np.array_equal(sources, np.arange(width)):
             for tensor in (*node.inputs, *node.outputs):
                 result[graph.labels[tensor]] = False
     spaces = np.unique(graph.space_of[~result])
@@ -115,7 +117,7 @@ def repeatable_channels(graph: ChannelGraph) -> np.ndarray:
 def _has_blocks(graph: ChannelGraph, node: Node, calls: Mapping[str, int]) -> bool:
     """Whether several channels of a join's inputs stay together."""
     joins = graph.roles[node.name] == "join"
-    return joins and rule_of(graph.call(node, calls)).blocks is not None
+    return joins and known_rule(graph.call(node, calls)).blocks is not None
 
 
 def repeat_channels(graph: ChannelGraph, times: np.ndarray) -> Cut:
@@ -217,7 +219,7 @@ class _Cutting:
             for place in found.values()
         )
 
-    def _sizes(self, output: Tensor, place: Placed) -> tuple[int | None, ...] | None:
+    def _sizes(self, output: Tensor, place: Placed) -> Shape | MaybeNone:
         return place.sizes(self.kept[place.source], self.network.shape(output))
 
     def _pick(self, node: Node, output: Tensor, place: Placed) -> None:
@@ -228,16 +230,22 @@ class _Cutting:
         if not np.array_equal(positions, np.arange(len(source))):
             shape = (*self.network.shape(place.source)[:-1], len(positions))
             layer, arguments = picking(positions, len(shape), self.network.layer_of(node))
-            layer = self._add(layer, (node.name, output))
-            picked = Tensor(self._append(layer, (picked, *arguments), {}, (shape,)))
+            name = self._add(layer, (node.name, output))
+            picked = Tensor(self._append(name, (picked, *arguments), {}, (shape,)))
         key = spatial_key(self._call(node))
         if key is not None:
-            layer = self._add(self.network.layer_of(node), (node.layer,))
+            name = self._add(self.network.layer_of(node), (node.layer,))
             shape = (*self.network.shape(output)[:-1], len(positions))
-            picked = Tensor(self._append(layer, (picked, key), {}, (shape,)))
+            picked = Tensor(self._append(name, (picked, key), {}, (shape,)))
         self.tensors[output] = picked
 
-    def _append(self, layer: str, args, kwargs, shapes: tuple[Shape | None, ...]) -> str:
+    def _append(
+        self,
+        layer: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        shapes: tuple[Shape | None, ...],
+    ) -> str:
         """Writes a call of a layer; returns its name."""
         calls = sum(other.layer == layer for other in self.nodes)
         name = layer if calls == 0 else f"{layer}@{calls}"
@@ -264,7 +272,7 @@ class _Cutting:
         for tensor in node.outputs:
             self.tensors[tensor] = Tensor(name, tensor.index)
 
-    def _shape(self, tensor: Tensor, shape: Shape | None) -> Shape | None:
+    def _shape(self, tensor: Tensor, shape: Shape | MaybeNone) -> Shape | MaybeNone:
         """The shape of what is left of a tensor."""
         place = self.graph.placed.get(tensor)
         if place is not None and not place.picked:
@@ -273,7 +281,7 @@ class _Cutting:
             return (*shape[:-1], len(self.kept[tensor]))
         return shape
 
-    def _layer(self, call: Call, role: str, shapes: tuple[Shape | None, ...]) -> str:
+    def _layer(self, call: Call, role: str, shapes: tuple[Shape | MaybeNone, ...]) -> str:
         """Writes the layer of a call; calls that need the same one share it."""
         layer = call.layer
         if role == "rearranged" and layer.kind == "Reshape":
@@ -282,7 +290,7 @@ class _Cutting:
         if role in ("input", "copied", "rearranged"):
             return self._add(layer, (layer.name,))
         rows, columns = map(self._layout, (call.node.inputs[0], Tensor(call.node.name)))
-        rule = rule_of(call)
+        rule = known_rule(call)
         if rule.width is None and rule.resize is None and not layer.weights:
             return self._add(layer, (layer.name,))
         changed = dataclasses.replace(
@@ -325,7 +333,7 @@ class _Cutting:
         return Cut(network, origins)
 
 
-def _without(structure: Any, drop) -> Any:
+def _without(structure: Any, drop: Callable[[Tensor], bool]) -> Any:
     """The same structure without the tensors of its lists that `drop` names."""
     if isinstance(structure, (tuple, list)):
         kept = [v for v in structure if not (isinstance(v, Tensor) and drop(v))]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from tfmot_pam.graph.selection import all_combinations
 
 
-def check_usage(
-    usage: Mapping[Sequence[str], float], tasks: Sequence[str]
-) -> dict[tuple[str, ...], float]:
+def check_usage(usage: Mapping[Any, float], tasks: Sequence[str]) -> dict[tuple[str, ...], float]:
     """Returns usage probabilities with every combination in model order.
 
     Args:
@@ -69,7 +68,7 @@ def check_usage(
 
 
 def usage_probabilities(
-    usage: Mapping[tuple[str, ...], float] | None, tasks: Sequence[str]
+    usage: Mapping[Any, float] | None, tasks: Sequence[str]
 ) -> dict[tuple[str, ...], float]:
     """The probability of every combination that runs; None takes all combinations alike."""
     if usage is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from tfmot_pam.graph.network import Shape
+from tfmot_pam.graph.network import Shape, Size
 from tfmot_pam.graph.rules import Call, Cost, LayerRule
 
 
@@ -34,7 +34,7 @@ def _heads_cost(call: Call, queries: int, keys: int, query_dim: int, value_dim: 
     query, value = call.in_shapes[:2]
     key = call.in_shapes[2] if len(call.in_shapes) > 2 else value
     asked = _places(query)
-    projections = (
+    projections: tuple[tuple[Size, ...], ...] = (
         (asked, query[-1], queries * query_dim),
         (_places(key), key[-1], keys * query_dim),
         (_places(value), value[-1], keys * value_dim),
@@ -75,7 +75,9 @@ def seen_cost(call: Call) -> Cost:
     return _seen_cost(*places, heads, config["key_dim"], config["value_dim"])
 
 
-def _heads_resize(config, call, in_width, out_width) -> dict[str, Any]:
+def _heads_resize(
+    config: Mapping[str, Any], call: Call, in_width: int, out_width: int
+) -> dict[str, Any]:
     width = config["queries_per_head"] * config["value_dim"]
     return {**config, "num_heads": out_width // width}
 

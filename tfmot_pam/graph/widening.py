@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tfmot_pam.graph.channels import ChannelGraph, rule_of
+from tfmot_pam.graph.channels import ChannelGraph, known_rule
 from tfmot_pam.graph.network import Layer, Network
 from tfmot_pam.graph.rules import Axes, call_of, seen_config
 from tfmot_pam.graph.slicing import Origin
@@ -41,7 +41,7 @@ def widen(graph: ChannelGraph, times: np.ndarray, seed: int = 0) -> Network:
         origin = wider.origins.get(node.name)
         if origin is None or origin.role != "mixing" or node.layer in layers:
             continue
-        rule = rule_of(call_of(network, node, calls))
+        rule = known_rule(call_of(network, node, calls))
         rng = np.random.default_rng([seed, place])
         layers[node.layer] = _unused(network.layers[node.layer], rule.weights, origin, rng)
     return network.replace(layers={**network.layers, **layers})
@@ -58,12 +58,12 @@ def _unused(
             continue
         weight = weight.copy()
         if axes.outputs is not None:
-            new = [slice(None)] * weight.ndim
+            new: list[slice | np.ndarray] = [slice(None)] * weight.ndim
             new[axes.outputs] = _copies(origin.columns.positions)
             scale = float(weight.std()) if axes.inputs is not None else 0.0
             weight[tuple(new)] = rng.normal(scale=scale, size=weight[tuple(new)].shape)
         if axes.inputs is not None:
-            read = [slice(None)] * weight.ndim
+            read: list[slice | np.ndarray] = [slice(None)] * weight.ndim
             read[axes.inputs] = np.repeat(
                 _copies(origin.rows.positions), axes.fanout(seen_config(layer))
             )

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from tfmot_pam.graph.network import Layer
+from tfmot_pam.graph.network import Layer, Shape
 from tfmot_pam.graph.rules import (
     Axes,
     Call,
@@ -43,8 +43,10 @@ def wrapper_rule(call: Call, rule_of: RuleOf) -> LayerRule | None:
     return _both_ways(call, rule_of) if kind == "Bidirectional" else None
 
 
-def _inner(call: Call, key: str = "layer", stepwise: bool = False) -> Call | None:
-    """A call as the layer sees it that is written out in its configuration; None of no Keras class.
+def _inner(call: Call, key: str = "layer", stepwise: bool = False) -> Call:
+    """A call as the layer sees it that is written out in its configuration.
+
+    A layer of a class that is not known is seen as the one that has no rule, a bare `Layer`.
 
     Args:
         call: A call of a wrapper.
@@ -55,8 +57,7 @@ def _inner(call: Call, key: str = "layer", stepwise: bool = False) -> Call | Non
     cls = getattr(keras.layers, written["class_name"], None) if written_by_keras(written) else None
     if cls is None:
         cls = keras.saving.get_registered_object(written.get("registered_name"))
-    if cls is None:
-        return None
+    cls = keras.layers.Layer if cls is None else cls
     layer = Layer(call.layer.name, cls, written["config"], call.layer.weights, call.layer.tasks)
     if not stepwise:
         return dataclasses.replace(call, layer=layer)
@@ -64,7 +65,7 @@ def _inner(call: Call, key: str = "layer", stepwise: bool = False) -> Call | Non
     return dataclasses.replace(call, layer=layer, in_shapes=shapes, out_shape=_step(call.out_shape))
 
 
-def _step(shape):
+def _step(shape: Shape) -> Shape:
     return shape and (shape[0], *shape[2:])
 
 
@@ -74,42 +75,43 @@ def _each_step(call: Call, rule_of: RuleOf) -> LayerRule | None:
     def inner(call: Call) -> Call:
         return _inner(call, stepwise=True)
 
-    def macs(call: Call) -> Cost:
-        cost, steps = rule.macs(inner(call)), call.in_shape[1]
-        return Cost(steps * cost.macs, steps * cost.outputs)
-
-    found = inner(call)
-    rule = None if found is None or min(map(len, call.in_shapes)) < 3 else rule_of(found)
+    rule = rule_of(inner(call)) if min(map(len, call.in_shapes)) >= 3 else None
     if rule is None or rule.role not in ("mixing", "channelwise"):
         return None
-    sources = rule.sources and (lambda call, width: rule.sources(inner(call), width))
-    return _around(rule, inner, sources, rule.macs and macs)
+    return _around(rule, inner, lambda call: call.in_shape[1])
 
 
 def _normalised(call: Call, rule_of: RuleOf) -> LayerRule | None:
     """SpectralNormalization: in inference it is the layer that it is put around."""
-    found = _inner(call)
-    rule = None if found is None else rule_of(found)
+    rule = rule_of(_inner(call))
     if rule is None or rule.role != "mixing":
         return None
     rule = dataclasses.replace(rule, frozen=rule.frozen or "its weights are normalised together")
-    return _around(rule, _inner, None, rule.macs and (lambda call: rule.macs(_inner(call))))
+    return _around(rule, _inner, lambda call: 1)
 
 
-def _around(rule: LayerRule, inner, sources, macs) -> LayerRule:
+def _around(
+    rule: LayerRule, inner: Callable[[Call], Call], steps: Callable[[Call], int]
+) -> LayerRule:
     """The rule of a wrapper, from that of its layer and what shows that layer a call."""
+    counted, sources = rule.macs, rule.sources
 
-    def resize(config, call, in_width, out_width) -> dict[str, Any]:
+    def resize(
+        config: Mapping[str, Any], call: Call, in_width: int, out_width: int
+    ) -> dict[str, Any]:
         config = without_built_shapes(call.layer.config)
         changed = rule.resized(inner(call), in_width, out_width)
         return {**config, "layer": {**config["layer"], "config": changed}}
 
+    def each_step(cost: Cost, count: int) -> Cost:
+        return Cost(count * cost.macs, count * cost.outputs)
+
     return dataclasses.replace(
         rule,
         check=lambda call: rule.check(inner(call)),
-        sources=sources,
+        sources=sources and (lambda call, width: sources(inner(call), width)),
         resize=resize,
-        macs=macs,
+        macs=counted and (lambda call: each_step(counted(inner(call)), steps(call))),
     )
 
 
@@ -117,17 +119,21 @@ def _both_ways(call: Call, rule_of: RuleOf) -> LayerRule | None:
     """Bidirectional: two recurrent layers that read the same channels."""
     ways = ("layer", "backward_layer")
     found = [_inner(call, way) for way in ways if call.layer.config.get(way)]
-    if len(found) < 2 or any(one is None or one.layer.kind not in _RECURRENT for one in found):
+    if len(found) < 2 or any(one.layer.kind not in _RECURRENT for one in found):
         return None
-    rules = [rule_of(one) for one in found]
+    rules = [rule for rule in map(rule_of, found) if rule is not None]
+    counted = [rule.macs for rule in rules if rule.macs is not None]
+    if len(rules) < 2:
+        return None
 
     def check(call: Call) -> str | None:
         reasons = (rule.check(_inner(call, w)) for rule, w in zip(rules, ways, strict=True))
         return next((reason for reason in reasons if reason is not None), None)
 
     def macs(call: Call) -> Cost:
-        costs = [rule.macs(_inner(call, way)) for rule, way in zip(rules, ways, strict=True)]
+        costs = [count(_inner(call, way)) for count, way in zip(counted, ways, strict=True)]
         return Cost(sum(cost.macs for cost in costs), sum(cost.outputs for cost in costs))
 
     weights: Mapping[str, Axes] = {name: Axes(inputs=-2) for name in ("kernel", "kernel_1")}
-    return dataclasses.replace(rules[0], weights=weights, check=check, macs=macs)
+    both = macs if len(counted) == 2 else None
+    return dataclasses.replace(rules[0], weights=weights, check=check, macs=both)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from tfmot_pam.graph.channels import build_channel_graph, rule_of
+from tfmot_pam.graph.channels import build_channel_graph, known_rule
 from tfmot_pam.graph.levels import likeness, usable_rule
 from tfmot_pam.graph.network import Network, Node, iterate_tensors
 from tfmot_pam.graph.rule_table import activation_reason
@@ -43,9 +43,11 @@ def fusable_levels(network: Network) -> list[tuple[str, ...]]:
     for node in network.nodes:
         depth = max((depths[tensor.node] for tensor in node.inputs), default=0)
         rule = usable_rule(network, node, calls)
-        mixing = rule is not None and rule.role == "mixing"
-        depths[node.name] = depth + mixing
-        if mixing and _separable_outputs(network, node, rule):
+        depths[node.name] = depth
+        if rule is None or rule.role != "mixing":
+            continue
+        depths[node.name] += 1
+        if _separable_outputs(network, node, rule):
             key = depth, likeness(network, node, rule)
             found.setdefault(key, []).append(node.name)
     return [tuple(names) for names in found.values() if len(names) > 1]
@@ -94,7 +96,7 @@ def paddable_layers(network: Network) -> list[PaddableLayer]:
         nodes = [network.node(name) for name in space.writers]
         rules = [usable_rule(network, node, calls) for node in nodes]
         members = [call_of(network, network.node(name), calls) for name in space.members]
-        if any(reads_several_channels(call, rule_of(call)) for call in members):
+        if any(reads_several_channels(call, known_rule(call)) for call in members):
             continue
         if all(
             rule is not None

@@ -50,7 +50,7 @@ def split_sums(network: Network, nodes: Collection[str]) -> Network:
     return _Rewriting(network, split=nodes).run()
 
 
-def pad_channels(network: Network, widths: Mapping[Sequence[str], int]) -> Network:
+def pad_channels(network: Network, widths: Mapping[tuple[str, ...], int]) -> Network:
     """Fills up layers with channels of zeros, which nothing reads.
 
     Args:
@@ -237,7 +237,7 @@ class _Rewriting:
         self, layer: Layer, rule: LayerRule, call: Call, joined: Joined, shape: tuple[Any, ...]
     ) -> Tensor:
         """The layer over the joined tensors as a sum of layers over each of them."""
-        terms = []
+        terms: list[Tensor] = []
         for tensor, span in joined.spans().items():
             bias = not terms and call.config.get("use_bias", False)
             weights = {
@@ -265,10 +265,10 @@ class _Rewriting:
         positions = []
         for one in nodes:
             views = [self.views[tensor] for tensor in one.inputs]
-            found = [j.positions(view) for j, view in zip(inputs, views, strict=True)]
-            if any(not np.array_equal(found[0], other) for other in found):
+            first, *others = (j.positions(view) for j, view in zip(inputs, views, strict=True))
+            if any(not np.array_equal(first, other) for other in others):
                 raise CannotLowerError(f"'{one.name}' combines differently ordered channels.")
-            positions.append(found[0])
+            positions.append(first)
         width = inputs[0].width
         if any(joined.width != width for joined in inputs):
             raise CannotLowerError(f"'{node.name}' combines different numbers of channels.")

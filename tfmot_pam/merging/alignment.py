@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -16,6 +17,9 @@ from tfmot_pam.graph.registry import find_rule
 from tfmot_pam.graph.rule_table import JOIN, RESCALING, activation_reason, grouped_sizes
 from tfmot_pam.graph.rules import Call, call_of, grouped_convolution
 from tfmot_pam.merging.identical import identical_channels
+
+_Graphs = Sequence[ChannelGraph]
+_Trunk = Sequence[tuple[str, ...]]
 
 
 class NoCommonTrunk(ValueError):
@@ -172,7 +176,7 @@ def _with_first_layers_given(graph: ChannelGraph) -> ChannelGraph:
         graph = build_channel_graph(graph.network, given)
 
 
-def _first_layers_differ(graphs, own, trunk) -> bool:
+def _first_layers_differ(graphs: _Graphs, own: _Graphs, trunk: _Trunk) -> bool:
     """Whether first layers of the trunk whose channels stay together have other widths."""
     for names in trunk:
         first = graphs[0].roles[names[0]] == "mixing" and own[0].roles[names[0]] == "copied"
@@ -182,7 +186,7 @@ def _first_layers_differ(graphs, own, trunk) -> bool:
     return False
 
 
-def _common_layers(graphs, trunk) -> list[frozenset[str]]:
+def _common_layers(graphs: _Graphs, trunk: _Trunk) -> list[frozenset[str]]:
     """For each network, the nodes that are the same in all, from the input on.
 
     Where they hold no layer that mixes channels there are none: preprocessing is common anyway.
@@ -233,15 +237,15 @@ def _signatures(graph: ChannelGraph, by_name: bool, own_first: bool = False) -> 
         call = call_of(graph.network, node, calls)
         rule = rule_of(call)
         inputs = [(by_node[tensor.node], tensor.index) for tensor in node.inputs]
-        ignored = set(rule.free) | {rule.width} if rule is not None else set()
-        arguments = arguments_of(node)
+        ignored: set[str | None] = set() if rule is None else {*rule.free, rule.width}
+        arguments: Any = arguments_of(node)
         if find_rule(call.layer.cls) in (RESCALING, JOIN) and _is_given(graph, node.inputs):
             # Preprocessing may differ: the merged network then holds every network's own.
             ignored |= {"scale", "offset"}
             arguments = len(node.inputs)
         shapes = [None if shape is None else shape[1:-1] for shape in node.shapes]
         blocks = grouped_sizes(call) if rule is not None and grouped_convolution(call) else ()
-        config = structure(call.config, ignored)
+        config: Any = structure(call.config, ignored)
         if own_first and graph.roles[node.name] == "copied" and _is_given(graph, node.outputs):
             config = arguments = None
         if by_name and not node.inputs:
@@ -282,7 +286,7 @@ def _trunk_first(network: Network, trunk: Sequence[str]) -> Network:
     return network.replace(nodes=tuple(nodes))
 
 
-def _trunk_spaces(tasks, graphs, trunk) -> tuple[TrunkSpace, ...]:
+def _trunk_spaces(tasks: Sequence[str], graphs: _Graphs, trunk: _Trunk) -> tuple[TrunkSpace, ...]:
     """Joins the networks' spaces that corresponding nodes write."""
     offsets = np.cumsum([0] + [len(graph.spaces) for graph in graphs])
     pairs = [
@@ -304,8 +308,16 @@ def _trunk_spaces(tasks, graphs, trunk) -> tuple[TrunkSpace, ...]:
     return tuple(result)
 
 
-def _trunk_space(tasks, graphs, trunk, offsets, members) -> TrunkSpace:
-    channels, reason, given, writers = [], None, False, ()
+def _trunk_space(
+    tasks: Sequence[str],
+    graphs: _Graphs,
+    trunk: _Trunk,
+    offsets: np.ndarray,
+    members: np.ndarray,
+) -> TrunkSpace:
+    channels, given = [], False
+    reason: str | None = None
+    writers: tuple[str, ...] = ()
     for k, graph in enumerate(graphs):
         own = [graph.spaces[i - offsets[k]] for i in members if offsets[k] <= i < offsets[k + 1]]
         channels.append(np.sort(np.concatenate([space.channels for space in own])))
@@ -321,7 +333,7 @@ def _trunk_space(tasks, graphs, trunk, offsets, members) -> TrunkSpace:
     return TrunkSpace(writers[0], tuple(channels), writers, None if given else reason, given)
 
 
-def _no_trunk_message(tasks, graphs, by_name: bool) -> str:
+def _no_trunk_message(tasks: Sequence[str], graphs: _Graphs, by_name: bool) -> str:
     signatures = [_signatures(graph, by_name) for graph in graphs]
     heads = [_output_writers(graph) for graph in graphs]
     common = set.intersection(*(set(found) for found in signatures))

@@ -20,15 +20,19 @@ DEFAULT_RHO = 0.05
 WIDTHS = ("own", "union")
 
 
-def check_options(rho, alpha, share, width, min_group, samples) -> Threshold:
+def check_options(
+    rho: float | None,
+    alpha: float | Mapping[str, float] | None,
+    share: float | None,
+    width: str,
+    min_group: int,
+    samples: int,
+) -> Threshold:
     """The threshold, after all options were found to be in range."""
     if width not in WIDTHS:
         raise ValueError(f"Unknown `width`: {width!r}. Expected one of {WIDTHS}. Choose one.")
-    given = {
-        name: value
-        for name, value in (("rho", rho), ("alpha", alpha), ("share", share))
-        if value is not None
-    }
+    options: dict[str, Any] = {"rho": rho, "alpha": alpha, "share": share}
+    given = {name: value for name, value in options.items() if value is not None}
     if len(given) > 1:
         raise ValueError(
             f"Received several thresholds: {given}. Expected at most one of `rho`, `alpha` and "
@@ -51,7 +55,7 @@ def check_options(rho, alpha, share, width, min_group, samples) -> Threshold:
             "To share nothing, use method='separate'.",
         )
     if alpha is not None:
-        by_task = alpha if isinstance(alpha, Mapping) else {None: alpha}
+        by_task: Mapping[Any, Any] = alpha if isinstance(alpha, Mapping) else {None: alpha}
         for task, value in by_task.items():
             check_number(
                 "alpha" if task is None else f"alpha[{task!r}]",

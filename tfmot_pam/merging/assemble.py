@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tfmot_pam.graph.channels import rule_of
+from tfmot_pam.graph.channels import known_rule
 from tfmot_pam.graph.heads import common_inputs
 from tfmot_pam.graph.likeness import are_alike
 from tfmot_pam.graph.network import Network, Tensor, map_tensors
@@ -24,6 +24,8 @@ from tfmot_pam.merging.alignment import Alignment
 from tfmot_pam.merging.grouping import Grouping, everything, group_order, tasks_of
 from tfmot_pam.merging.pieces import COMMON, Piece, copies, merge_columns, seen_by_others
 from tfmot_pam.merging.writer import Writer
+
+Calls = Mapping[int, Call]  # corresponding calls by network
 
 
 class IrregularLayout(Exception):
@@ -68,7 +70,7 @@ def assemble(
     """
     building = _Building(alignment, grouping, own_width)
     for names in alignment.trunk:
-        building.visit(names, list(range(len(names))))
+        building.visit(dict(enumerate(names)))
     outputs = {}
     for index, task in enumerate(alignment.tasks):
         outputs[task] = building.head(index)
@@ -111,23 +113,21 @@ class _Building:
             ]
             for tensor, pieces in self.values[index].items()
         }
-        names: list[str | None] = [None] * len(self.alignment.tasks)
         for node in self.alignment.head(index):
-            names[index] = node
-            self.visit(tuple(names), [index])
+            self.visit({index: node})
         outputs = self.alignment.networks[index].outputs
         return map_tensors(outputs, lambda tensor: self.whole(index, tensor))
 
-    def visit(self, names: Sequence[str | None], active: list[int]) -> None:
-        """Writes the merged nodes of corresponding nodes; `active` networks take part."""
-        lead = active[0]
-        role = self.alignment.graphs[lead].roles[names[lead]]
-        calls = {k: self.alignment.call(k, names[k]) for k in active}
+    def visit(self, names: Mapping[int, str]) -> None:
+        """Writes the merged nodes of corresponding nodes, by the networks that take part."""
+        lead, name = next(iter(names.items()))
+        role = self.alignment.graphs[lead].roles[name]
+        calls = {k: self.alignment.call(k, name) for k, name in names.items()}
         if role == "join" and (self._is_frozen(calls) or self._is_own_input(calls)):
             role = "copied"
         getattr(self, f"_visit_{role}")(calls)
 
-    def _is_frozen(self, calls: Mapping[int, Call]) -> bool:
+    def _is_frozen(self, calls: Calls) -> bool:
         for k, call in calls.items():
             graph = self.alignment.graphs[k]
             for space in graph.spaces_of(Tensor(call.node.name)):
@@ -135,12 +135,12 @@ class _Building:
                     return True
         return False
 
-    def _is_own_input(self, calls: Mapping[int, Call]) -> bool:
+    def _is_own_input(self, calls: Calls) -> bool:
         """Whether the networks' own preprocessings of the input, not alike, are combined."""
         given = {piece.given for piece in self._input_pieces(calls)}
         return None not in given and (given != {COMMON} or not are_alike(list(calls.values())))
 
-    def _input_pieces(self, calls: Mapping[int, Call]) -> list[Piece]:
+    def _input_pieces(self, calls: Calls) -> list[Piece]:
         return [
             piece
             for k, call in calls.items()
@@ -158,26 +158,26 @@ class _Building:
     def pieces(self, k: int, tensor: Tensor) -> list[Piece]:
         return self.values[k][tensor]
 
-    def store(self, calls: Mapping[int, Call], pieces: list[Piece], output: int = 0) -> None:
+    def store(self, calls: Calls, pieces: list[Piece], output: int = 0) -> None:
         pieces = sorted(pieces, key=lambda piece: group_order(piece.mask))
         for k, call in calls.items():
             self.values[k][Tensor(call.node.name, output)] = pieces
 
     # --- roles -----------------------------------------------------------------------------
 
-    def _visit_input(self, calls):
+    def _visit_input(self, calls: Calls) -> None:
         lead, call = next(iter(calls.items()))
         name = call.layer.name
         if name not in self.inputs:  # which the head of another network may have read already
             self.inputs[name] = self.writer.emit(
-                name, call.layer.config, {}, None, call, (), call.out_shape
+                name, call.layer.config, {}, None, call, {}, call.out_shape
             )
         tensor = self.inputs[name]
         width = len(self.labels(lead, Tensor(call.node.name)))
         layout = Layout(np.full(width, COMMON), np.arange(width))
         self.store(calls, [Piece(tensor, self.everyone, layout, given=COMMON)])
 
-    def _visit_mixing(self, calls):
+    def _visit_mixing(self, calls: Calls) -> None:
         columns = {k: self._columns(k, call) for k, call in calls.items()}
         found = sorted(
             {mask for masks, _ in columns.values() for mask in masks.tolist()} - {0},
@@ -189,7 +189,7 @@ class _Building:
             result.append(self._mix(calls, mask, layout))
         self.store(calls, result)
 
-    def _seen_by_others(self, calls: Mapping[int, Call], layout: Layout, output: int = 0) -> Layout:
+    def _seen_by_others(self, calls: Calls, layout: Layout, output: int = 0) -> Layout:
         """The layout of a layer's output with what other networks have of its channels."""
         if self.alignment.identical is None or len(calls) < 2:
             return layout
@@ -199,7 +199,7 @@ class _Building:
         }
         return seen_by_others(layout, numbers)
 
-    def _columns(self, k, call):
+    def _columns(self, k: int, call: Call) -> tuple[np.ndarray, np.ndarray]:
         """The task sets of the channels that a layer writes, and each one's part of its space.
 
         Parts are numbered as they follow one another in this layer's output, which is the order
@@ -215,7 +215,7 @@ class _Building:
         _, first, parts = np.unique(segments, return_index=True, return_inverse=True)
         return self.grouping.masks[k][labels], np.argsort(np.argsort(first))[parts]
 
-    def _mix(self, calls, mask, layout) -> Piece:
+    def _mix(self, calls: Calls, mask: int, layout: Layout) -> Piece:
         lead = next(iter(calls))
         nets = set(layout.nets.tolist())
         readable = [
@@ -233,7 +233,7 @@ class _Building:
             )
         if self.own_width:
             readable = _through_one(readable, layout)
-        rule = rule_of(call)
+        rule = known_rule(call)
         if any(axes.inputs is not None and axes.outputs is None for axes in rule.weights.values()):
             # These weights belong to the input channel alone: each network needs its own copy.
             readable = [own for piece in readable for own in copies(piece, sorted(nets))]
@@ -253,7 +253,7 @@ class _Building:
         )
         return Piece(tensor, mask, layout)
 
-    def _visit_channelwise(self, calls):
+    def _visit_channelwise(self, calls: Calls) -> None:
         lead = next(iter(calls))
         result = []
         for piece in self.pieces(lead, calls[lead].node.inputs[0]):
@@ -266,18 +266,18 @@ class _Building:
                 result.append(self._keep(calls, piece))
         self.store(calls, result)
 
-    def _keeps_common(self, calls: Mapping[int, Call]) -> bool:
+    def _keeps_common(self, calls: Calls) -> bool:
         """Whether the networks do the same with the input, channels beside it included."""
-        rearranged = rule_of(next(iter(calls.values()))).sources is not None
+        rearranged = known_rule(next(iter(calls.values()))).sources is not None
         return are_alike(list(calls.values())) and not (
             rearranged and len({call.in_shape[-1] for call in calls.values()}) > 1
         )
 
-    def _keep(self, calls, piece: Piece) -> Piece:
+    def _keep(self, calls: Calls, piece: Piece) -> Piece:
         nets = set(piece.layout.nets.tolist())
         lead = next((k for k in calls if k in nets), next(iter(calls)))
         call = calls[lead]
-        rule = rule_of(call)
+        rule = known_rule(call)
         layout = arrange(rule, calls, call, piece.layout)
         if not is_regular(rule, calls, call, piece.layout, layout):
             raise IrregularLayout(lead, call.node.name)
@@ -302,26 +302,26 @@ class _Building:
         )
         return dataclasses.replace(piece, tensor=tensor, layout=layout)
 
-    def _visit_join(self, calls):
+    def _visit_join(self, calls: Calls) -> None:
         lead = next(iter(calls))
         call = calls[lead]
         operands = [self.pieces(lead, tensor) for tensor in call.node.inputs]
         result = []
         for mask in dict.fromkeys(piece.mask for piece in operands[0]):
-            parts = []
-            for pieces in operands:
-                same = [piece for piece in pieces if piece.mask == mask]
-                parts.append(self.side_by_side(same) if same else (None, None))
-            given = next(piece.given for piece in operands[0] if piece.mask == mask)
-            layouts = [layout for _, layout in parts]
-            if any(layout is None or not layouts[0].equals(layout) for layout in layouts):
+            same = [[piece for piece in pieces if piece.mask == mask] for pieces in operands]
+            parts = [self.side_by_side(pieces) for pieces in same if pieces]
+            given = same[0][0].given
+            layout = parts[0][1]
+            if len(parts) < len(same) or any(not layout.equals(other) for _, other in parts):
                 raise IrregularLayout(lead, call.node.name)
             tensors = [tensor for tensor, _ in parts]
-            joined = self._join(call, mask, tensors, layouts[0], len(calls) == 1)
+            joined = self._join(call, mask, tensors, layout, len(calls) == 1)
             result.append(dataclasses.replace(joined, given=given))
         self.store(calls, result)
 
-    def _join(self, call, mask, tensors, layout, single) -> Piece:
+    def _join(
+        self, call: Call, mask: int, tensors: Sequence[Tensor], layout: Layout, single: bool
+    ) -> Piece:
         # Equal operands may be listed twice, so they are replaced in order of appearance.
         queue = iter(tensors)
         args = map_tensors(call.node.args, lambda _: next(queue))
@@ -333,7 +333,7 @@ class _Building:
         )
         return Piece(tensor, mask, layout)
 
-    def _visit_concatenate(self, calls):
+    def _visit_concatenate(self, calls: Calls) -> None:
         result = []
         shifts = dict.fromkeys(calls, 0)
         lead = next(iter(calls))
@@ -361,7 +361,7 @@ class _Building:
         own = {k: piece.layout.owned_by(k).shifted(shifts) for k in shifts}
         return [dataclasses.replace(piece, layout=own[k], given=k) for k in shifts]
 
-    def _visit_copied(self, calls):
+    def _visit_copied(self, calls: Calls) -> None:
         given = {piece.given for piece in self._input_pieces(calls)}
         if given == {COMMON} and are_alike(list(calls.values())):
             lead = next(iter(calls))
@@ -375,15 +375,16 @@ class _Building:
             mask = int(self.grouping.masks[k][self.labels(k, Tensor(call.node.name))[0]])
             if mask:
                 results[k] = self._copy(k, calls, mask, k)
-        for output, pieces in enumerate(zip(*results.values(), strict=True)):
+        for output, found in enumerate(zip(*results.values(), strict=True)):
+            pieces = list(found)
             if None not in given:
                 pieces = [
                     dataclasses.replace(piece, given=k)
                     for k, piece in zip(results, pieces, strict=True)
                 ]
-            self.store(calls, list(pieces), output)
+            self.store(calls, pieces, output)
 
-    def _copy(self, k, calls, mask, owner) -> list[Piece]:
+    def _copy(self, k: int, calls: Calls, mask: int, owner: int) -> list[Piece]:
         """One network's own node on its own whole tensors."""
         call = calls[k]
         args = map_tensors(call.node.args, lambda tensor: self.whole(k, tensor))
@@ -405,7 +406,7 @@ class _Building:
             pieces.append(Piece(Tensor(tensor.node, output), mask, layout, given))
         return pieces
 
-    def _copy_name(self, k, call, mask, owner) -> tuple[str, int | None]:
+    def _copy_name(self, k: int, call: Call, mask: int, owner: int) -> tuple[str, int | None]:
         """The name of a copied layer, and its task set if it is a group of its own."""
         if owner == COMMON and not (call.layer.weights and call.node.name in self.alignment.once):
             return call.layer.name, None
@@ -413,7 +414,7 @@ class _Building:
             return self.writer.group_name(call, mask, False), mask
         return self.writer.own_name(call.layer.name, k), mask
 
-    def _is_for_several(self, k, call) -> bool:
+    def _is_for_several(self, k: int, call: Call) -> bool:
         """Whether one network's layer does for several tasks what those of the others did."""
         graph = self.alignment.graphs[k]
         labels = self.labels(k, Tensor(call.node.name))
@@ -453,7 +454,7 @@ class _Building:
         mask = functools.reduce(operator.and_, (piece.mask for piece in pieces))
         return self.writer.concatenate(tensors, mask), layout
 
-    def _origin(self, calls) -> tuple[str | None, ...]:
+    def _origin(self, calls: Calls) -> tuple[str | None, ...]:
         return tuple(
             calls[k].node.name if k in calls else None for k in range(len(self.alignment.tasks))
         )
@@ -461,7 +462,7 @@ class _Building:
 
 def _through_one(pieces: list[Piece], layout: Layout) -> list[Piece]:
     """The pieces without the input as seen by other networks than that of most channels."""
-    views = {piece.given for piece in pieces} - {None, COMMON}
+    views = {given for given in (p.given for p in pieces) if given is not None} - {COMMON}
     if len(views) < 2:
         return pieces
     lead = max(sorted(views), key=lambda net: int(np.sum(layout.nets == net)))

@@ -43,13 +43,14 @@ def calibration_samples(
     shapes, types = common_inputs(found), common_types(networks)
     heads = {task: tuple(leaves(task, network.outputs)) for task, network in found.items()}
     if data is not None:
-        drawn = take_samples(data, heads, shapes, samples=samples, seed=seed, lazy=True)
-        return _as_types(drawn, types)
+        taken = take_samples(data, heads, shapes, samples=samples, seed=seed, lazy=True)
+        return _as_types(taken, types)
     warnings.warn(
         "merge() was given no data: channels are compared on random inputs, which says little "
         "about what the tasks need. Pass inputs of the training split, labels are optional.",
         stacklevel=4,
     )
+    drawn: Inputs
     if isinstance(shapes, Mapping):
         drawn = {
             name: synthetic_inputs(shape, samples=samples, dtype=types[name], seed=seed)

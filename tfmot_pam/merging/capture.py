@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from tfmot_pam.merging.grouping import free_spaces
 from tfmot_pam.merging.observations import Observations
 
 
-def _spatial(value: np.ndarray, reduce) -> np.ndarray:
+def _spatial(value: np.ndarray, reduce: Callable[..., np.ndarray]) -> np.ndarray:
     return reduce(value.reshape(len(value), -1, value.shape[-1]), axis=1)
 
 
@@ -103,8 +104,13 @@ def observe(
     }
 
 
-def _space_observations(channels, places, found, wanted) -> Observations:
-    columns, owners = [], []
+def _space_observations(
+    channels: np.ndarray,
+    places: Mapping[Tensor, np.ndarray],
+    found: Mapping[Tensor, np.ndarray],
+    wanted: Collection[Tensor],
+) -> Observations:
+    columns, owners = list[np.ndarray](), list[Any]()
     for tensor, labels in places.items():
         if tensor not in wanted:
             continue

@@ -58,13 +58,14 @@ def gaussian_path(
     labels = greedy.standardised(targets.matrix())
     samples, columns = standard.shape
     ridge = max(_LEAST_RIDGE, columns / samples) if ridge is None else ridge
-    if not (isinstance(ridge, numbers.Real) and 0.0 < ridge < np.inf):
+    if not (isinstance(ridge, numbers.Real) and 0.0 < float(ridge) < np.inf):
         raise ValueError(
             f"Received ridge={ridge}; expected a positive number, without which duplicate "
             "channels have no solution. Leave it out for the default."
         )
     rng = np.random.default_rng(seed)
     shuffled = [labels[rng.permutation(samples)] for _ in range(_SHUFFLES)]
+    ridge = float(ridge)
     explained = _joint(standard, np.hstack([labels, *shuffled]), ridge)
     full, *null = _nats(explained.reshape(1 + _SHUFFLES, -1))
     if columns > _SINGLE_PRECISION_FROM:

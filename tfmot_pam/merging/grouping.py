@@ -22,7 +22,7 @@ class Grouping:
 
     masks: tuple[np.ndarray, ...]
 
-    def replace(self, index: int, channels: np.ndarray, values) -> Grouping:
+    def replace(self, index: int, channels: np.ndarray, values: np.ndarray | int) -> Grouping:
         """The same grouping with other task sets for some channels of one network."""
         masks = [mask.copy() for mask in self.masks]
         masks[index][channels] = values

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tfmot_pam.graph.channels import ChannelGraph, rule_of
+from tfmot_pam.graph.channels import ChannelGraph, known_rule
 from tfmot_pam.graph.likeness import are_alike, arguments_of, freeze, structure
 from tfmot_pam.graph.network import Tensor
 from tfmot_pam.graph.rules import Axes, Call, LayerRule
@@ -72,7 +72,7 @@ class _Values:
             elif role == "copied":
                 written = self._whole(k, calls, read)
             else:
-                rule, before = rule_of(call), self._count
+                rule, before = known_rule(call), self._count
                 keys = _KEYS[role](call, rule, read[k])
                 written = [self._numbers((place, _function(call, rule)), keys)]
                 self.met |= role == "mixing" and self._count < before + len(written[0])
@@ -96,7 +96,9 @@ class _Values:
         self._count += width
         return np.arange(self._count - width, self._count)
 
-    def _whole(self, k: int, calls: Sequence[Call], read) -> list[np.ndarray]:
+    def _whole(
+        self, k: int, calls: Sequence[Call], read: Sequence[Sequence[np.ndarray]]
+    ) -> list[np.ndarray]:
         """What a layer that is taken whole writes: the same as another network's, or new."""
         for other in range(k):
             same = all(map(np.array_equal, read[k], read[other]))
@@ -133,7 +135,7 @@ class _Values:
             for index, space in enumerate(graph.spaces)
             if space.given or not set(space.writers) <= inside
         }
-        carried = defaultdict(hashlib.sha256)
+        carried: dict[int, Any] = defaultdict(hashlib.sha256)
         for place, name in enumerate(names):
             for tensor in graph.network.node(name).outputs:
                 labels, found = graph.labels[tensor], self._found[k][tensor]
@@ -181,7 +183,7 @@ def _mixed(call: Call, rule: LayerRule, read: Sequence[np.ndarray]) -> list[Any]
         parts, reads = [], False
         for name, weight in weights.items():
             axes = _axes(rule, name)
-            if axes.inputs is None:
+            if axes.inputs is None or axes.outputs is None:
                 parts.append(np.take(weight, column, axes.outputs).tobytes())
                 continue
             part = np.moveaxis(weight, (axes.inputs, axes.outputs), (0, 1))[:, column]

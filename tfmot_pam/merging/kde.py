@@ -171,7 +171,8 @@ class _Candidates:
 
     def kernel(self, distances: np.ndarray, width: int | np.ndarray) -> np.ndarray:
         """Returns exp(-D / (2 s2)) of a set of `width` columns."""
-        variance = _SCALED_VARIANCE * np.maximum(width, 1) if self._scaled else self._bandwidth
+        fixed = self._bandwidth
+        variance = _SCALED_VARIANCE * np.maximum(width, 1) if isinstance(fixed, str) else fixed
         exponents = distances / (-2.0 * variance)
         return np.exp(exponents, out=exponents)
 
@@ -181,7 +182,7 @@ class _Candidates:
         It is infinite for those that cannot be the minimum.
         """
         selected = self.kernel(self.distances, self.width)
-        chosen = np.arange(live)
+        chosen: np.ndarray = np.arange(live)
         if self._single:
             rough = self._shares(_single(selected), live, pool)
             chosen = np.flatnonzero(rough <= rough.min() + self._margin())
@@ -200,7 +201,7 @@ class _Candidates:
         most, in both sums of each label's logarithm, and in either direction for both candidates.
         """
         samples, labels = self._labels.codes.shape
-        return 4.0 * labels * (samples + 8) * np.finfo(np.float32).eps / 2.0
+        return float(4.0 * labels * (samples + 8) * np.finfo(np.float32).eps / 2.0)
 
     def _shares(
         self, selected: np.ndarray, chosen: int | np.ndarray, pool: futures.Executor
@@ -212,14 +213,15 @@ class _Candidates:
         parts = run(
             lambda block: self._block_shares(block, selected, chosen), range(len(self._blocks))
         )
-        return sum(parts) / samples
+        return np.asarray(sum(parts)) / samples
 
     def _block_shares(
         self, block: int, selected: np.ndarray, chosen: int | np.ndarray
     ) -> np.ndarray:
         rows = self._blocks[block]
         kept = block < len(self._kept)
-        terms, masks = self._kept[block] if kept else self._compute(rows, chosen)
+        live = chosen if isinstance(chosen, int) else len(self.index)
+        terms, masks = self._kept[block] if kept else self._compute(rows, live)
         if selected.dtype == np.float32:
             terms = self._single[block]
         terms = terms[:, :chosen] if isinstance(chosen, int) else terms[:, chosen]

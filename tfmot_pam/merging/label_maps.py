@@ -131,7 +131,7 @@ def _means_of_known(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows over what counts, and which images have some of it."""
 
-    def pairs():
+    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for part in _parts(labels, what):
             known = counted_labels(part, kind, classes)
             yield part, np.ones(part.shape, bool) if known is None else known
@@ -146,7 +146,7 @@ def _means_of_known(
         found = [_sums(part, known) for part, known in pairs()]
     sums, entries = (np.concatenate(parts) for parts in zip(*found, strict=True))
     entries = np.broadcast_to(entries, sums.shape)
-    counts = entries.any(axis=1)
+    counts = np.asarray(entries.any(axis=1))
     everywhere = sums[counts].sum(axis=0) / np.maximum(entries[counts].sum(axis=0), 1)
     return np.where(entries > 0, sums / np.maximum(entries, 1), everywhere), counts
 

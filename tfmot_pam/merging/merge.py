@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfmot_pam.closed_form.compensate import Compensation, check_compensation, compensate
-from tfmot_pam.data import HeadSamples
-from tfmot_pam.display import find_display
+from tfmot_pam.data import HeadSamples, Samples
+from tfmot_pam.display import Display, find_display
 from tfmot_pam.graph.arguments import check_seed
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.generation import same_generation
 from tfmot_pam.graph.heads import leaves
-from tfmot_pam.merging.alignment import Alignment, align
+from tfmot_pam.graph.network import Network
+from tfmot_pam.merging.alignment import Alignment, TrunkSpace, align
 from tfmot_pam.merging.arguments import check_estimator, check_options, named_models, read_models
 from tfmot_pam.merging.assemble import Assembly, IrregularLayout, assemble
 from tfmot_pam.merging.calibration import calibration_samples, check_crossing
@@ -50,6 +51,8 @@ from tfmot_pam.merging.targets import (
 )
 from tfmot_pam.merging.units import check_units
 from tfmot_pam.training.heads import output_kinds
+
+Models = Mapping[str, keras.Model]
 
 
 @same_generation("models")
@@ -161,7 +164,7 @@ def merge(
             own_width = plan.options.get("width") == "own"
             assembly = assemble(alignment, grouping, own_width=own_width)
         else:
-            paths = None
+            paths: Paths = {}
             if chosen.needs_relevance or (width == "own" and not chosen.own_width):
                 paths = _relevance(
                     by_task, alignment, calibration, estimator, reduction, seed, display
@@ -199,7 +202,9 @@ def merge(
     return merged
 
 
-def _aligned(by_task, networks, once: bool, plan: MergePlan | None) -> Alignment:
+def _aligned(
+    by_task: Models, networks: Sequence[Network], once: bool, plan: MergePlan | None
+) -> Alignment:
     """The networks side by side; a plan knows what was computed once when it was made."""
     trunk_needed = once
     if isinstance(plan, MergePlan):
@@ -217,7 +222,15 @@ def _check_alpha_tasks(threshold: Threshold, tasks: tuple[str, ...]) -> Threshol
     return threshold
 
 
-def _relevance(by_task, alignment, calibration, estimator, reduction, seed, display) -> Paths:
+def _relevance(
+    by_task: Models,
+    alignment: Alignment,
+    calibration: Samples,
+    estimator: Any,
+    reduction: str,
+    seed: int,
+    display: Display,
+) -> Paths:
     name, options = check_estimator(estimator)
     kinds = {
         head: kind
@@ -229,7 +242,8 @@ def _relevance(by_task, alignment, calibration, estimator, reduction, seed, disp
         """What targets are made of: of maps a row for each image, of labelled ones the width."""
         if calibration.by_head[head].y is not None:
             # A copy: a view would keep the whole map.
-            return output[(slice(None), *(0,) * (output.ndim - 2))].copy()
+            first: tuple[slice | int, ...] = (slice(None), *(0,) * (output.ndim - 2))
+            return output[first].copy()
         return output if name == "kde" else rows_of_outputs(output, kinds[head], head)
 
     observed, outputs = _observe_all(alignment, calibration, reduction, kept, display)
@@ -259,9 +273,16 @@ def _relevance(by_task, alignment, calibration, estimator, reduction, seed, disp
     return paths
 
 
-def _observe_all(alignment, calibration, reduction, kept, display):
+def _observe_all(
+    alignment: Alignment,
+    calibration: Samples,
+    reduction: str,
+    kept: Callable[[str, np.ndarray], np.ndarray],
+    display: Display,
+) -> tuple[dict[str, list[dict[int, Observations]]], dict[str, dict[str, np.ndarray]]]:
     """For each task, every network's observations on that task's data, and its own outputs."""
-    observed, outputs = {}, {}
+    observed: dict[str, list[dict[int, Observations]]] = {}
+    outputs: dict[str, dict[str, np.ndarray]] = {}
     tasks = alignment.tasks
     for position, task in enumerate(tasks):
         if calibration.shared and observed:
@@ -303,7 +324,9 @@ def _join(observations: Sequence[Observations]) -> Observations:
     )
 
 
-def _targets(head, found: HeadSamples, outputs, kind: str, estimator: str) -> Targets:
+def _targets(
+    head: str, found: HeadSamples, outputs: np.ndarray, kind: str, estimator: str
+) -> Targets:
     if found.y is not None:
         return encode_labels(found.y, head, outputs.shape[-1])
     if estimator == "kde":
@@ -331,7 +354,12 @@ def _regroup_and_assemble(
                 for label in found
             }
 
-            def hit(space, touched=touched, index=error.index, reason=reason):
+            def hit(
+                space: TrunkSpace,
+                touched: set[int] = touched,
+                index: int = error.index,
+                reason: str = reason,
+            ) -> str | None:
                 return reason if touched & set(space.channels[index].tolist()) else None
 
             frozen = _freeze(alignment, hit)
@@ -347,7 +375,7 @@ def _freeze_as_planned(alignment: Alignment, plan: MergePlan) -> Alignment:
     return _freeze(alignment, lambda space: next(planned).frozen)
 
 
-def _freeze(alignment: Alignment, reason_of) -> Alignment:
+def _freeze(alignment: Alignment, reason_of: Callable[[TrunkSpace], str | None]) -> Alignment:
     """The same alignment with reasons for spaces that are to be frozen too."""
     spaces = []
     for space in alignment.spaces:

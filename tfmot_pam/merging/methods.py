@@ -49,10 +49,17 @@ def irrelevant_masks(
             )
             for space in free_spaces(alignment)
         }
-    return _by_rho(alignment, paths, threshold.rho)
+    # A share is searched for by rho.
+    return _by_rho(alignment, paths, threshold.rho or 0.0)
 
 
-def _below(alignment, space: int, path: RelevancePath, task: str, alpha) -> np.ndarray:
+def _below(
+    alignment: Alignment,
+    space: int,
+    path: RelevancePath,
+    task: str,
+    alpha: float | Mapping[str, float],
+) -> np.ndarray:
     alpha = alpha[task] if isinstance(alpha, Mapping) else alpha
     try:
         return path.irrelevant(alpha)
@@ -90,10 +97,10 @@ def _needed(alignment: Alignment, irrelevant: list[np.ndarray]) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Request:
-    """What a merge method decides on."""
+    """What a merge method decides on; `paths` is empty where nothing needs relevance."""
 
     alignment: Alignment
-    paths: Paths | None
+    paths: Paths
     threshold: Threshold
     seed: int
 
@@ -165,7 +172,7 @@ class MergeMethod:
     needs_relevance: bool = False
     own_width: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not callable(self.decide):
             raise TypeError(
                 f"Received name={self.name!r} and decide={self.decide!r}. Expected a name and a "

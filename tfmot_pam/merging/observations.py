@@ -28,7 +28,7 @@ class Observations:
     columns: np.ndarray
     channel_of: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.columns.ndim != 2 or len(self.columns) < 2 or not self.columns.shape[1]:
             raise ValueError(
                 f"Received observations of shape {self.columns.shape}; expected [samples, columns] "

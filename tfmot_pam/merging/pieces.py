@@ -46,7 +46,7 @@ def copies(piece: Piece, nets: list[int]) -> list[Piece]:
     return [dataclasses.replace(piece, layout=view) for view in views or [layout]]
 
 
-def merge_columns(columns, mask: int) -> Layout:
+def merge_columns(columns: Mapping[int, tuple[np.ndarray, np.ndarray]], mask: int) -> Layout:
     """One group's output channels: by part of the space, then by network, then by position."""
     nets, positions, parts = [], [], []
     for k, (masks, segments) in columns.items():

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,7 @@ class MergePlan:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> MergePlan:
+    def from_json(cls, text: str | bytes) -> MergePlan:
         """Reads what `to_json` wrote.
 
         Raises:
@@ -204,8 +204,8 @@ def check_consistent(plan: MergePlan) -> None:
             raise ValueError(f"its {name} are {getattr(plan, name)!r}, not a tuple")
     if not isinstance(plan.options, Mapping):
         raise ValueError(f"its options are {plan.options!r}, not a dict")
-    if unknown := [space for space in plan.spaces if not isinstance(space, PlannedSpace)]:
-        raise ValueError(f"its spaces hold {unknown[0]!r}, which is no PlannedSpace")
+    if other := [space for space in plan.spaces if not isinstance(space, PlannedSpace)]:
+        raise ValueError(f"its spaces hold {other[0]!r}, which is no PlannedSpace")
     if len(plan.fingerprints) != len(plan.tasks) or len(set(plan.tasks)) != len(plan.tasks):
         raise ValueError(
             f"{len(plan.tasks)} tasks and {len(plan.fingerprints)} fingerprints do not fit"
@@ -293,7 +293,9 @@ def make_plan(
     return MergePlan(alignment.tasks, method, dict(options), fingerprints, tuple(spaces))
 
 
-def _channels_of(tasks, masks, mask: int) -> dict[str, tuple[int, ...]]:
+def _channels_of(
+    tasks: Sequence[str], masks: Sequence[np.ndarray], mask: int
+) -> dict[str, tuple[int, ...]]:
     found = {
         task: tuple(np.flatnonzero(part == mask).tolist())
         for task, part in zip(tasks, masks, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -118,7 +118,9 @@ def _placed(alignment: Alignment, decided: Mapping[int, np.ndarray]) -> Grouping
     return Grouping(tuple(masks))
 
 
-def _cover(found, owner, index: int, request: Request, least: int) -> np.ndarray:
+def _cover(
+    found: np.ndarray, owner: np.ndarray, index: int, request: Request, least: int
+) -> np.ndarray:
     """Gives every task its most relevant channels where fewer than `least` are left to it."""
     for task in range(len(request.alignment.tasks)):
         wanted = min(least, int(np.sum(owner == task)))
@@ -145,7 +147,7 @@ def _fold(found: np.ndarray, least: int) -> np.ndarray:
 
 def _inputs_of_spaces(alignment: Alignment) -> dict[int, list[list[int]]]:
     """For each trunk space, for each layer that writes it, the trunk spaces which that reads."""
-    graph, result = alignment.graphs[0], {}
+    graph, result = alignment.graphs[0], dict[int, list[list[int]]]()
     trunk = {names[0] for names in alignment.trunk}
     by_channel = {
         int(channel): index
@@ -162,7 +164,9 @@ def _inputs_of_spaces(alignment: Alignment) -> dict[int, list[list[int]]]:
     return result
 
 
-def _allowed(alignment, masks, inputs: list[list[int]]) -> list[set[int]]:
+def _allowed(
+    alignment: Alignment, masks: Sequence[np.ndarray], inputs: list[list[int]]
+) -> list[set[int]]:
     """For each layer that writes a space, the masks of the groups it may read."""
     result = []
     for spaces in inputs:
@@ -203,7 +207,12 @@ def _readable(alignment: Alignment, decided: dict[int, np.ndarray]) -> dict[int,
     return decided
 
 
-def _is_fed_in(alignment: Alignment, decided, inputs, index: int) -> bool:
+def _is_fed_in(
+    alignment: Alignment,
+    decided: Mapping[int, np.ndarray],
+    inputs: Mapping[int, list[list[int]]],
+    index: int,
+) -> bool:
     """Whether every group of a space could be fed."""
     allowed = _allowed(alignment, _placed(alignment, decided).masks, inputs[index])
     return all(_is_fed(mask, allowed) for mask in set(decided[index].tolist()) - {0})
@@ -237,7 +246,7 @@ def _parts(mask: int) -> list[int]:
     ]
 
 
-def _cover_exclusively(found, owner, count: int) -> np.ndarray:
+def _cover_exclusively(found: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
     """Leaves no task without a channel: it then keeps those of its own network."""
     for task in range(count):
         if not np.any(found >> task & 1):

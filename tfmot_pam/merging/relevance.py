@@ -46,7 +46,7 @@ class RelevancePath:
     full: float
     null: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not np.array_equal(np.sort(self.order), np.arange(len(self.order))):
             raise ValueError(
                 f"Received an order of {len(self.order)} channels that is no permutation; expected "

@@ -48,7 +48,7 @@ class Targets:
     values: np.ndarray
     rows: np.ndarray | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in _KINDS:
             raise ValueError(f"Received kind {self.kind!r}; expected one of {_KINDS}. Choose one.")
 
@@ -171,7 +171,7 @@ def encode_labels(labels: np.ndarray, task: str, classes: int | None = None) -> 
     known = counted_labels(labels, kind, classes)
     if known is None:
         return _encoded(labels, task)
-    rows = _some(known.reshape(len(known), -1).any(axis=1), task)
+    rows = _some(np.asarray(known.reshape(len(known), -1).any(axis=1)), task)
     labels, known = labels[rows], known[rows]
     if known.all():
         found = _encoded(labels, task)

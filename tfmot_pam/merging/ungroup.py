@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from tfmot_pam.graph.network import Layer, Network, rename_layers, scope_name, unique_name
+from tfmot_pam.graph.network import Network, rename_layers, scope_name, unique_name
 from tfmot_pam.lowering import LOWERED, CannotLowerError, fusable_levels, fuse
 
 
@@ -40,7 +40,7 @@ def _by_layer(network: Network, level: tuple[str, ...]) -> dict[str, list[str]]:
     for name in level:
         layer = network.layer_of(network.node(name))
         if layer.tasks is not None:
-            found[_name(layer)].append(name)
+            found[_name(layer.name, layer.tasks)].append(name)
     return found
 
 
@@ -49,14 +49,16 @@ def _names(network: Network, whole: Network) -> dict[str, str]:
     names: dict[str, str] = {}
     for name in whole.layers:
         before = network.layers.get(name.removesuffix(LOWERED))
-        grouped = before is not None and before.tasks is not None
-        names[name] = unique_name(_name(before) if grouped else name, names.values())
+        wanted = name
+        if before is not None and before.tasks is not None:
+            wanted = _name(before.name, before.tasks)
+        names[name] = unique_name(wanted, names.values())
     return names
 
 
-def _name(layer: Layer) -> str:
+def _name(name: str, tasks: tuple[str, ...]) -> str:
     """A group's name without its tasks, which come last in the names that merging gives."""
-    for ending in ("_shared", scope_name("", *layer.tasks)):
-        if layer.name.endswith(ending):
-            return layer.name.removesuffix(ending)
-    return layer.name
+    for ending in ("_shared", scope_name("", *tasks)):
+        if name.endswith(ending):
+            return name.removesuffix(ending)
+    return name

@@ -26,7 +26,7 @@ def unit_spaces(alignment: Alignment) -> tuple[tuple[int, ...], ...]:
         no head writes into them.
     """
     index_of = _space_indices(alignment)
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     for names in alignment.trunk:
         touched = sorted(_frozen_spaces(alignment, index_of, names[0]))
         pairs.extend((touched[0], other) for other in touched)
@@ -71,7 +71,9 @@ def check_units(alignment: Alignment, grouping: Grouping) -> None:
             )
 
 
-def _with_identical_once(alignment: Alignment, grouping: Grouping, masks) -> dict[int, np.ndarray]:
+def _with_identical_once(
+    alignment: Alignment, grouping: Grouping, masks: Mapping[int, np.ndarray]
+) -> dict[int, np.ndarray]:
     """Task sets of some spaces where of channels that are the same in networks one stays."""
     placed = [found.copy() for found in grouping.masks]
     for index, found in masks.items():
@@ -98,7 +100,7 @@ def _space_indices(alignment: Alignment) -> Mapping[int, int]:
     }
 
 
-def _frozen_spaces(alignment: Alignment, index_of, name: str) -> set[int]:
+def _frozen_spaces(alignment: Alignment, index_of: Mapping[int, int], name: str) -> set[int]:
     """The frozen trunk spaces that a node ties: those that it copies, or the one it writes."""
     graph = alignment.graphs[0]
     node = graph.network.node(name)

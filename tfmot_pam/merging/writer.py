@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
+import numpy as np
 
 from tfmot_pam.graph.network import (
     Layer,
+    MaybeNone,
     Node,
     Shape,
     Tensor,
@@ -68,10 +72,20 @@ class Writer:
             )
         return self._concatenated[tensors]
 
-    def _shape(self, tensor: Tensor) -> Shape:
+    def _shape(self, tensor: Tensor) -> Shape | MaybeNone:
         return next(n for n in reversed(self.nodes) if n.name == tensor.node).shapes[tensor.index]
 
-    def emit(self, name, config, weights, mask, call, replace, shape, origin=None) -> Tensor:
+    def emit(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        weights: Mapping[str, np.ndarray],
+        mask: int | None,
+        call: Call,
+        replace: Mapping[Tensor, Tensor],
+        shape: Shape | None,
+        origin: Origin | None = None,
+    ) -> Tensor:
         """Writes one group of a layer in the place of an original call."""
         args = map_tensors(call.node.args, lambda tensor: replace[tensor])
         kwargs = map_tensors(call.node.kwargs, lambda tensor: replace[tensor])
@@ -80,20 +94,39 @@ class Writer:
             self.origins[tensor.node] = origin
         return tensor
 
-    def write(self, name, layer, config, weights, mask, args, kwargs, shapes) -> Tensor:
-        """Writes a layer and its one call."""
-        return self.add_node(
-            self.add_layer(name, layer, config, weights, mask), args, kwargs, shapes
-        )
+    def write(
+        self,
+        name: str,
+        layer: Layer,
+        config: Mapping[str, Any],
+        weights: Mapping[str, np.ndarray],
+        mask: int | None,
+        *called: Any,
+    ) -> Tensor:
+        """Writes a layer and its one call, which `add_node` takes."""
+        return self.add_node(self.add_layer(name, layer, config, weights, mask), *called)
 
-    def add_layer(self, wanted, layer: Layer, config, weights, mask) -> str:
+    def add_layer(
+        self,
+        wanted: str,
+        layer: Layer,
+        config: Mapping[str, Any],
+        weights: Mapping[str, np.ndarray],
+        mask: int | None,
+    ) -> str:
         """Writes a layer with another configuration and other weights; returns its name."""
         name = unique_name(wanted, self.layers)
         tasks = None if mask is None else self.task_names(mask)
         self.layers[name] = Layer(name, layer.cls, {**config, "name": name}, weights, tasks)
         return name
 
-    def add_node(self, layer: str, args, kwargs, shapes) -> Tensor:
+    def add_node(
+        self,
+        layer: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        shapes: tuple[Shape | None, ...],
+    ) -> Tensor:
         """Writes a call of a layer that was written before."""
         calls = sum(node.layer == layer for node in self.nodes)
         name = layer if calls == 0 else f"{layer}@{calls}"

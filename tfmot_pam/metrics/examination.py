@@ -138,7 +138,15 @@ class Examination:
         found = answers_by_head(outputs, task)
         return {head: np.asarray(values) for head, values in found.items()}
 
-    def _set(self, task, mark, kind, outputs, metric, seed) -> list[TaskMetric]:
+    def _set(
+        self,
+        task: str,
+        mark: str,
+        kind: str,
+        outputs: Sequence[Any],
+        metric: Metric | str | None,
+        seed: int,
+    ) -> list[TaskMetric]:
         """A metric on every view."""
         found: list[TaskMetric] = []
         heads = self._marked[task][mark]

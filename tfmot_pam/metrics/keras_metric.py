@@ -24,7 +24,7 @@ class KerasMetric:
         direction: What Keras says of it: `"higher"`, `"lower"`, or None.
     """
 
-    kind: type
+    kind: type[Any]
     config: Mapping[str, Any]
     name: str
     direction: str | None
@@ -91,7 +91,7 @@ def as_keras_metric(value: Any) -> KerasMetric | None:
     kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(value).__name__).lower()
     plain = re.sub(r"_\d+$", "", name)
     # There is no public way to ask; of a metric that does not tell it is found by trying.
-    told = _DIRECTIONS.get(getattr(value, "_direction", None))
+    told = _DIRECTIONS.get(getattr(value, "_direction", ""))
     own = plain if plain.replace("_", "") == kind.replace("_", "") else name
     return KerasMetric(type(value), config, own, told)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -50,23 +51,25 @@ class Scores:
     def value(self) -> float:
         return _mean(self.samples, self.weights)
 
+    # What is compared is of one metric, and so of one class: `Any` is that class here.
     @staticmethod
-    def mean(found: Sequence[Scores]) -> Scores:
+    def mean(found: Sequence[Any]) -> Scores:
         """The scores of samples of which there are several views: means of theirs."""
         return Scores(np.mean([one.samples for one in found], axis=0), found[0].weights)
 
-    def lost_by(self, other: Scores, sign: float = 1.0) -> Loss:
+    def lost_by(self, other: Any, sign: float = 1.0) -> Loss:
         """What another model has lost, `sign` being -1 where lower is better."""
         drops, weights = sign * (self.samples - other.samples), self.weights
         lost = _mean(drops, weights)
-        halves = tuple(
+        first, second = (
             _mean(drops[part::2], None if weights is None else weights[part::2])
             if len(drops) > part
             else lost
             for part in range(2)
         )
         spread = drops if weights is None else weights * (drops - lost)
-        return Loss(lost, halves, float(spread.std() / np.sqrt(max(len(drops) / 2, 1))))
+        error = float(spread.std() / np.sqrt(max(len(drops) / 2, 1)))
+        return Loss(lost, (first, second), error)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,14 +99,14 @@ class Values:
         rows = np.arange(count)
         if count < 4:
             return Values(value, (value, value), np.zeros(0))
-        halves = tuple(evaluate(rows[part::2]) for part in range(2))
+        halves = evaluate(rows[::2]), evaluate(rows[1::2])
         order = np.random.default_rng([seed, count]).permutation(count)
         blocks = np.array_split(order, min(_BLOCKS, count))
         without = [evaluate(np.setdiff1d(rows, block)) for block in blocks]
         return Values(value, halves, np.array(without))
 
     @staticmethod
-    def mean(found: Sequence[Values]) -> Values:
+    def mean(found: Sequence[Any]) -> Values:
         """The values of samples of which there are several views: means of theirs."""
         halves = np.mean([one.halves for one in found], axis=0)
         return Values(
@@ -112,16 +115,16 @@ class Values:
             np.mean([one.without for one in found], axis=0),
         )
 
-    def lost_by(self, other: Values, sign: float = 1.0) -> Loss:
+    def lost_by(self, other: Any, sign: float = 1.0) -> Loss:
         """What another model has lost, `sign` being -1 where lower is better."""
-        halves = tuple(
+        first, second = (
             sign * (own - found) for own, found in zip(self.halves, other.halves, strict=True)
         )
         drops = self.without - other.without
         blocks = len(drops)
         # sqrt(blocks - 1) makes it the error on all samples, sqrt(2) that on a half of them.
         spread = np.sqrt(2.0 * (blocks - 1)) * drops.std() if blocks else 0.0
-        return Loss(sign * (self.value - other.value), halves, float(spread))
+        return Loss(sign * (self.value - other.value), (first, second), float(spread))
 
 
 def _mean(values: np.ndarray, weights: np.ndarray | None) -> float:

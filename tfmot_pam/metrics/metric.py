@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfmot_pam.graph.heads import Heads, all_heads, heads_of, leaves
@@ -54,11 +53,11 @@ class Metric:
     """
 
     name: str
-    function: Callable[[np.ndarray, np.ndarray], Any] | keras.metrics.Metric | str
+    function: Callable[[Any, Any], Any] | Any
     direction: str | None = None
     unit: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise TypeError(
                 f"A metric's `name` must be a text. Received: {self.name!r}. Call it what reports "

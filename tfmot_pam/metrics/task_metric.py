@@ -21,6 +21,9 @@ from tfmot_pam.training.objective import label_kind
 _AS_LABELS = {"softmax": "distribution", "sigmoid": "binary", "linear": "real"}
 _SHUFFLES = 5
 
+# An array, or of several heads a dict of them by what each is called: the metric takes that form.
+Arrays = np.ndarray | Any
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TaskMetric:
@@ -38,11 +41,11 @@ class TaskMetric:
     task: str
     metric: Metric | None
     kind: str
-    labels: Inputs
+    labels: Arrays
     counts: np.ndarray | None
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.counts is not None and not self.counts.any():
             raise ValueError(
                 f"No label of the task {self.task!r} counts: all {self.counts.size} are to be "
@@ -50,51 +53,58 @@ class TaskMetric:
                 "agreement with the original."
             )
 
-    def marks(self, outputs: Inputs) -> Scores | Values:
+    def marks(self, outputs: Arrays) -> Scores | Values:
         """What the metric says of outputs for all samples."""
-        if self.metric is None:
+        metric = self.metric
+        if metric is None:
             return accuracy_scores(self.kind, outputs, self.labels, self.counts)
-        where = np.arange(count(outputs))
+        where: np.ndarray = np.arange(count(outputs))
         if self.counts is not None:
             where = where[self.counts.reshape(len(where), -1).any(axis=1)]
-        found = self._evaluate(outputs, where)
+        found = self._evaluate(metric, outputs, where)
         whole = self.counts is None or bool(self.counts[where].all())
         if found.shape == (len(where),) and whole and found.ndim == 1:
             return Scores(found)
 
         def part(chosen: np.ndarray) -> float:
-            return float(self._evaluate(outputs, where[chosen]).mean())
+            return float(self._evaluate(metric, outputs, where[chosen]).mean())
 
         return Values.of(part, len(where), float(found.mean()), self.seed)
 
-    def shuffled(self, outputs: Inputs) -> list[float]:
+    def shuffled(self, outputs: Arrays) -> list[float]:
         """The metric of each sample's labels and another sample's outputs, several times."""
         marks = []
         for number in range(_SHUFFLES):
             order = np.random.default_rng([self.seed, number]).permutation(count(outputs))
-            found = self._evaluate(rows(outputs, order), np.arange(len(order)))
-            marks.append(float(found.mean()))
+            other = rows(outputs, order)
+            if self.metric is None:
+                marks.append(self.marks(other).value)
+            else:
+                found = self._evaluate(self.metric, other, np.arange(len(order)))
+                marks.append(float(found.mean()))
         return marks
 
     def constant(self) -> float:
         """The accuracy of the best constant answer."""
         return constant_accuracy(self.kind, self.labels, self.counts)
 
-    def _evaluate(self, outputs: Inputs, where: np.ndarray) -> np.ndarray:
+    def _evaluate(self, metric: Metric, outputs: Arrays, where: np.ndarray) -> np.ndarray:
         """The metric on some rows: one number, or one a row; finite."""
         labels, outputs = rows(self.labels, where), rows(outputs, where)
+        function = metric.function
         if isinstance(outputs, Mapping):
-            return self._checked(self.metric.function(labels, outputs), len(where), len(where))
+            return self._checked(metric.name, function(labels, outputs), len(where), len(where))
         if self.counts is not None and not self.counts[where].all():
             labels, outputs = self._counted(labels, outputs, self.counts[where])
-        function = self.metric.function
         if isinstance(function, KerasMetric):
             labels, outputs = function.forms(self.kind, labels, outputs)
         elif labels.size == outputs.size:
             labels = labels.reshape(outputs.shape)
-        return self._checked(function(labels, outputs), len(outputs), len(where))
+        return self._checked(metric.name, function(labels, outputs), len(outputs), len(where))
 
-    def _counted(self, labels, outputs, counts) -> tuple[np.ndarray, np.ndarray]:
+    def _counted(
+        self, labels: np.ndarray, outputs: np.ndarray, counts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The entries that count, one after the other."""
         if self.kind in ("classes", "distribution"):
             flat = counts.reshape(outputs.shape[:-1])
@@ -108,12 +118,12 @@ class TaskMetric:
             return labels[kept], outputs[kept]
         return labels.reshape(outputs.shape)[flat][:, None], outputs[flat][:, None]
 
-    def _checked(self, found: Any, entries: int, rows: int) -> np.ndarray:
+    def _checked(self, metric: str, found: Any, entries: int, rows: int) -> np.ndarray:
         values = np.asarray(found)
         sizes = ((), (1,), (entries,))
         if values.dtype.kind not in "biuf" or values.shape not in sizes:
             raise ValueError(
-                f"The metric {self.metric.name!r} of the task {self.task!r} gives "
+                f"The metric {metric!r} of the task {self.task!r} gives "
                 f"{type(found).__name__} of shape {values.shape}. Expected one number, or one for "
                 "each of the samples. Return their mean, or ask a Keras metric for it with "
                 "average='macro'."
@@ -121,7 +131,7 @@ class TaskMetric:
         values = values.astype(np.float64)
         if not np.isfinite(values).all():
             raise ValueError(
-                f"The metric {self.metric.name!r} of the task {self.task!r} is not finite on "
+                f"The metric {metric!r} of the task {self.task!r} is not finite on "
                 f"{rows} samples. Expected a number on all validation samples, on halves of them, "
                 "and without a twentieth. Give it more samples, or have it return a number where "
                 "there is nothing to divide by."
@@ -179,7 +189,7 @@ def metric_of(
     metric: Metric | str | None,
     kind: str,
     labels: Any,
-    outputs: Inputs,
+    outputs: Arrays,
     seed: int,
 ) -> TaskMetric:
     """The metric of a head, or of all heads of a task together, with its direction.
@@ -192,7 +202,7 @@ def metric_of(
         outputs: The original's outputs, likewise.
         seed: Seed of shuffling and blocks.
     """
-    if isinstance(outputs, Mapping):
+    if isinstance(outputs, Mapping) and isinstance(metric, Metric):
         return joint_metric(mark, metric, labels, outputs, seed)
     return task_metric(mark, metric, kind, labels, outputs, seed)
 

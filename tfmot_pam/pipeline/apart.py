@@ -29,7 +29,7 @@ def tasks_apart(alone: Mapping[str, float], usage: Usage | None = None) -> tuple
     ()
     """
     order = sorted(alone, key=lambda task: alone[task])
-    choices = [frozenset()] + [
+    choices = [frozenset[str]()] + [
         frozenset(order[:first] + order[last:])
         for first in range(len(order) - 1)
         for last in range(first + 2, len(order) + 1)

@@ -111,19 +111,19 @@ def check_training_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     if "batch_size" in found:
         check_count("batch_size", found["batch_size"])
     dropout = found.get("dropout", 0.0)
-    if not isinstance(dropout, numbers.Real) or not 0 <= dropout <= 1:
+    if not isinstance(dropout, numbers.Real) or not 0 <= float(dropout) <= 1:
         raise ValueError(
             f"`dropout` must be a factor, 0 <= x <= 1. Received: {dropout!r}. It multiplies the "
             "rates of dropout layers: pass 1 to train with them as they are."
         )
     rate = found.get("learning_rate", 1.0)
-    if not isinstance(rate, numbers.Real) or not rate > 0:
+    if not isinstance(rate, numbers.Real) or not float(rate) > 0:
         raise ValueError(
             f"`learning_rate` must be a number above 0. Received: {rate!r}. compress() lets it "
             "fall itself: pass the rate to start from, such as 1e-3."
         )
     weight = found.get("label_weight", 0.5)
-    if not isinstance(weight, numbers.Real) or not 0 <= weight <= 1:
+    if not isinstance(weight, numbers.Real) or not 0 <= float(weight) <= 1:
         raise ValueError(
             f"`label_weight` must be a share, 0 <= x <= 1. Received: {weight!r}. It is that of the "
             "labels in the loss of a task that has a teacher too: leave it out for 0.3."
@@ -135,7 +135,7 @@ def check_training_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
 def _check_amount(name: str, value: Any) -> None:
     if not isinstance(value, numbers.Real):
         raise TypeError(f"`{name}` must be a number. Received: {value!r}. Expected x >= 0.")
-    if not 0 <= value < math.inf:
+    if not 0 <= float(value) < math.inf:
         raise ValueError(
             f"`{name}` is in the unit of the task's metric: expected a number of at least 0, also "
             f"where lower is better. Received: {value!r}. Pass by how much it may get worse."
@@ -178,7 +178,7 @@ def _check_share(name: str, value: Any, least_allowed: bool = False) -> None:
     wanted = "0 <= x < 1" if least_allowed else "0 < x < 1"
     if not isinstance(value, numbers.Real):
         raise TypeError(f"`{name}` must be a number. Received: {value!r}. Expected {wanted}.")
-    if not 0 <= value < 1 or (value == 0 and not least_allowed):
+    if not 0 <= float(value) < 1 or (value == 0 and not least_allowed):
         raise ValueError(
             f"`{name}` is a share: expected {wanted}. Received: {value!r}. Divide percentages by "
             "100."

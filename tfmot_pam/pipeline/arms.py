@@ -9,6 +9,8 @@ from types import MappingProxyType
 from tfmot_pam.merging.donor import donor_method
 from tfmot_pam.merging.methods import METHODS, MergeMethod
 
+Starts = Callable[[Sequence[str]], Sequence["ArmStart"]]
+
 _MIXED_SHARE = 0.5
 _LATE_SHARE = 0.75  # of pruned networks' channels, which are few
 
@@ -72,10 +74,10 @@ class Arm:
     """
 
     name: str
-    starts: Callable[[Sequence[str]], Sequence[ArmStart]]
+    starts: Starts
     apart: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or not callable(self.starts):
             raise TypeError(
                 f"Received name={self.name!r} and starts={self.starts!r}. Expected a name and a "
@@ -103,7 +105,7 @@ def _separate(tasks: Sequence[str]) -> list[ArmStart]:
     return [ArmStart("separate", tuple(ArmPart((task,)) for task in tasks))]
 
 
-def _donors(name: str, share: Callable[[int, int], float], pruned: bool = False):
+def _donors(name: str, share: Callable[[int, int], float], pruned: bool = False) -> Starts:
     def starts(tasks: Sequence[str]) -> list[ArmStart]:
         methods = {task: donor_method(task, share, name) for task in tasks}
         return [
@@ -132,22 +134,19 @@ def _late(tasks: Sequence[str]) -> list[ArmStart]:
 
 def _stem(tasks: Sequence[str]) -> list[ArmStart]:
     """Shared up to a layer, exclusive above it: a half, or three quarters of the layers."""
-    return [
-        ArmStart(
-            f"stem-{quarters}-{task}",
-            (
-                ArmPart(
-                    tuple(tasks),
-                    donor_method(task, lambda p, n, q=quarters: float(4 * p < q * n), "stem"),
-                ),
-            ),
-        )
-        for quarters in (2, 3)
-        for task in tasks
-    ]
+    starts = []
+    for quarters in (2, 3):
+
+        def share(position: int, count: int, quarters: int = quarters) -> float:
+            return float(4 * position < quarters * count)
+
+        for task in tasks:
+            part = ArmPart(tuple(tasks), donor_method(task, share, "stem"))
+            starts.append(ArmStart(f"stem-{quarters}-{task}", (part,)))
+    return starts
 
 
-def _merged(method: MergeMethod):
+def _merged(method: MergeMethod) -> Starts:
     return lambda tasks: [ArmStart(method.name, (ArmPart(tuple(tasks), method),))]
 
 

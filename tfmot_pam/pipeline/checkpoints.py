@@ -16,6 +16,7 @@ from typing import Any
 import keras
 
 from tflite_export import json_files
+from tfmot_pam.graph.network import MaybeNone
 from tfmot_pam.pipeline.identity import digest
 
 _MODEL, _STATE = "model.keras", "state.json"
@@ -48,6 +49,7 @@ class Checkpoints:
         check: Callable[[Sequence[Any]], None] | None = None,
     ):
         self._check = check
+        self._directory: pathlib.Path | MaybeNone
         self._directory = None if directory is None else pathlib.Path(directory)
         self._identity = dict(identity)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tfmot_pam.display import Display
 from tfmot_pam.graph.emitter import emit
@@ -51,12 +54,12 @@ class Competition:
     def __init__(
         self,
         problem: Problem,
-        merge_options,
-        directory,
-        known,
-        workers,
+        merge_options: Mapping[str, Any],
+        directory: pathlib.Path | None,
+        known: Mapping[str, str],
+        workers: int,
         display: Display,
-        log_dir=None,
+        log_dir: str | os.PathLike[str] | None = None,
     ):
         self.problem, self.workers, self._display = problem, workers, display
         self._log_dir = log_dir
@@ -261,8 +264,8 @@ class Competition:
         if not self.separate_ran:
             return {}
         found = {task: self.searches.alone(task).best for task in tasks}
-        held = None not in found.values()
-        return {task: row.cost for task, row in found.items()} if held else {}
+        costs = {task: row.cost for task, row in found.items() if row is not None}
+        return costs if len(costs) == len(found) else {}
 
     def _trial_share(self, problem: Problem) -> float:
         """The share of the originals' cost at which starts are compared: near where they end."""
@@ -276,10 +279,9 @@ class Competition:
         return min(1.0, _TRIAL_COST * share)
 
     def _result(self, arms: tuple[ArmResult, ...], obstacle: str | None) -> CompressionResult:
-        best = cheapest(arms)
         examination = self.problem.examination
         alone = examination.originals
-        if best is None:
+        if not any(arm.accepted for arm in arms):
             reached = {
                 arm.name: {t: round(mark, 4) for t, mark in arm.accuracy.items()} for arm in arms
             }
@@ -288,6 +290,7 @@ class Competition:
                 f"reached {reached}, the originals { {t: round(v, 4) for t, v in alone.items()} }. "
                 "Add 'separate' to `arms`, train longer (effort), or allow more."
             )
+        best = cheapest(arms)
         table = report(
             best.model,
             originals=self.problem.originals,
@@ -315,9 +318,10 @@ class Competition:
         """What tasks with a metric of their own reached, in words."""
         examination = self.problem.examination
         told = [
-            f"{task}: {examination.metric(task).told(best.accuracy[task])} (the original "
+            f"{task}: {metric.told(best.accuracy[task])} (the original "
             f"{examination.originals[task]:.4g})"
             for task in examination.titles
+            if (metric := examination.metric(task)) is not None
         ]
         return f" On the validation data, {'; '.join(told)}." if told else ""
 

@@ -52,7 +52,7 @@ def compress(
     arms: str | Sequence[str | Arm] = "auto",
     effort: int = 24,
     target: float | None = None,
-    usage: Mapping[Sequence[str], float] | None = None,
+    usage: Mapping[Any, float] | None = None,
     importance: Any = "reconstruction",
     measure: str | CallCost = "macs",
     augment: Callable[..., Any] | None = None,
@@ -246,10 +246,10 @@ def compress(
             )
             result = competition.run(chosen)
         if any_size is not None:
-            arms = tuple(
+            found = tuple(
                 dataclasses.replace(arm, model=opened(arm.model, any_size)) for arm in result.arms
             )
-            result = dataclasses.replace(result, model=opened(result.model, any_size), arms=arms)
+            result = dataclasses.replace(result, model=opened(result.model, any_size), arms=found)
         if apart:
             told = told_portfolio(result.portfolio(apart), result.model, result.best.costs)
             result = dataclasses.replace(result, apart=apart, verdict=f"{result.verdict} {told}")

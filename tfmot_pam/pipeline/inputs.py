@@ -65,7 +65,9 @@ def _functional(model: keras.Model) -> keras.Model:
     return model
 
 
-def split(originals, data: Any, validation_data: Any) -> tuple[Samples, Samples]:
+def split(
+    originals: Mapping[str, keras.Model], data: Any, validation_data: Any
+) -> tuple[Samples, Samples]:
     """Training and validation samples in memory; streams are read once."""
     heads, shapes = heads_of_originals(originals), inputs_of_originals(originals)
     training = read_all(data, heads, shapes)

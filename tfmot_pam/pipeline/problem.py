@@ -75,7 +75,7 @@ class Problem:
     input_types: Mapping[str, str]
     goal: Goal
     settings: PruningSettings
-    usage: Mapping[tuple[str, ...], float]
+    usage: Mapping[tuple[str, ...], float] | None
     training: Training
     samples: Samples
     views: Sequence[Samples]
@@ -112,13 +112,13 @@ class Problem:
         """The problem of some of the tasks, as often as their combinations run."""
         if tuple(tasks) == self.tasks:
             return self
-        usage = dict.fromkeys(all_combinations(tasks), 0.0)
+        runs = dict.fromkeys(all_combinations(tasks), 0.0)
         for combination, probability in usage_probabilities(self.usage, self.tasks).items():
             left = tuple(task for task in tasks if task in combination)
             if left:
-                usage[left] += probability
-        total = sum(usage.values())
-        usage = {c: p / total for c, p in usage.items()} if total else None
+                runs[left] += probability
+        total = sum(runs.values())
+        usage = {c: p / total for c, p in runs.items()} if total else None
         marks = self.examination.marks(tasks)
         goal = dataclasses.replace(
             self.goal, tolerances={mark: self.goal.tolerances[mark] for mark in marks}

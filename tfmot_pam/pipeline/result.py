@@ -9,10 +9,12 @@ import json
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 
 from tfmot_pam.graph.generation import is_tf_keras, read_model
+from tfmot_pam.graph.network import MaybeNone
 from tfmot_pam.graph.selection import (
     all_combinations,
     check_tasks,
@@ -58,7 +60,7 @@ class Round:
 
     number: int
     stage: str
-    parent: int | None
+    parent: int | MaybeNone
     cost: float
     share: float
     macs: float
@@ -189,10 +191,7 @@ class CompressionResult:
                 "at least one combination."
             )
         accepted = [arm for arm in self.arms if arm.accepted]
-        best = {
-            chosen: min(accepted, key=lambda arm, chosen=chosen: arm.costs[chosen])
-            for chosen in wanted
-        }
+        best = {chosen: _cheapest_for(chosen, accepted) for chosen in wanted}
         models = {chosen: select_tasks(arm.model, chosen) for chosen, arm in best.items()}
         if is_tf_keras(self.model):
             models = {chosen: to_tf_keras(network) for chosen, network in models.items()}
@@ -246,7 +245,7 @@ class CompressionResult:
         self,
         path: str | os.PathLike[str],
         *,
-        files: Mapping[Sequence[str], str | os.PathLike[str]] | None = None,
+        files: Mapping[Any, str | os.PathLike[str]] | None = None,
         overwrite: bool = False,
     ) -> None:
         """Writes one page that needs no network: the verdict, the arms, and all of the report's.
@@ -342,9 +341,13 @@ def told_portfolio(portfolio: Portfolio, model: keras.Model, costs: Mapping[Task
     )
 
 
-def cheapest(arms: tuple[ArmResult, ...]) -> ArmResult | None:
-    """The accepted arm of least expected cost, or None."""
-    return min((arm for arm in arms if arm.accepted), key=lambda arm: arm.cost, default=None)
+def cheapest(arms: Sequence[ArmResult]) -> ArmResult:
+    """The accepted arm of least expected cost; there must be one."""
+    return min((arm for arm in arms if arm.accepted), key=lambda arm: arm.cost)
+
+
+def _cheapest_for(combination: TaskSet, arms: Sequence[ArmResult]) -> ArmResult:
+    return min(arms, key=lambda arm: arm.costs[combination])
 
 
 def verdict(arms: tuple[ArmResult, ...], price: Price, obstacle: str | None = None) -> str:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
-import numpy as np
 
 from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import read
 from tfmot_pam.metrics.examination import Judgement, used
@@ -109,8 +110,8 @@ class Search:
 
     def start(self) -> None:
         """Makes the network that the search starts from, if there is none yet."""
-        if not self.rounds:
-            self.take(self._next())
+        if not self.rounds and (action := self._next()) is not None:
+            self.take(action)
 
     def trial(self, epochs: int, fraction: float) -> None:
         """One cut and some training of what was started; where so much cannot go, training."""
@@ -185,7 +186,7 @@ class Search:
 
     def _student(self, action: Action, weights: Mapping[str, float]) -> tuple[Action, keras.Model]:
         """The network that an action trains; a trim to one that was refused goes on from that."""
-        if action.stage == "start":
+        if self._build is not None and action.stage == "start":
             return action, self._build()
         model = self.model(action.parent)
         kind = find_importance(self.problem.settings.importance)
@@ -219,7 +220,7 @@ class Search:
     ) -> keras.Model:
         if action.stage == "start":
             return student
-        options = {
+        options: dict[str, Any] = {
             "rates": self._rates(action),
             "task_weights": weights,
             "first_epoch": self._spent,
@@ -231,14 +232,16 @@ class Search:
             return self._cut_while_training(student, action, options)
         return self.problem.train(student, action.epochs, **options)
 
-    def _calibration(self, network: Network) -> np.ndarray:
+    def _calibration(self, network: Network) -> Inputs:
         fewest, usual, most = _SAMPLES
         largest = max(1.0, *combination_costs(network, "macs").values())
         more, fewer = (macs / largest for macs in _SAMPLED_MACS)
         count = min(max(more, min(fewer, usual), fewest), most)
         return self.problem.calibration(round(count))
 
-    def _cut_while_training(self, model, action: Action, options) -> keras.Model:
+    def _cut_while_training(
+        self, model: keras.Model, action: Action, options: dict[str, Any]
+    ) -> keras.Model:
         settings, training = self.problem.settings, self.problem.training
         batches = action.epochs * -(-self.problem.rows // training.batch_size)
         schedule = Ramp(

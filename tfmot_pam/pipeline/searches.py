@@ -86,6 +86,9 @@ class Searches:
         inherited = self._inherited(part)
         epochs = sum(row.epochs for row in inherited)
         total = problem.goal.effort * len(part.tasks)
+        options: dict[str, Any] = {}
+        if self._log_dir is not None:
+            options["watch"] = RoundSummaries(self._log_dir, name)
         return Search(
             problem,
             lambda: self._network(problem, part),
@@ -93,7 +96,7 @@ class Searches:
             Checkpoints(folder, {**self._known, "start": digest(part)}, RoundCheck(marks)),
             functools.partial(self._show, label),
             inherited,
-            **({} if self._log_dir is None else {"watch": RoundSummaries(self._log_dir, name)}),
+            **options,
         )
 
     def _inherited(self, part: ArmPart) -> list[Round]:

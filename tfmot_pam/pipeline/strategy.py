@@ -20,6 +20,7 @@ import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from tfmot_pam.graph.network import MaybeNone
 from tfmot_pam.pipeline.result import Round
 
 # The largest loss in units of its tolerance, and the share that a path removes below it.
@@ -77,13 +78,13 @@ class Action:
 
     Args:
         stage: `start`, `warm`, `cut`, `tail`, `trim` or `retry`.
-        parent: The number of the round whose network is taken.
+        parent: The number of the round whose network is taken, None of a start.
         epochs: Epochs of training; of a start those that its networks have had.
         fraction: Share of the expected cost that is removed first.
     """
 
     stage: str
-    parent: int | None
+    parent: int | MaybeNone
     epochs: int
     fraction: float = 0.0
 

@@ -23,13 +23,14 @@ class RoundSummaries:
     """
 
     def __init__(self, log_dir: str | os.PathLike[str], label: str):
-        self._folder, self._writer = pathlib.Path(log_dir) / label, None
+        self._folder = pathlib.Path(log_dir) / label
+        self._writer: Any = None
 
     def __call__(self, row: Round) -> None:
         import tensorflow as tf
 
         if self._writer is None:
-            self._writer: Any = tf.summary.create_file_writer(str(self._folder))
+            self._writer = tf.summary.create_file_writer(str(self._folder))
         values = {"share": row.share, "accepted": float(row.accepted), "used": row.ratio}
         values |= {f"accuracy/{mark}": value for mark, value in row.accuracy.items()}
         values |= {f"lost/{mark}": value for mark, value in row.lost.items()}

@@ -16,6 +16,7 @@ import pathlib
 import pickle
 import tempfile
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -127,7 +128,7 @@ def _go_on(folder: str, job: Job, threads: int, shown: pathlib.Path) -> None:
             file.write(json.dumps([job.label, done, state, line]) + "\n")
 
     problem = _read(pathlib.Path(folder)).only(job.tasks)
-    options = {}
+    options: dict[str, Any] = {}
     if job.log_dir is not None:
         options["watch"] = RoundSummaries(job.log_dir, folder_name(job.label))
     search = Search(problem, None, job.allotment, job.checkpoints, show, **options)

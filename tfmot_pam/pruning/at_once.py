@@ -79,10 +79,10 @@ def choose(
         counted, full, inputs=inputs, usage=settings.usage, seed=settings.seed, **evidence
     )
     rated, budget = score(settings.importance, seen), settings.budget(prunable)
-    if not find_importance(settings.importance).refits:
+    if inputs is None or not find_importance(settings.importance).refits:
         return prunable, budget.choose(full, rated, 1.0 - fraction)
     part = _compared(counted.network, inputs)
-    wanted, known = answers(prunable.network, part), {}
+    wanted, known = answers(prunable.network, part), dict[tuple[int, str], Any]()
     weights = head_weights(prunable.network, seen.task_weights)
 
     def tried(keep: np.ndarray) -> tuple[float, PrunableChannels, np.ndarray]:
@@ -122,11 +122,15 @@ def _largest_saving(prunable: PrunableChannels, budget: Budget, keep: np.ndarray
         alone[group.slice] = keep[group.slice]
         if not alone.all():
             shares[group] = budget.share(alone)
-    return min(shares, key=shares.get, default=None)
+    return min(shares, key=shares.__getitem__, default=None)
 
 
 def _refitted(
-    prunable: PrunableChannels, keep, inputs, seed: int, known: Known | None = None
+    prunable: PrunableChannels,
+    keep: np.ndarray,
+    inputs: Inputs,
+    seed: int,
+    known: Known | None = None,
 ) -> PrunableChannels:
     network = refitted(prunable.graph, prunable.in_graph(keep), inputs, seed, known)
     return dataclasses.replace(prunable, graph=prunable.graph.of(network))

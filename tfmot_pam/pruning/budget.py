@@ -8,6 +8,7 @@ saving, over the whole network or within each group.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -17,7 +18,7 @@ import numpy as np
 from tfmot_pam.graph.network import Tensor, iterate_tensors
 from tfmot_pam.graph.time_model import CallCost, call_time, checked_cost
 from tfmot_pam.pruning.channels import PrunableChannels
-from tfmot_pam.pruning.costs import WidthCosts, combination_weights, node_weights
+from tfmot_pam.pruning.costs import Usage, WidthCosts, combination_weights, node_weights
 from tfmot_pam.pruning.time_costs import TimeCosts
 
 Scope = Literal["global", "per-layer"]
@@ -65,7 +66,7 @@ class Limits:
     width_multiple: int = 1
 
 
-def _channels(prunable: PrunableChannels, costs: WidthCosts, usage) -> list[Measure]:
+def _channels(prunable: PrunableChannels, costs: WidthCosts, usage: Usage) -> list[Measure]:
     weights = node_weights(prunable, usage)
     return [
         Measure(
@@ -77,7 +78,7 @@ def _channels(prunable: PrunableChannels, costs: WidthCosts, usage) -> list[Meas
     ]
 
 
-def _macs(prunable: PrunableChannels, costs: WidthCosts, usage) -> list[Measure]:
+def _macs(prunable: PrunableChannels, costs: WidthCosts, usage: Usage) -> list[Measure]:
     weights = node_weights(prunable, usage)
     return [
         Measure(
@@ -88,11 +89,13 @@ def _macs(prunable: PrunableChannels, costs: WidthCosts, usage) -> list[Measure]
     ]
 
 
-def _latency(prunable: PrunableChannels, costs: WidthCosts, usage) -> list[Measure]:
+def _latency(prunable: PrunableChannels, costs: WidthCosts, usage: Usage) -> list[Measure]:
     return _by_calls("estimated time", prunable, usage, call_time)
 
 
-def _by_calls(name: str, prunable: PrunableChannels, usage, call_cost: CallCost) -> list[Measure]:
+def _by_calls(
+    name: str, prunable: PrunableChannels, usage: Usage, call_cost: CallCost
+) -> list[Measure]:
     weights, times = node_weights(prunable, usage), TimeCosts(prunable, call_cost)
     return [
         Measure(
@@ -103,7 +106,7 @@ def _by_calls(name: str, prunable: PrunableChannels, usage, call_cost: CallCost)
     ]
 
 
-def _parameters(prunable: PrunableChannels, costs: WidthCosts, usage) -> list[Measure]:
+def _parameters(prunable: PrunableChannels, costs: WidthCosts, usage: Usage) -> list[Measure]:
     return [Measure("parameters", costs.parameters, costs.marginal_parameters)]
 
 
@@ -113,7 +116,7 @@ MEASURES: Mapping[str, Callable[..., list[Measure]]] = MappingProxyType(
 
 
 def find_measures(
-    measure: Any, prunable: PrunableChannels, costs: WidthCosts, usage
+    measure: Any, prunable: PrunableChannels, costs: WidthCosts, usage: Usage
 ) -> list[Measure]:
     """The measures that a name of `MEASURES`, a function or some combinations mean.
 
@@ -137,8 +140,8 @@ def find_measures(
         found.append(
             Measure(
                 f"MACs of {'+'.join(combination)}",
-                lambda keep, weights=weights: costs.macs(keep, weights),
-                lambda keep, weights=weights: costs.marginal_macs(keep, weights),
+                functools.partial(costs.macs, weights=weights),
+                functools.partial(costs.marginal_macs, weights=weights),
             )
         )
     return found
@@ -200,7 +203,9 @@ class Budget:
             chosen = self._fill(keep, importance, share, leap)
         return self._rounded(keep, chosen, importance)
 
-    def _fill(self, keep, importance, share: float, leap: bool = True) -> np.ndarray:
+    def _fill(
+        self, keep: np.ndarray, importance: np.ndarray, share: float, leap: bool = True
+    ) -> np.ndarray:
         before, keep = keep, keep.copy()
         most = max(_LEAP * (self.share(keep) - share), _SMALLEST_LEAP) if leap else 0.0
         while self.share(keep) > share:
@@ -215,7 +220,9 @@ class Budget:
             keep = drop_unread(self._prunable, keep)
         return self._given_back(keep, np.flatnonzero(before & ~keep), importance, share)
 
-    def _given_back(self, keep, gone: np.ndarray, importance, share: float) -> np.ndarray:
+    def _given_back(
+        self, keep: np.ndarray, gone: np.ndarray, importance: np.ndarray, share: float
+    ) -> np.ndarray:
         """Takes the most important channels back where a large one saved more than was needed."""
         for channel in gone[np.argsort(-importance[gone], kind="stable")][:_GIVEN_BACK].tolist():
             if share - self.share(keep) < _SMALLEST_ROOM:
@@ -251,7 +258,7 @@ class Budget:
             needed += lacks
         return saving, price, needed
 
-    def _pass(self, keep, order, saving, needed) -> int:
+    def _pass(self, keep: np.ndarray, order: np.ndarray, saving: np.ndarray, needed: float) -> int:
         """Removes channels in `order` from `keep`, in place; returns how many."""
         removed, saved = 0, 0.0
         most = max(1, int(_PASS * len(order)))
@@ -267,7 +274,9 @@ class Budget:
             saved += saving[channel]
         return removed
 
-    def _choose_per_layer(self, keep, importance, share) -> np.ndarray:
+    def _choose_per_layer(
+        self, keep: np.ndarray, importance: np.ndarray, share: float
+    ) -> np.ndarray:
         low, high, best = 0.0, 1.0, keep
         for _ in range(_BISECTIONS):
             fraction = (low + high) / 2
@@ -280,7 +289,7 @@ class Budget:
             return self._by_fraction(keep, importance, 1.0)
         return best
 
-    def _by_fraction(self, keep, importance, fraction) -> np.ndarray:
+    def _by_fraction(self, keep: np.ndarray, importance: np.ndarray, fraction: float) -> np.ndarray:
         keep = keep.copy()
         for group in self._prunable.groups:
             live = group.start + np.flatnonzero(keep[group.slice])
@@ -295,7 +304,9 @@ class Budget:
                     excess -= 1
         return drop_unread(self._prunable, keep)
 
-    def _rounded(self, before, chosen, importance) -> np.ndarray:
+    def _rounded(
+        self, before: np.ndarray, chosen: np.ndarray, importance: np.ndarray
+    ) -> np.ndarray:
         """Takes back the best of what was removed just now, up to a multiple of the width."""
         multiple = self._limits.width_multiple
         if multiple <= 1:

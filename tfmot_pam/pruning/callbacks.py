@@ -55,10 +55,9 @@ class UpdatePruningStep(keras.callbacks.Callback):
         super().__init__()
         self.step = step
         self._observe_until = -1
-        self._pruner: Pruner | None = None
         self._observing: bool | None = None
 
-    def on_train_begin(self, logs=None) -> None:
+    def on_train_begin(self, logs: Any = None) -> None:
         if not isinstance(self.model, GatedModel):
             raise ValueError(
                 "UpdatePruningStep() follows the schedule of a model from prune_channels(). "
@@ -67,7 +66,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
             )
         self._pruner, self._observing = Pruner(self.model), None
 
-    def on_train_batch_begin(self, batch, logs=None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         settings = self._pruner.settings
         if settings.schedule is None or not find_importance(settings.importance).gradients:
             return
@@ -83,7 +82,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
             self._observing = observing
             self.model.gates.observing.assign(float(observing))
 
-    def on_train_batch_end(self, batch, logs=None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # With JAX asking for the model copies the state of the training into it.
         if not self._pruner.knows_losses:
             self._pruner.note_losses(self.model, logs or {})
@@ -114,10 +113,8 @@ class PruningSummaries(keras.callbacks.Callback):
     def __init__(self, log_dir: str | os.PathLike[str]):
         super().__init__()
         self._log_dir = os.fspath(log_dir)
-        self._writer: Any = None
-        self._prunable: PrunableChannels | None = None
 
-    def on_train_begin(self, logs=None) -> None:
+    def on_train_begin(self, logs: Any = None) -> None:
         import tensorflow as tf
 
         if not isinstance(self.model, GatedModel):
@@ -130,20 +127,22 @@ class PruningSummaries(keras.callbacks.Callback):
         self._costs = WidthCosts(self.model.gates.settings.sized(self._prunable))
         self._writer = tf.summary.create_file_writer(self._log_dir)
 
-    def on_epoch_end(self, epoch, logs=None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         keep = keras.ops.convert_to_numpy(self.model.gates.mask) > 0
         found = scalars(self._prunable, self._costs, keep)
         write_scalars(
             self._writer, {f"pruning/{name}": value for name, value in found.items()}, epoch
         )
 
-    def on_train_end(self, logs=None) -> None:
+    def on_train_end(self, logs: Any = None) -> None:
         self._writer.close()
 
 
 def scalars(prunable: PrunableChannels, costs: WidthCosts, keep: np.ndarray) -> dict[str, float]:
     """Channels left by group and multiply-accumulates by combination."""
-    found = {f"channels/{group.name}": int(keep[group.slice].sum()) for group in prunable.groups}
+    found: dict[str, float] = {
+        f"channels/{group.name}": int(keep[group.slice].sum()) for group in prunable.groups
+    }
     for combination in all_combinations(prunable.tasks):
         weights = combination_weights(prunable, combination)
         found[f"macs/{'+'.join(combination)}"] = costs.macs(keep, weights)

@@ -83,7 +83,7 @@ class PrunableChannels:
         """
         place = np.full(len(self.graph.space_of), -1)
         place[self.numbers] = np.arange(len(self.numbers))
-        found = {}
+        found: dict[Tensor, np.ndarray] = {}
         for node in self.network.nodes:
             if self.graph.roles[node.name] == "mixing":
                 positions = place[self.graph.labels[node.inputs[0]]]

@@ -92,7 +92,7 @@ class WidthCosts:
         """What removing each channel saves in weights, `[channels]`."""
         return self._marginal("parameters", keep, None)
 
-    def _total(self, kind: str, keep: np.ndarray, weights) -> float:
+    def _total(self, kind: str, keep: np.ndarray, weights: Mapping[str, float] | None) -> float:
         inside = self._prunable.in_graph(keep)
         return math.fsum(
             getattr(node, kind)(int(inside[node.rows].sum()), int(inside[node.columns].sum()))
@@ -100,7 +100,9 @@ class WidthCosts:
             for node in self._nodes
         )
 
-    def _marginal(self, kind: str, keep: np.ndarray, weights) -> np.ndarray:
+    def _marginal(
+        self, kind: str, keep: np.ndarray, weights: Mapping[str, float] | None
+    ) -> np.ndarray:
         inside = self._prunable.in_graph(keep)
         saved = np.zeros(len(inside))
         for node in self._nodes:

@@ -28,7 +28,7 @@ class GatedModel(keras.Model):
         """The layer that holds the gates."""
         return next(layer for layer in self.layers if isinstance(layer, ChannelGates))
 
-    def fit(self, *args, **kwargs) -> Any:
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.fit`, with `UpdatePruningStep()` among the callbacks.
 
         Raises:
@@ -49,14 +49,14 @@ class GatedModel(keras.Model):
             )
         return super().fit(*args, **kwargs)
 
-    def train_step(self, *arguments) -> Any:
+    def train_step(self, *arguments: Any) -> Any:
         # The data; with JAX the state of the model and the data.
         result = super().train_step(*arguments)
         if find_importance(self.gates.settings.importance).gradients:
             return backends.current().after_step(self, result, *arguments)
         return result
 
-    def losses_apart(self, data) -> list[Any]:
+    def losses_apart(self, data: Any) -> list[Any]:
         """For each task a loss of a batch that has the gradient of this task alone."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self(x, training=False)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfmot_pam.graph.channels import ChannelGraph, rule_of
+from tfmot_pam.graph.channels import ChannelGraph, known_rule
 from tfmot_pam.graph.following import follow_channels
 from tfmot_pam.graph.network import Layer, Network, Node, Tensor, map_tensors, unique_name
 from tfmot_pam.graph.task_sets import tasks_of_nodes
@@ -47,18 +47,20 @@ class ChannelGates(keras.layers.Layer):
         tasks: Sequence[str],
         settings: PruningSettings | Mapping[str, Any],
         stochastic: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if isinstance(settings, Mapping):
-            settings = keras.saving.deserialize_keras_object(settings)
+        self.settings: PruningSettings = (
+            keras.saving.deserialize_keras_object(settings)
+            if isinstance(settings, Mapping)
+            else settings
+        )
         self.groups = [[name, list(of), start, stop] for name, of, start, stop in groups]
         self.places = {name: [int(p) for p in found] for name, found in places.items()}
         self.sizes = [float(size) for size in sizes]
         self.tasks = list(tasks)
-        self.settings = settings
         self.stochastic = stochastic
-        self.noise = keras.random.SeedGenerator(settings.seed)
+        self.noise = keras.random.SeedGenerator(self.settings.seed)
         self.supports_masking = True
 
     @property
@@ -66,8 +68,8 @@ class ChannelGates(keras.layers.Layer):
         """The number of prunable channels."""
         return self.groups[-1][3]
 
-    def build(self, input_shape=None) -> None:
-        def state(name, shape, initializer="zeros"):
+    def build(self, input_shape: Any = None) -> None:
+        def state(name: str, shape: tuple[int, ...], initializer: str = "zeros") -> Any:
             return self.add_weight(
                 shape=shape, initializer=initializer, trainable=False, name=name, dtype="float32"
             )
@@ -99,7 +101,7 @@ class ChannelGates(keras.layers.Layer):
                 dtype="float32",
             )
 
-    def call(self, inputs, place, training=None) -> Any:
+    def call(self, inputs: Any, place: str, training: bool | None = None) -> Any:
         index = np.array(self.places[place])
         gates = ops.convert_to_tensor(self.mask)
         if self.stochastic:
@@ -128,7 +130,7 @@ class ChannelGates(keras.layers.Layer):
         ratio = ops.square(self.mean) * ops.exp(-self.log_variance)
         return 0.5 * ops.sum(ops.convert_to_tensor(sizes, "float32") * self.mask * ops.log1p(ratio))
 
-    def compute_output_spec(self, inputs, place, training=None) -> Any:
+    def compute_output_spec(self, inputs: Any, place: str, training: bool | None = None) -> Any:
         return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -158,7 +160,8 @@ def insert_gates(
     """
     network, places = prunable.network, prunable.reading_places()
     layer = _gates_layer(prunable, settings, stochastic, places)
-    nodes, gated = [], {}
+    nodes: list[Node] = []
+    gated: dict[Tensor, Tensor] = {}
     for node in network.nodes:
         if prunable.graph.roles[node.name] == "mixing":
             node = dataclasses.replace(
@@ -182,7 +185,12 @@ def insert_gates(
     return network.replace(layers=layers, nodes=tuple(nodes))
 
 
-def _gates_layer(prunable, settings, stochastic, places) -> Layer:
+def _gates_layer(
+    prunable: PrunableChannels,
+    settings: PruningSettings,
+    stochastic: bool,
+    places: Mapping[Tensor, np.ndarray],
+) -> Layer:
     sizes, network = np.ones(len(prunable.groups)), settings.sized(prunable).network
     for tensor, positions in places.items():
         area = int(np.prod([size or 1 for size in network.shape(tensor)[1:-1]]))
@@ -235,7 +243,7 @@ class Ungated:
 
     def prunable(self) -> PrunableChannels:
         """The network's prunable channels, numbered like the gates."""
-        groups = tuple(Group(name, tuple(of), *ends) for name, of, *ends in self.groups)
+        groups = tuple(Group(name, tuple(of), a, b) for name, of, a, b in self.groups)
         nodes = tasks_of_nodes(self.graph.network)
         tasks = tuple(self.gates.config["tasks"])
         return PrunableChannels(self.graph, tasks, groups, self.numbers, {}, nodes)
@@ -250,8 +258,16 @@ def remove_gates(network: Network) -> Ungated:
 
     Args:
         network: A gated network.
+
+    Raises:
+        ValueError: it has no gates.
     """
     gates = gates_of(network)
+    if gates is None:
+        raise ValueError(
+            f"The model '{network.name}' has no gates. Expected a model from prune_channels(). "
+            "TFMOT's own wrappers are taken off by TFMOT's strip_pruning."
+        )
     aliases: dict[Tensor, Tensor] = {}
     positions: dict[Tensor, np.ndarray] = {}
     nodes = []
@@ -281,7 +297,9 @@ def remove_gates(network: Network) -> Ungated:
     return Ungated(graph, numbers, gates.weights["mask"] > 0, gates)
 
 
-def _folded(graph: ChannelGraph, positions, mean: np.ndarray) -> Network:
+def _folded(
+    graph: ChannelGraph, positions: Mapping[Tensor, np.ndarray], mean: np.ndarray
+) -> Network:
     """Multiplies the weights that read a gated tensor by the gates' means: exactly the same."""
     layers, done = dict(graph.network.layers), set()
     calls = graph.network.calls()
@@ -294,7 +312,7 @@ def _folded(graph: ChannelGraph, positions, mean: np.ndarray) -> Network:
         found = positions[node.inputs[0]]
         factors = np.where(found >= 0, mean[found], 1.0)
         call = graph.call(node, calls)
-        rule, layer = rule_of(call), layers[node.layer]
+        rule, layer = known_rule(call), layers[node.layer]
         weights = dict(layer.weights)
         for name, axes in rule.weights.items():
             if name in weights and axes.inputs is not None and not axes.later:

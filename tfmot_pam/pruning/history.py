@@ -57,7 +57,7 @@ class PruningHistory:
     widths: Mapping[str, int]
     removed: Mapping[str, tuple[int, ...]]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         fits = isinstance(self.widths, Mapping) and isinstance(self.removed, Mapping)
         whole = fits and all(
             isinstance(count, numbers.Integral)
@@ -94,7 +94,7 @@ class PruningHistory:
         return json.dumps(content, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> PruningHistory:
+    def from_json(cls, text: str | bytes) -> PruningHistory:
         """Reads what `to_json` wrote.
 
         Raises:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tfmot_pam.graph.channels import rule_of
-from tfmot_pam.graph.network import Tensor
+from tfmot_pam.graph.channels import known_rule
+from tfmot_pam.graph.heads import Inputs
+from tfmot_pam.graph.network import MaybeNone, Tensor
 from tfmot_pam.pruning import pagcp, reconstruction
 from tfmot_pam.pruning.channels import PrunableChannels
 
@@ -41,12 +42,12 @@ class Evidence:
 
     prunable: PrunableChannels
     keep: np.ndarray
-    squared_gradients: np.ndarray | None = None
-    mean_gradient: np.ndarray | None = None
-    starting_losses: np.ndarray | None = None
-    gate_mean: np.ndarray | None = None
-    gate_log_variance: np.ndarray | None = None
-    inputs: np.ndarray | None = None
+    squared_gradients: np.ndarray | MaybeNone = None
+    mean_gradient: np.ndarray | MaybeNone = None
+    starting_losses: np.ndarray | MaybeNone = None
+    gate_mean: np.ndarray | MaybeNone = None
+    gate_log_variance: np.ndarray | MaybeNone = None
+    inputs: Inputs | MaybeNone = None
     usage: Mapping[tuple[str, ...], float] | None = None
     task_weights: Mapping[str, float] | None = None
     room: float = 0.0
@@ -105,7 +106,7 @@ def _magnitude_l1(evidence: Evidence) -> np.ndarray:
     return _filter_norms(evidence, lambda rows: np.mean(np.abs(rows), axis=1))
 
 
-def _filter_norms(evidence: Evidence, norm) -> np.ndarray:
+def _filter_norms(evidence: Evidence, norm: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Mean norm of the filters that write each channel, relative to their layer's mean."""
     graph = evidence.prunable.graph
     total, count = np.zeros(len(graph.space_of)), np.zeros(len(graph.space_of))
@@ -114,7 +115,7 @@ def _filter_norms(evidence: Evidence, norm) -> np.ndarray:
         if graph.roles[node.name] != "mixing":
             continue
         call = graph.call(node, calls)
-        rule = rule_of(call)
+        rule = known_rule(call)
         for name, weight in call.layer.weights.items():
             axes = rule.weights.get(name)
             if weight.ndim < 2 or axes is None or axes.outputs is None:

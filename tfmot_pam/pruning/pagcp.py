@@ -11,6 +11,8 @@ layer's ratio. Rated here from the unpruned network for every layer, not one aft
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import keras
 import numpy as np
 
@@ -27,7 +29,7 @@ _SAMPLES = 256
 _STEPS = 8
 
 
-def rate(prunable: PrunableChannels, strength: np.ndarray, x: np.ndarray) -> np.ndarray:
+def rate(prunable: PrunableChannels, strength: np.ndarray, x: Inputs) -> np.ndarray:
     """Rates every prunable channel by the measured loss of the tasks.
 
     Args:
@@ -64,7 +66,7 @@ def _outputs(model: keras.Model, x: Inputs) -> list[np.ndarray]:
     return keras.tree.flatten(predicted(model, x, batch_size=64))
 
 
-def _steps(order: np.ndarray):
+def _steps(order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """All channels gone after each step, and those that it takes."""
     done = 0
     for end in np.unique(np.ceil(np.linspace(0, len(order), _STEPS + 1)[1:]).astype(int)).tolist():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -25,11 +25,12 @@ from tfmot_pam.graph.surgery import remove_channels
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
 from tfmot_pam.graph.usage import check_usage
 from tfmot_pam.pruning.at_once import check_reachable, choose
+from tfmot_pam.pruning.budget import Scope
 from tfmot_pam.pruning.channels import PrunableChannels, find_prunable
 from tfmot_pam.pruning.gated_model import GatedModel
 from tfmot_pam.pruning.gates import gates_of, insert_gates, remove_gates
 from tfmot_pam.pruning.history import record
-from tfmot_pam.pruning.importance import IMPORTANCES, find_importance
+from tfmot_pam.pruning.importance import IMPORTANCES, Importance, find_importance
 from tfmot_pam.pruning.schedules import ask, final_fraction
 from tfmot_pam.pruning.settings import PruningSettings
 
@@ -45,8 +46,8 @@ def prune_channels(
     *,
     data: Any = None,
     measure: Any = "channels",
-    usage: Mapping[Sequence[str], float] | None = None,
-    scope: str = "global",
+    usage: Mapping[Any, float] | None = None,
+    scope: Scope = "global",
     min_channels: int = 1,
     width_multiple: int = 1,
     pruning_policy: Any = None,
@@ -135,11 +136,11 @@ def prune_channels(
     prunable = find_prunable(network, pruning_policy)
     if usage is not None:
         usage = check_usage(usage, prunable.tasks)
-    at_once = isinstance(pruning_schedule, numbers.Real)
     wanted = _wanted(pruning_schedule, importance, kind)
+    schedule = pruning_schedule if callable(pruning_schedule) else None
     inputs = _inputs(network, data, importance, kind, seed)
     settings = PruningSettings(
-        schedule=None if at_once else pruning_schedule,
+        schedule=schedule,
         importance=importance,
         measure=measure,
         usage=usage,
@@ -155,7 +156,7 @@ def prune_channels(
     if measure not in ("channels", "parameters"):
         warn_of_uncounted(settings.sized(prunable).network)
     check_reachable(prunable, settings, wanted)
-    if not at_once:
+    if wanted is None or schedule is not None:
         return gated_model(prunable, settings)
     prunable, keep = choose(prunable, settings, wanted, inputs)
     gated = emit(insert_gates(prunable, settings), cls=GatedModel)
@@ -198,13 +199,7 @@ def strip_pruning(model: keras.Model, data: Any = None) -> keras.Model:
     {'hidden': 8}
     """
     check_model(model, "`model`")
-    network = read(model)
-    if gates_of(network) is None:
-        raise ValueError(
-            f"The model '{model.name}' has no gates. Expected a model from prune_channels(). "
-            "TFMOT's own wrappers are taken off by TFMOT's strip_pruning."
-        )
-    ungated = remove_gates(network)
+    ungated = remove_gates(read(model))
     network = attention_together(remove_channels(ungated.graph, ungated.keep).network)
     if data is not None:
         network = reestimated(network, calibration_inputs(network, data))
@@ -223,7 +218,9 @@ def _check_not_gated(network: Network) -> None:
         )
 
 
-def _check_options(scope, min_channels, width_multiple, observations, kl_weight) -> None:
+def _check_options(
+    scope: Any, min_channels: Any, width_multiple: Any, observations: Any, kl_weight: Any
+) -> None:
     if scope not in _SCOPES:
         raise ValueError(f"Unknown `scope`: {scope!r}. Expected one of {_SCOPES}. Choose one.")
     counts = {
@@ -236,7 +233,7 @@ def _check_options(scope, min_channels, width_multiple, observations, kl_weight)
             raise ValueError(
                 f"`{name}` must be a whole number of at least 1. Received: {value!r}. Use 1."
             )
-    if not isinstance(kl_weight, numbers.Real) or not kl_weight >= 0:
+    if not isinstance(kl_weight, numbers.Real) or not float(kl_weight) >= 0:
         raise ValueError(f"`kl_weight` must be 0 or more. Received: {kl_weight!r}. Use 1e-5.")
 
 
@@ -249,7 +246,7 @@ def _check_policy(policy: Any) -> None:
         )
 
 
-def _wanted(pruning_schedule: Any, importance: Any, kind) -> float | None:
+def _wanted(pruning_schedule: Any, importance: Any, kind: Importance) -> float | None:
     """The fraction to be removed in the end, None where only the schedule knows."""
     if not isinstance(pruning_schedule, numbers.Real):
         if not callable(pruning_schedule):
@@ -266,7 +263,7 @@ def _wanted(pruning_schedule: Any, importance: Any, kind) -> float | None:
             )
         ask(pruning_schedule, 0)
         return final_fraction(pruning_schedule)
-    if not 0 < pruning_schedule < 1:
+    if not 0 < float(pruning_schedule) < 1:
         raise ValueError(
             f"Received pruning_schedule={pruning_schedule!r}. Expected a fraction above 0 and "
             "below 1 to remove at once, or a TFMOT PruningSchedule. Choose one."
@@ -280,7 +277,9 @@ def _wanted(pruning_schedule: Any, importance: Any, kind) -> float | None:
     return float(pruning_schedule)
 
 
-def _inputs(network: Network, data: Any, importance: Any, kind, seed: int) -> Inputs | None:
+def _inputs(
+    network: Network, data: Any, importance: Any, kind: Importance, seed: int
+) -> Inputs | None:
     if not kind.inputs:
         return None
     if data is None:
@@ -295,8 +294,9 @@ def _input_shape(wanted: InputShape | None, inputs: Inputs | None) -> InputShape
     """The size at which a model is counted: what is told, or that of the data."""
     if inputs is None or isinstance(wanted, Mapping):
         return wanted
-    if isinstance(inputs, Mapping) and wanted is None:
-        return {name: array.shape[1:] for name, array in inputs.items()}
+    if isinstance(inputs, Mapping):
+        own = {name: array.shape[1:] for name, array in inputs.items()}
+        return own if wanted is None else wanted
     if wanted is None or tuple(wanted) == inputs.shape[1:]:
         return inputs.shape[1:]
     raise ValueError(

@@ -103,19 +103,27 @@ def _of_room(prunable: PrunableChannels, rated: np.ndarray, room: float) -> np.n
     return room * float(rated[finite].sum()) / max(groups, 1) / widths
 
 
-def _readers(prunable: PrunableChannels, x: Inputs, rng) -> list[_Reader]:
+def _readers(prunable: PrunableChannels, x: Inputs, rng: np.random.Generator) -> list[_Reader]:
     places, network = prunable.reading_places(), prunable.network
     running, found = Stepper(network, x), []
     for node in network.nodes:
         layer = network.layer_of(node)
         gated = prunable.graph.roles[node.name] == "mixing" and node.inputs[0] in places
-        if gated and linear.linear_form(layer) is not None:
-            found.append(_observe(running, node, layer, places[node.inputs[0]], rng))
+        form = linear.linear_form(layer) if gated else None
+        if form is not None:
+            found.append(_observe(running, form, node, layer, places[node.inputs[0]], rng))
     return found
 
 
-def _observe(running: Stepper, node: Node, layer: Layer, positions, rng) -> _Reader:
-    form, shape = linear.linear_form(layer), running.shape(node.name)
+def _observe(
+    running: Stepper,
+    form: linear.LinearForm,
+    node: Node,
+    layer: Layer,
+    positions: np.ndarray,
+    rng: np.random.Generator,
+) -> _Reader:
+    shape = running.shape(node.name)
     where = linear.sample_places(shape[0], form.grid(layer, shape), _PLACES, rng)
     read = Sampled(running, node.name, where).read(form, layer)
     features, targets = form.features(layer, read), linear.pre_activation(form, layer, read)

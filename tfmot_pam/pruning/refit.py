@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 
 from tfmot_pam.closed_form.compensate import Compensation, Known, compensate
-from tfmot_pam.graph.channels import ChannelGraph, rule_of
+from tfmot_pam.graph.channels import ChannelGraph, known_rule
+from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.slicing import scatter_weights
 from tfmot_pam.graph.surgery import remove_channels
@@ -16,7 +17,7 @@ from tfmot_pam.graph.surgery import remove_channels
 def refitted(
     graph: ChannelGraph,
     keep: np.ndarray,
-    x: np.ndarray,
+    x: Inputs,
     seed: int = 0,
     known: Known | None = None,
 ) -> Network:
@@ -39,9 +40,12 @@ def refitted(
     fitted = compensate(cut.network, cut.origins, [network], x, how, known=known)
     layers = dict(network.layers)
     for name, origin in cut.origins.items():
+        (source,) = origin.nodes
+        if source is None:
+            continue
         found = fitted.layer_of(fitted.node(name))
-        call = graph.call(network.node(origin.nodes[0]), calls)
-        weights = scatter_weights(rule_of(call), call, origin.rows, origin.columns, found.weights)
+        call, rows, columns = graph.call(network.node(source), calls), origin.rows, origin.columns
+        weights = scatter_weights(known_rule(call), call, rows, columns, found.weights)
         config = dict(call.layer.config)
         if "bias" in found.weights and "bias" not in call.layer.weights:
             config["use_bias"] = True

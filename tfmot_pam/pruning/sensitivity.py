@@ -11,7 +11,8 @@ of a layer's error: K-FAC's output factor (Martens and Grosse, ICML 2015, sectio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -123,9 +124,7 @@ def pre_activations_apart(network: Network, nodes: Sequence[str]) -> Network:
     moved: dict[Tensor, Tensor] = {}
     taken = {*network.layers, *network.nodes_by_name}
 
-    def current(tensor: Tensor) -> Tensor:
-        return moved.get(tensor, tensor)
-
+    current = functools.partial(_current, moved)
     for node in network.nodes:
         args, kwargs = map_tensors((node.args, dict(node.kwargs)), current)
         name = unique_name(f"{node.name}_behind", taken)
@@ -136,27 +135,32 @@ def pre_activations_apart(network: Network, nodes: Sequence[str]) -> Network:
         taken.add(name)
         layers[node.layer], layers[name] = parts
         first, shapes = Tensor(node.name), node.shapes
-        if linear_form(network.layer_of(node)).whole:
+        form = linear_form(network.layer_of(node))
+        if form is not None and form.whole:
             # The second part takes what else the layer is given, such as a mask or a state.
             read, width = args[0], parts[0].config["units"]
             shapes = ((*network.shape(node.inputs[0])[:-1], width),)
-            behind = map_tensors(
-                (args, kwargs), lambda t, read=read, z=first: z if t == read else t
-            )
+            now = {read: first}
+            behind, options = map_tensors((args, kwargs), functools.partial(_current, now))
             args, kwargs = (read,), {}
         else:
-            behind = (first,), {}
+            behind, options = (first,), {}
         result.append(Node(node.name, node.layer, args, kwargs, shapes))
-        result.append(Node(name, name, *behind, node.shapes))
+        result.append(Node(name, name, behind, options, node.shapes))
         moved |= {tensor: Tensor(name, tensor.index) for tensor in node.outputs}
     outputs = map_tensors(network.outputs, current)
     return network.replace(layers=layers, nodes=tuple(result), outputs=outputs)
 
 
+def _current(moved: Mapping[Tensor, Tensor], tensor: Tensor) -> Tensor:
+    return moved.get(tensor, tensor)
+
+
 def _in_two(layer: Layer, name: str) -> tuple[Layer, Layer] | None:
     """A layer up to its pre-activations, and what comes behind; None where nothing does."""
-    if linear_form(layer).whole:
-        return projection_apart(layer, name)
+    form = linear_form(layer)
+    if form is not None and form.whole:
+        return projection_apart(form, layer, name)
     activation = layer.config.get("activation")
     if activation in (None, "linear"):
         return None

@@ -10,7 +10,7 @@ import keras
 
 from tfmot_pam.graph.sizes import InputShape, sized
 from tfmot_pam.graph.usage import usage_probabilities
-from tfmot_pam.pruning.budget import Budget, Limits, find_measures
+from tfmot_pam.pruning.budget import Budget, Limits, Scope, find_measures
 from tfmot_pam.pruning.channels import PrunableChannels
 from tfmot_pam.pruning.costs import WidthCosts
 from tfmot_pam.pruning.schedules import Ramp
@@ -44,7 +44,7 @@ class PruningSettings:
     importance: str | Callable[..., Any] = "taylor"
     measure: Any = "channels"
     usage: Mapping[tuple[str, ...], float] | None = None
-    scope: str = "global"
+    scope: Scope = "global"
     min_channels: int = 1
     width_multiple: int = 1
     observations: int = 10
@@ -106,7 +106,7 @@ class PruningSettings:
         return cls(**config)
 
 
-def _combinations(measure) -> list[tuple[str, ...]]:
+def _combinations(measure: Any) -> list[tuple[str, ...]]:
     return measure if isinstance(measure, list) else [measure]
 
 

@@ -104,6 +104,7 @@ def _colours() -> Sequence[str]:
 
 def _draw_costs(axes: Any, result: CompressionResult) -> None:
     rows = result.report.rows
+    bars: list[tuple[str, str, list[float]]]
     bars = [("result", SHARED_COLOUR, [row.macs for row in rows])]
     for arm in result.arms:
         if arm.name == _SEPARATE and arm is not result.best:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.network import Network, iterate_tensors
@@ -73,7 +74,12 @@ def drawn_layers(network: Network) -> tuple[DrawnLayer, ...]:
     return _with_heads(network, tasks, sources, drawn)
 
 
-def _with_heads(network, tasks, sources, drawn) -> tuple[DrawnLayer, ...]:
+def _with_heads(
+    network: Network,
+    tasks: Sequence[str],
+    sources: Mapping[str, Sequence[int]],
+    drawn: Sequence[DrawnLayer],
+) -> tuple[DrawnLayer, ...]:
     outputs = network.outputs
     by_task = outputs.values() if isinstance(outputs, dict) else [outputs]
     heads: dict[int, list[str]] = collections.defaultdict(list)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tfmot_pam.graph.channels import rule_of
-from tfmot_pam.graph.network import Layer, Network, Node, iterate_tensors, scope_name
+from tfmot_pam.graph.network import Network, Node, iterate_tensors, scope_name
 from tfmot_pam.graph.rules import call_of
 from tfmot_pam.graph.selection import sums_by_combination, task_names
 from tfmot_pam.graph.task_sets import tasks_of_layers
+
+TaskSet = tuple[str, ...]
 
 
 def trunk_groups(network: Network) -> dict[str, dict[tuple[str, ...], int]]:
@@ -32,15 +35,15 @@ def trunk_groups(network: Network) -> dict[str, dict[tuple[str, ...], int]]:
     found: dict[str, dict[tuple[str, ...], int]] = {}
     named: set[str] = set()
     inner: set[str] = set()
-    for layer, width in _mixing_layers(network):
-        base = _layer_name(layer)
-        if base != layer.name or len(layer.tasks) > 1 or len(tasks) == 1:
+    for name, own, width in _mixing_layers(network):
+        base = _layer_name(name, own)
+        if base != name or len(own) > 1 or len(tasks) == 1:
             named.add(base)
         # Where an output is read off the trunk, its layers write outputs but are shared.
-        if layer.name not in heads or len(layer.tasks) > 1:
+        if name not in heads or len(own) > 1:
             inner.add(base)
         channels = found.setdefault(base, {})
-        channels[layer.tasks] = channels.get(layer.tasks, 0) + width
+        channels[own] = channels.get(own, 0) + width
     return {
         name: _in_order(channels, tasks)
         for name, channels in found.items()
@@ -52,39 +55,41 @@ def count_groups(
     network: Network, layers: Mapping[str, Mapping[tuple[str, ...], int]]
 ) -> dict[tuple[str, ...], int]:
     """How many of the groups in `layers` every combination of tasks runs."""
-    masks, groups = tasks_of_layers(network), collections.Counter()
-    for layer, _ in _mixing_layers(network):
-        group = _layer_name(layer), layer.tasks
-        if layer.tasks in layers.get(group[0], {}):
-            groups[group] |= masks[layer.name]
+    masks = tasks_of_layers(network)
+    groups: dict[tuple[str, TaskSet], int] = collections.defaultdict(int)
+    for name, own, _ in _mixing_layers(network):
+        base = _layer_name(name, own)
+        if own in layers.get(base, {}):
+            groups[base, own] |= masks[name]
     counted = sums_by_combination(task_names(network), groups, dict.fromkeys(groups, 1))
     return {chosen: int(count) for chosen, count in counted.items()}
 
 
-def _mixing_layers(network: Network) -> list[tuple[Layer, int]]:
+def _mixing_layers(network: Network) -> list[tuple[str, TaskSet, int]]:
+    """Name, tasks and width of each layer that mixes channels and has a task set."""
     calls = network.calls()
-    found: dict[str, tuple[Layer, int]] = {}
+    found: dict[str, tuple[str, TaskSet, int]] = {}
     for node in network.nodes:
         layer = network.layer_of(node)
         if layer.tasks is None or layer.name in found:
             continue
         rule = rule_of(call_of(network, node, calls))
         if rule is not None and rule.role == "mixing":
-            found[layer.name] = (layer, node.shapes[0][-1])
+            found[layer.name] = (layer.name, layer.tasks, node.shapes[0][-1])
     return list(found.values())
 
 
-def _layer_name(layer: Layer) -> str:
+def _layer_name(name: str, tasks: TaskSet) -> str:
     """The name of the trunk layer that a group belongs to."""
-    suffixes = [scope_name("", *layer.tasks)]
-    if len(layer.tasks) > 1:
+    suffixes = [scope_name("", *tasks)]
+    if len(tasks) > 1:
         suffixes.append("_shared")
     for suffix in suffixes:
         # Where names of tasks make equal endings, the later groups have a number behind theirs.
-        found = re.fullmatch(rf"(.+){re.escape(suffix)}(_\d+)?", layer.name)
+        found = re.fullmatch(rf"(.+){re.escape(suffix)}(_\d+)?", name)
         if found:
             return found[1]
-    return layer.name
+    return name
 
 
 def _output_writers(network: Network) -> set[str]:
@@ -106,8 +111,8 @@ def _output_writers(network: Network) -> set[str]:
     return writers
 
 
-def _in_order(channels, tasks) -> dict[tuple[str, ...], int]:
-    def key(names):
+def _in_order(channels: Mapping[TaskSet, int], tasks: Sequence[str]) -> dict[TaskSet, int]:
+    def key(names: TaskSet) -> tuple[Any, ...]:
         places = [tasks.index(name) if name in tasks else len(tasks) for name in names]
         return -len(names), places, names
 

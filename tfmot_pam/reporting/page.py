@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from tfmot_pam.pipeline.result import CompressionResult
     from tfmot_pam.reporting.result import Report
 
-Files = Mapping[Sequence[str], str | os.PathLike[str]]
+Path = str | os.PathLike[str]
+Files = Mapping[Any, Path]  # by combination
 _LONGEST = 22  # letters of a name in a box
 
 
@@ -39,7 +40,7 @@ class Picture:
     svg: str
 
 
-def report_page(report: Report, path: str | os.PathLike[str], files: Files | None) -> str:
+def report_page(report: Report, path: Path, files: Files | None) -> str:
     """The page of a report."""
     text = "Channels by the tasks that need them, and multiply-accumulates of every combination."
     pictures = [
@@ -48,7 +49,7 @@ def report_page(report: Report, path: str | os.PathLike[str], files: Files | Non
     return _rendered(report, path, files, pictures, title="Combinations of tasks")
 
 
-def result_page(result: CompressionResult, path: str | os.PathLike[str], files) -> str:
+def result_page(result: CompressionResult, path: Path, files: Files | None) -> str:
     """The page of a compression."""
     pictures = [
         Picture(
@@ -92,7 +93,9 @@ def _arm(result: CompressionResult, arm: Any) -> dict[str, Any]:
     }
 
 
-def _rendered(report: Report, path, files: Files | None, pictures, **more: Any) -> str:
+def _rendered(
+    report: Report, path: Path, files: Files | None, pictures: Sequence[Picture], **more: Any
+) -> str:
     import jinja2
 
     template = importlib.resources.files("tfmot_pam.reporting").joinpath("page.html.jinja")
@@ -120,7 +123,7 @@ def _table(report: Report) -> dict[str, Any]:
     return {"titles": [title for title, _ in titles], "rows": rows}
 
 
-def _shipped(report: Report, path, files: Files | None) -> list[dict[str, Any]]:
+def _shipped(report: Report, path: Path, files: Files | None) -> list[dict[str, Any]]:
     """The files by combination, linked from where the page is."""
     from tfmot_pam.graph.selection import check_tasks
 

@@ -47,10 +47,9 @@ def check_suffix(figure: Any, path: str | os.PathLike[str]) -> None:
 def new_figure() -> Any:
     """An empty Matplotlib figure."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(layout="constrained", dpi=150)
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
-    return figure
+    return Figure(layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1), dpi=150)
 
 
 def build_figure(report: Report) -> Any:
@@ -86,7 +85,9 @@ def groups_figure(report: Report) -> Any:
 # --- groups -----------------------------------------------------------------------------------
 
 
-def _draw_groups(axes: Any, report: Report, styles: dict[str, tuple[str, str]], rows: float):
+def _draw_groups(
+    axes: Any, report: Report, styles: dict[str, tuple[str, str]], rows: float
+) -> None:
     for row, found in enumerate(report.groups.values()):
         by_label: Counter[str] = Counter()
         for tasks, channels in found.items():
@@ -100,7 +101,9 @@ def _draw_groups(axes: Any, report: Report, styles: dict[str, tuple[str, str]], 
     _finish(axes, "Channels of each layer by the tasks that need them", list(report.groups), rows)
 
 
-def _draw_share(axes: Any, row: int, start: float, share: float, text: str, style) -> None:
+def _draw_share(
+    axes: Any, row: int, start: float, share: float, text: str, style: tuple[str, str]
+) -> None:
     colour, hatch = style
     box = {"height": 0.78, "color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.6}
     axes.barh(row, share, left=start, **box)
@@ -160,7 +163,7 @@ def _draw_costs(axes: Any, report: Report, rows: float) -> None:
     macs = [row.macs for row in report.rows]
     _cost_bars(axes, [p - offset for p in places], macs, SHARED_COLOUR, "model")
     if compared:
-        originals = [row.original_macs for row in report.rows]
+        originals = [row.original_macs or 0 for row in report.rows]
         below = [p + offset for p in places]
         _cost_bars(axes, below, originals, ORIGINAL_COLOUR, "originals, run separately")
         below_last = {"bbox_to_anchor": (0, below[-1] + 0.5)}
@@ -172,12 +175,16 @@ def _draw_costs(axes: Any, report: Report, rows: float) -> None:
     _finish(axes, "MACs per run of each combination", names, rows, places)
 
 
-def _cost_bars(axes: Any, places: Iterable[float], values: list[int], colour: str, label: str):
+def _cost_bars(
+    axes: Any, places: Iterable[float], values: list[int], colour: str, label: str
+) -> None:
     bars = axes.barh(places, values, height=0.7, color=colour, label=label)
     axes.bar_label(bars, [human(value) for value in values], padding=3, fontsize=8)
 
 
-def _finish(axes: Any, title: str, names: list[str], rows: float, places=None) -> None:
+def _finish(
+    axes: Any, title: str, names: list[str], rows: float, places: list[float] | None = None
+) -> None:
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_yticks(range(len(names)) if places is None else places, names, fontsize=9)
     axes.set_ylim(rows - 0.4, -0.6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -167,7 +167,7 @@ def _check_not_given(**values: Any) -> None:
         raise ValueError(f"`data` measures what {given} say. Received both. Leave one of them out.")
 
 
-def _originals(originals, tasks) -> dict[str, keras.Model]:
+def _originals(originals: Any, tasks: TaskSet) -> dict[str, keras.Model]:
     if originals is None:
         return {}
     if isinstance(originals, Sequence) and not isinstance(originals, str):
@@ -190,7 +190,9 @@ def _originals(originals, tasks) -> dict[str, keras.Model]:
     return {task: originals[task] for task in tasks}
 
 
-def _original_costs(originals, input_shape) -> dict[str, NetworkCost]:
+def _original_costs(
+    originals: Mapping[str, keras.Model], input_shape: InputShape | None
+) -> dict[str, NetworkCost]:
     networks = {task: read_model(model) for task, model in originals.items()}
     return {
         task: network_cost(sized(network, input_shape, f"The original of {task!r}"))
@@ -210,7 +212,7 @@ def _sums(costs: Mapping[str, NetworkCost], chosen: TaskSet) -> dict[str, int]:
 # --- arguments in their several forms ---------------------------------------------------------
 
 
-def _listed(combinations, tasks) -> list[TaskSet]:
+def _listed(combinations: Any, tasks: TaskSet) -> list[TaskSet]:
     if isinstance(combinations, str) or not isinstance(combinations, Sequence):
         raise TypeError(
             "`combinations` must be a list of combinations. Received: "
@@ -237,7 +239,7 @@ def _combination(key: Any, tasks: TaskSet, what: str) -> TaskSet:
         raise ValueError(f"In `{what}`: {error}") from None
 
 
-def _by_combination(values, tasks, what) -> dict[TaskSet, Any]:
+def _by_combination(values: Any, tasks: TaskSet, what: str) -> dict[TaskSet, Any]:
     """Values by combination in model order, each checked to be a number of at least 0."""
     if values is None:
         return {}
@@ -251,7 +253,7 @@ def _by_combination(values, tasks, what) -> dict[TaskSet, Any]:
     return found
 
 
-def _by_task(values, tasks: TaskHeads, what, own) -> dict[str, float]:
+def _by_task(values: Any, tasks: TaskHeads, what: str, own: Collection[str]) -> dict[str, float]:
     """Values by task, or by head of tasks that have several, each checked."""
     if values is None:
         return {}
@@ -271,7 +273,9 @@ def _by_task(values, tasks: TaskHeads, what, own) -> dict[str, float]:
     return {mark: float(values[mark]) for mark in known if mark in values}
 
 
-def _accuracies(accuracy, tasks: TaskHeads, own) -> dict[TaskSet, dict[str, float]]:
+def _accuracies(
+    accuracy: Any, tasks: TaskHeads, own: Collection[str]
+) -> dict[TaskSet, dict[str, float]]:
     """Accuracy by combination and task, from either of the two forms."""
     if accuracy is None:
         return {}
@@ -312,7 +316,7 @@ def _number(value: Any, what: str, key: Any, upper: float) -> Any:
             f"`{what}` must hold numbers. Received: {value!r} of type {type(value).__name__} for "
             f"{key!r}. Convert it to a float."
         )
-    if not 0 <= value <= upper or math.isinf(value):
+    if not 0 <= float(value) <= upper or math.isinf(value):
         wanted = "at least 0" if math.isinf(upper) else "0 to 1; divide percentages by 100"
         raise ValueError(f"`{what}` has the value {value!r} for {key!r}. Expected {wanted}.")
     return int(value) if isinstance(value, numbers.Integral) else float(value)

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tfmot_pam.reporting.drawing import DrawnLayer
@@ -165,7 +165,7 @@ class Report:
         self,
         path: str | os.PathLike[str],
         *,
-        files: Mapping[Sequence[str], str | os.PathLike[str]] | None = None,
+        files: Mapping[Any, str | os.PathLike[str]] | None = None,
         overwrite: bool = False,
     ) -> None:
         """Writes one page that needs no network: tables, pictures, and the network as a graph.
@@ -229,7 +229,7 @@ def _sharing_note(report: Report) -> str | None:
     dearer = [row for row in report.rows if row.ratio is not None and row.ratio > 1]
     if not dearer:
         return None
-    worst = max(dearer, key=lambda row: row.ratio)
+    worst = max(dearer, key=lambda row: row.ratio or 0.0)
     return (
         f"{len(dearer)} of {len(report.rows)} combinations cost more than the original models run "
         f"separately ({' + '.join(worst.tasks)}: {worst.ratio:.2f} times as much): a shared group "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -53,8 +54,8 @@ def _table(report: Report) -> Any:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     shown = columns(report)
     for title, _ in shown:
-        side = "left" if title == "combination" else "right"
-        table.add_column(escape(title), justify=side, no_wrap=True)
+        left = title == "combination"
+        table.add_column(escape(title), justify="left" if left else "right", no_wrap=True)
     for row in report.rows:
         table.add_row(*(escape(cell(row)) for _, cell in shown))
     return table
@@ -68,8 +69,8 @@ def columns(report: Report) -> list[tuple[str, Callable[[ReportRow], str]]]:
     ]
     if any(row.ratio is not None for row in report.rows):
         found += [
-            ("originals", lambda row: human(row.original_macs)),
-            ("ratio", lambda row: f"{row.ratio:.2f}"),
+            ("originals", lambda row: _optional(row.original_macs, human)),
+            ("ratio", lambda row: _optional(row.ratio, lambda v: f"{v:.2f}")),
         ]
     found += [
         ("FLOPs", lambda row: human(row.flops)),
@@ -80,12 +81,8 @@ def columns(report: Report) -> list[tuple[str, Callable[[ReportRow], str]]]:
     for mark in _marks(report):
         title = report.metrics.get(mark)
         write = _percent if title is None else _value
-        found.append(
-            (
-                f"accuracy\n{mark}, %" if title is None else f"{title}\n{mark}",
-                lambda row, mark=mark, write=write: _accuracy(row, mark, write),
-            )
-        )
+        heading = f"accuracy\n{mark}, %" if title is None else f"{title}\n{mark}"
+        found.append((heading, functools.partial(_accuracy, mark=mark, write=write)))
     if any(row.latency_ms is not None for row in report.rows):
         found.append(("latency", lambda row: _optional(row.latency_ms, _milliseconds)))
     if any(row.file_bytes is not None for row in report.rows):

@@ -74,7 +74,7 @@ def cluster_weights(
     names = check_names(skip, copied)
     left_out: dict[str, str] = {}
 
-    def wrap(layer):
+    def wrap(layer: Any) -> Any:
         if not has_kernel(layer) or layer.name in names:
             return layer
         # TFMOT cannot find more clusters than a small kernel has values.

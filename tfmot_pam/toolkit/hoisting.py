@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from tfmot_pam.graph.network import (
     Layer,
@@ -64,7 +65,7 @@ def _rank(network: Network, node: Node) -> int:
 
 
 def _same(one: Layer, other: Layer) -> bool:
-    def options(layer):
+    def options(layer: Layer) -> dict[str, Any]:
         return {key: value for key, value in layer.config.items() if key != "name"}
 
     return one.cls is other.cls and options(one) == options(other)

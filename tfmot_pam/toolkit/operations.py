@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmot_pam.graph.network import Layer, Network, Node, Tensor
+from tfmot_pam.graph.network import Layer, MaybeNone, Network, Node, Shape, Tensor
 
 # What stands for an operation: a class of layers, its configuration and what it is called on.
 Written = tuple[type, Mapping[str, Any], Any]
@@ -65,31 +65,32 @@ class _Call:
         return value if isinstance(value, Tensor) and not others else None
 
     @property
-    def shape(self) -> tuple[int | None, ...]:
+    def shape(self) -> Shape | MaybeNone:
         return self.node.shapes[0]
 
-
-def _activation(name: str) -> Callable[[_Call], Written | None]:
-    def write(call: _Call) -> Written | None:
-        return call.only and (keras.layers.Activation, {"activation": name}, call.only)
-
-    return write
+    def alone(self, kind: type, config: Mapping[str, Any]) -> Written | None:
+        """It as a layer of one tensor, if that is what it is called on."""
+        return None if self.only is None else (kind, config, self.only)
 
 
-def _relu(limit: float | None) -> Callable[[_Call], Written | None]:
-    def write(call: _Call) -> Written | None:
-        return call.only and (keras.layers.ReLU, {"max_value": limit}, call.only)
+_Write = Callable[[_Call], Written | None]
 
-    return write
+
+def _activation(name: str) -> _Write:
+    return lambda call: call.alone(keras.layers.Activation, {"activation": name})
+
+
+def _relu(limit: float | None) -> _Write:
+    return lambda call: call.alone(keras.layers.ReLU, {"max_value": limit})
 
 
 def _leaky_relu(call: _Call) -> Written | None:
     slope = {"negative_slope": call.config.get("negative_slope", 0.2)}
-    return call.only and (keras.layers.LeakyReLU, slope, call.only)
+    return call.alone(keras.layers.LeakyReLU, slope)
 
 
 def _elu(call: _Call) -> Written | None:
-    return call.only and (keras.layers.ELU, {"alpha": call.config.get("alpha", 1.0)}, call.only)
+    return call.alone(keras.layers.ELU, {"alpha": call.config.get("alpha", 1.0)})
 
 
 def _clip(call: _Call) -> Written | None:
@@ -101,10 +102,10 @@ def _clip(call: _Call) -> Written | None:
 
 def _softmax(call: _Call) -> Written | None:
     axis = {"axis": call.config.get("axis", -1)}
-    return call.only and (keras.layers.Softmax, axis, call.only)
+    return call.alone(keras.layers.Softmax, axis)
 
 
-def _joined(kind: type | None, constant: Callable[..., Any] | None = None):
+def _joined(kind: type | None, constant: Callable[..., Any] | None = None) -> _Write:
     """Two tensors of one shape; or a tensor and what is the same everywhere, left or right."""
 
     def write(call: _Call) -> Written | None:
@@ -137,7 +138,7 @@ def _above(value: np.ndarray, left: bool) -> tuple[type, dict[str, Any]] | None:
 
 
 def _negative(call: _Call) -> Written | None:
-    return call.only and (*_rescaled(-1.0, 0.0), call.only)
+    return call.alone(*_rescaled(-1.0, 0.0))
 
 
 def _mean(call: _Call) -> Written | None:
@@ -169,7 +170,7 @@ def _reshape(call: _Call) -> Written | None:
 
 
 # The layer that computes what an operation computes, by the operation's class.
-LAYERS: Mapping[str, Callable[[_Call], Written | None]] = MappingProxyType(
+LAYERS: Mapping[str, _Write] = MappingProxyType(
     {
         "Add": _joined(keras.layers.Add, lambda c, left: _rescaled(1.0, c)),
         "Subtract": _joined(

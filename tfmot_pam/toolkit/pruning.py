@@ -115,10 +115,10 @@ def _policy(allowed: set[str], other: Any, tfmot: Any) -> Any:
     """TFMOT's policy that prunes the layers in `allowed` that `other` allows too."""
 
     class Named(tfmot.sparsity.keras.PruningPolicy):
-        def allow_pruning(self, layer):
+        def allow_pruning(self, layer: Any) -> bool:
             return layer.name in allowed and (other is None or other.allow_pruning(layer))
 
-        def ensure_model_supports_pruning(self, model):
+        def ensure_model_supports_pruning(self, model: Any) -> None:
             if other is not None:
                 other.ensure_model_supports_pruning(model)
 

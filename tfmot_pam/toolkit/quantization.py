@@ -88,7 +88,7 @@ def quantize_model(model: Any, *, preserve: str | None = None, skip: Iterable[st
     convolved = _after_convolutions(copied)
     left_out: dict[str, str] = {}
 
-    def annotate(layer):
+    def annotate(layer: Any) -> Any:
         keras_quantization = tfmot.quantization.keras
         if isinstance(layer, tf_keras.layers.InputLayer) or layer.name in names:
             return layer
@@ -171,19 +171,19 @@ def _output_config(tfmot: Any) -> type:
     """The configuration of a layer that computes in floats and writes quantised values."""
 
     class QuantizeOutput(tfmot.quantization.keras.QuantizeConfig):
-        def get_weights_and_quantizers(self, layer):
+        def get_weights_and_quantizers(self, layer: Any) -> list[Any]:
             return []
 
-        def get_activations_and_quantizers(self, layer):
+        def get_activations_and_quantizers(self, layer: Any) -> list[Any]:
             return []
 
-        def set_quantize_weights(self, layer, quantize_weights):
+        def set_quantize_weights(self, layer: Any, quantize_weights: Any) -> None:
             pass
 
-        def set_quantize_activations(self, layer, quantize_activations):
+        def set_quantize_activations(self, layer: Any, quantize_activations: Any) -> None:
             pass
 
-        def get_output_quantizers(self, layer):
+        def get_output_quantizers(self, layer: Any) -> list[Any]:
             quantizers = tfmot.quantization.keras.quantizers
             return [
                 quantizers.MovingAverageQuantizer(
@@ -191,7 +191,7 @@ def _output_config(tfmot: Any) -> type:
                 )
             ]
 
-        def get_config(self):
+        def get_config(self) -> dict[str, Any]:
             return {}
 
     return QuantizeOutput

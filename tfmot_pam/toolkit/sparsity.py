@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 
@@ -23,10 +25,10 @@ class KeepSparsity(keras.callbacks.Callback):
     2
     """
 
-    def on_train_begin(self, logs=None) -> None:
+    def on_train_begin(self, logs: Any = None) -> None:
         kernels = [weight for weight in self.model.trainable_weights if len(weight.shape) > 1]
         self._masks = [(weight, keras.ops.cast(weight != 0, weight.dtype)) for weight in kernels]
 
-    def on_train_batch_end(self, batch, logs=None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         for weight, mask in self._masks:
             weight.assign(weight * mask)

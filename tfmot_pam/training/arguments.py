@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 
 from tfmot_pam.graph.arguments import check_number
+from tfmot_pam.graph.heads import InputShapes
 
 
 def check_training(
@@ -85,7 +86,7 @@ def check_losses(losses: Any) -> None:
             )
 
 
-def check_teacher_input(task: str, teacher: Any, shape: Sequence[int | None]) -> None:
+def check_teacher_input(task: str, teacher: Any, shape: InputShapes) -> None:
     """Raises ValueError if a teacher takes inputs of another shape than the student."""
     inputs = getattr(teacher, "inputs", None)
     if not inputs or len(inputs) != 1 or isinstance(shape, Mapping):

@@ -114,11 +114,11 @@ class Distillation:
             validation, _ = self.feed.open(views, batch_size, devices=devices, reader=reader)
         backend = backends.current()
         with devices.scope():
-            optimizer = backend.released(_optimizer(optimizer, learning_rate, batches, epochs))
+            used = backend.released(_optimizer(optimizer, learning_rate, batches, epochs))
             # Variables that are made while a graph is traced take ten times as long.
-            optimizer.build(trainer.trainable_variables)
+            used.build(trainer.trainable_variables)
             trainer.compile(
-                optimizer=optimizer,
+                optimizer=used,
                 loss={head: objective.loss for head, objective in self.objectives.items()},
                 jit_compile=backend.JIT_COMPILE,
             )

@@ -24,7 +24,7 @@ from tfmot_pam.distribution.devices import Devices, Share
 from tfmot_pam.distribution.fitting import dataset_of
 from tfmot_pam.graph.calling import for_model
 from tfmot_pam.graph.heads import Heads, Inputs, InputShapes
-from tfmot_pam.graph.inputs import as_types, count, rows
+from tfmot_pam.graph.inputs import arrays_of, as_types, count, rows
 from tfmot_pam.training.objective import Objective
 from tfmot_pam.training.usage import StepTasks
 
@@ -193,8 +193,9 @@ class Feed:
         for head, own in samples.by_head.items():
             objective = self._objectives[head]
             asked = id(objective.teacher), id(own.x)
-            if objective.loss.teacher_weight and asked not in answers:
-                answers[asked] = objective.teacher.answers(own.x, batch_size)
+            teacher = objective.teacher if objective.loss.teacher_weight else None
+            if teacher is not None and asked not in answers:
+                answers[asked] = teacher.answers(own.x, batch_size)
             targets = objective.targets(own, answers.get(asked))
             by_head[head] = HeadSamples(own.x, targets, own.weight)
         return Samples(by_head, samples.shared)
@@ -202,7 +203,7 @@ class Feed:
     def _assemble(self, batch: Samples, weights: Mapping[str, float]) -> tuple:
         x = batch.inputs
         if batch.shared:
-            targets = {head: own.y for head, own in batch.by_head.items()}
+            targets = {head: np.asarray(own.y) for head, own in batch.by_head.items()}
             sample_weights = {h: _weights(own, weights[h]) for h, own in batch.by_head.items()}
         else:
             targets, sample_weights = _spread(batch, weights, count(x))
@@ -213,6 +214,7 @@ class Feed:
             head: Spec((None, *objective.output_shape[:-1], self._widths[head]))
             for head, objective in self._objectives.items()
         }
+        inputs: Any
         if isinstance(self._input_shape, Mapping):
             inputs = {
                 name: Spec((None, *shape), self._types[name])
@@ -235,7 +237,7 @@ def _input_types(inputs: Sequence[Inputs]) -> dict[str, Any]:
     """The type of every input, by name, that holds those of all data sets."""
     if isinstance(inputs[0], Mapping):
         return {name: np.result_type(*(x[name].dtype for x in inputs)) for name in inputs[0]}
-    return {"x": np.result_type(*(x.dtype for x in inputs))}
+    return {"x": np.result_type(*(array.dtype for x in inputs for array in arrays_of(x)))}
 
 
 def _weights(samples: HeadSamples, factor: float) -> np.ndarray:
@@ -253,8 +255,9 @@ def _spread(
     for part in batch.apart:
         stop = start + len(next(iter(part.by_head.values())))
         for head, own in part.by_head.items():
-            targets[head] = np.zeros((length, *own.y.shape[1:]), "float32")
-            targets[head][start:stop] = own.y
+            y = np.asarray(own.y)
+            targets[head] = np.zeros((length, *y.shape[1:]), "float32")
+            targets[head][start:stop] = y
             sample_weights[head] = np.zeros(length, "float32")
             # Keras divides by all rows; the factor makes that the mean over the head's own.
             sample_weights[head][start:stop] = _weights(own, weights[head] * length / len(own))

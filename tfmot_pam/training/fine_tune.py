@@ -37,7 +37,7 @@ def fine_tune(
     batch_size: int = 32,
     learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-3,
     optimizer: str | keras.optimizers.Optimizer | None = None,
-    usage: Mapping[Sequence[str], float] | None = None,
+    usage: Mapping[Any, float] | None = None,
     joint: float = 0.5,
     task_weights: Mapping[str, float] | None = None,
     label_weight: float = 0.3,

@@ -106,8 +106,8 @@ def constant_divergence(kind: str, teacher: np.ndarray, temperature: float) -> f
     rows = ops.convert_to_tensor(teacher.reshape(-1, teacher.shape[-1]))
     flat = ops.convert_to_numpy(tempered(kind, rows, temperature))
     mean = np.broadcast_to(flat.mean(axis=0), flat.shape)
-    tensors = (ops.convert_to_tensor(found) for found in (flat, mean))
-    return max(float(ops.mean(teacher_divergence(kind, *tensors, 1.0))), _ENTROPY_FLOOR)
+    known, constant = (ops.convert_to_tensor(found) for found in (flat, mean))
+    return max(float(ops.mean(teacher_divergence(kind, known, constant, 1.0))), _ENTROPY_FLOOR)
 
 
 def constant_loss(
@@ -137,7 +137,7 @@ def constant_loss(
         floor = _VARIANCE_FLOOR * float(np.mean(flat**2))
         return max(float(np.mean(flat.var(axis=0))), floor) or 1.0
     if target_kind == "classes":
-        mean = np.bincount(flat[:, 0].astype(int), minlength=classes) / len(flat)
+        mean = np.bincount(flat[:, 0].astype(int), minlength=classes or 0) / len(flat)
     else:
         mean = flat.mean(axis=0)
     terms = -mean * np.log(np.maximum(mean, _TINY))
@@ -217,7 +217,7 @@ class TaskLoss(keras.losses.Loss):
         total = 0.0
         if self.label_kind is not None:
             labels = y_true[..., : self.label_width]
-            part = self._label_part(labels, y_pred)
+            part = self._label_part(self.label_kind, labels, y_pred)
             total += self.label_weight / self.label_scale * _per_sample(part)
         if self.teacher_weight:
             teacher = y_true[..., self.label_width :]
@@ -225,18 +225,18 @@ class TaskLoss(keras.losses.Loss):
             total += self.teacher_weight / self.teacher_scale * _per_sample(divergence)
         return total
 
-    def _label_part(self, labels: Any, y_pred: Any) -> Any:
-        if self.label_kind == "custom":
+    def _label_part(self, kind: str, labels: Any, y_pred: Any) -> Any:
+        if kind == "custom":
             labels = labels[..., 0] if self.squeeze_labels else labels
             # `call` is the loss before it is reduced to one number for the batch.
             loss = getattr(self.label_loss, "call", self.label_loss)
             return loss(labels, y_pred)
-        if self.label_kind == "classes":
+        if kind == "classes":
             # Of a negative index this is all zeros.
             labels = ops.one_hot(ops.cast(labels[..., 0], "int32"), y_pred.shape[-1])
-        if self.masked and self.label_kind in ("binary", "real"):
+        if self.masked and kind in ("binary", "real"):
             labels, y_pred = self._without_gaps(labels, y_pred)
-        part = LABEL_LOSSES[self.label_kind][self.output_kind == "linear"](labels, y_pred)
+        part = LABEL_LOSSES[kind][self.output_kind == "linear"](labels, y_pred)
         if self.class_weights is not None:
             weights = ops.convert_to_tensor(self.class_weights, "float32")
             part = part * ops.sum(labels * weights, axis=-1)

@@ -15,7 +15,7 @@ from tfmot_pam.data import HeadSamples, counted, missing
 from tfmot_pam.data.missing import VOID
 from tfmot_pam.graph.calling import answers_by_head, predicted
 from tfmot_pam.graph.heads import Inputs
-from tfmot_pam.graph.network import scope_name
+from tfmot_pam.graph.network import Shape, scope_name
 from tfmot_pam.training.losses import (
     TEMPERATURE,
     TaskLoss,
@@ -39,7 +39,7 @@ class Objective:
     """
 
     head: str
-    output_shape: tuple[int | None, ...]
+    output_shape: Shape
     loss: TaskLoss
     teacher: Teacher | None
 
@@ -60,7 +60,7 @@ class Objective:
             parts.append(
                 encode_labels(samples.y, self.loss.label_kind, self.output_shape, self.head)
             )
-        if self.loss.teacher_weight:
+        if self.teacher is not None and self.loss.teacher_weight:
             kind = self.loss.output_kind
             answers = self.teacher.answers(samples.x) if answers is None else answers
             parts.append(_checked_answers(self.head, answers, self.output_shape, kind))
@@ -200,9 +200,7 @@ def _class_weights(
     return [float(given.get(index, 1.0)) for index in range(width)]
 
 
-def label_kind(
-    y: np.ndarray, output_kind: str, output_shape: tuple[int | None, ...], task: str
-) -> str:
+def label_kind(y: np.ndarray, output_kind: str, output_shape: Shape, task: str) -> str:
     """Returns what the labels are, as a key of `LABEL_LOSSES`.
 
     Class indices have the output's shape without its last axis; everything else has the output's
@@ -225,9 +223,7 @@ def label_kind(
     )
 
 
-def encode_labels(
-    y: np.ndarray, kind: str, output_shape: tuple[int | None, ...], task: str
-) -> np.ndarray:
+def encode_labels(y: np.ndarray, kind: str, output_shape: Shape, task: str) -> np.ndarray:
     """Returns labels as float32 with a last axis: class indices, 0..1 values, or as they are.
 
     Labels that do not count become -1, rows of zeros, or NaN where they are no classes.
@@ -287,11 +283,11 @@ def _kind_for_logits(y: np.ndarray, width: int) -> str:
 def _checked_answers(
     task: str,
     answers: Mapping[str, Any],
-    output_shape: tuple[int | None, ...],
+    output_shape: Shape,
     output_kind: str,
 ) -> np.ndarray:
     """What a teacher answers for one head, if it fits the head."""
-    outputs = answers.get(task)
+    outputs: Any = answers.get(task)
     shape = getattr(outputs, "shape", f"for {sorted(answers)}")
     if not hasattr(outputs, "shape") or not _fits(outputs.shape[1:], output_shape):
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -18,21 +19,21 @@ class StepClock(keras.callbacks.Callback):
             much as a mean one of the others.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.seconds = 0.0
         self._steps, self._after_first, self._last = 0, 0.0, 0.0
 
-    def on_train_begin(self, logs=None) -> None:
+    def on_train_begin(self, logs: Any = None) -> None:
         self._steps = 0
 
-    def on_train_batch_end(self, batch, logs=None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._last = time.perf_counter()
         self._steps += 1
         if self._steps == 1:
             self._after_first = self._last
 
-    def on_train_end(self, logs=None) -> None:
+    def on_train_end(self, logs: Any = None) -> None:
         others = self._steps - 1
         if others > 0:
             self.seconds += (self._last - self._after_first) * self._steps / others
@@ -49,10 +50,10 @@ class StepWatch(keras.callbacks.Callback):
         super().__init__()
         self._tell, self._epoch, self._next = tell, 0, 0.0
 
-    def on_epoch_begin(self, epoch, logs=None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
 
-    def on_train_batch_end(self, batch, logs=None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         now = time.perf_counter()
         if now >= self._next:
             self._next = now + _INTERVAL

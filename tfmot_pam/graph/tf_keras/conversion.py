@@ -177,8 +177,7 @@ def counterpart(cls: type, target: Any) -> tuple[type, LayerConversion] | None:
     """
     if cls in _USER_CONVERSIONS:
         keras_class, tf_keras_class, conversion = _USER_CONVERSIONS[cls]
-        found = keras_class if target.__name__ == "keras" else tf_keras_class
-        return found, conversion
+        return (keras_class if target.__name__ == "keras" else tf_keras_class), conversion
     if not is_keras_class(cls):
         return None
     found = getattr(target.layers, cls.__name__, None)

@@ -107,7 +107,14 @@ def training_only(layer: Any, shape: net.Shape, name: str, target: Any) -> Any |
     return target.layers.Activation("linear", name=name)
 
 
-def _builder(prefix, last, entries, name, target, taken) -> activations.Build:
+def _builder(
+    prefix: str,
+    last: str | None,
+    entries: Mapping[str, Any],
+    name: str,
+    target: Any,
+    taken: set[str],
+) -> activations.Build:
     """Builds the pieces of an activation; each once, however often the layer is called."""
     built: dict[str, Any] = {}
 
@@ -123,7 +130,9 @@ def _builder(prefix, last, entries, name, target, taken) -> activations.Build:
     return build
 
 
-def _entries(cls, other, conversion: LayerConversion, config, target):
+def _entries(
+    cls: type, other: type, conversion: LayerConversion, config: Mapping[str, Any], target: Any
+) -> tuple[dict[str, Any], activations.Pieces | None]:
     """The constructor arguments of the other class, and the pieces of its activation."""
     into_keras = target.__name__ == "keras"
     rename = conversion.rename
@@ -155,7 +164,7 @@ def _parameters(cls: type) -> Mapping[str, Any]:
     for parent in cls.__mro__:
         if "__init__" not in vars(parent):
             continue
-        parameters = inspect.signature(parent.__init__).parameters.values()
+        parameters = inspect.signature(vars(parent)["__init__"]).parameters.values()
         for parameter in parameters:
             found.setdefault(parameter.name, parameter.default)
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -125,7 +125,9 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
 )
 
 
-def tf_keras_call(cls: type, config: Mapping[str, Any], args, kwargs) -> tuple[str, Any, dict]:
+def tf_keras_call(
+    cls: type[Any], config: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[str, Any, dict[str, Any]]:
     """A Keras 3 operation as tf_keras calls it: TensorFlow's symbol, first argument, the others.
 
     Raises:
@@ -197,7 +199,7 @@ def _operands(first: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     tensors = [value for value in (first, *given.values()) if isinstance(value, keras.KerasTensor)]
     dtype = tensors[0].dtype
 
-    def as_array(value):
+    def as_array(value: Any) -> Any:
         return np.asarray(value, dtype) if isinstance(value, (list, tuple)) else value
 
     return as_array(first), {key: as_array(value) for key, value in given.items()}

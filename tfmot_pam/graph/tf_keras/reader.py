@@ -117,7 +117,7 @@ def _is_functional(model: Any) -> bool:
 class _Replay:
     """Calls the Keras 3 counterparts of a model's layers as the model calls its layers."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._converted: dict[int, Any] = {}
         self._sources: list[tuple[Any, Any]] = []
         self._taken: set[str] = set()
@@ -138,7 +138,9 @@ class _Replay:
         inputs = inputs[0] if len(inputs) == 1 else inputs
         return keras.Model(inputs, outputs, name=model.name)
 
-    def _add(self, model: Any, prefix: str, arguments: list[Any] | None, training: bool = False):
+    def _add(
+        self, model: Any, prefix: str, arguments: list[Any] | None, training: bool = False
+    ) -> tuple[list[Any], Any]:
         """One call of `model`; `arguments` are the outer tensors, None for the top level."""
         import tf_keras
 
@@ -331,7 +333,9 @@ def _resolve(structure: Any, known: Mapping[tuple, Any], by_name: Mapping[str, A
     return structure
 
 
-def _arguments(call: Any, known: Mapping[tuple, Any], by_name: Mapping[str, Any]):
+def _arguments(
+    call: Any, known: Mapping[tuple, Any], by_name: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
     """The first argument of a call and the others by name."""
     leaf = call
     while not (_is_reference(leaf, by_name) or _is_constant(leaf)):
