@@ -41,7 +41,7 @@ EXTRAS = {
 
 setuptools.setup(
     name="tfmot-pam",
-    version="0.1.0",
+    version="0.2.0",
     description="Merge trained Keras models into one multi-head model and deploy every "
     "combination of its tasks.",
     long_description=README.read_text(encoding="utf-8"),
