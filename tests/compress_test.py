@@ -15,6 +15,7 @@ from keras import layers
 
 import tfmot_pam
 from tfmot_pam.data import HeadSamples, Samples
+from tfmot_pam.display import Display
 from tfmot_pam.graph.generation import is_tf_keras
 from tfmot_pam.metrics.examination import (
     Examination,
@@ -306,7 +307,7 @@ def test_many_starts_are_tried_for_fewer_epochs_each(models):
 def test_of_starts_as_good_as_equal_one_that_shares_most_is_taken(
     monkeypatch, losses, together, chosen
 ):
-    contest = Competition(None, {}, None, {}, workers=1, verbose=0)
+    contest = Competition(None, {}, None, {}, workers=1, display=Display(""))
     contest.probes = losses
     monkeypatch.setattr(Competition, "_cost_together", lambda self, start: together[start.name])
     starts = [(HALF, tfmot_pam.ArmStart(name, ())) for name in losses]
@@ -321,7 +322,9 @@ def test_what_a_start_costs_together_is_what_all_tasks_cost_in_its_trials_networ
         SimpleNamespace(rounds=[SimpleNamespace(number=3)], model={3: network}.get)
         for network in (merged, models["sum"])
     ]
-    contest = Competition(SimpleNamespace(measure="macs"), {}, None, {}, workers=1, verbose=0)
+    contest = Competition(
+        SimpleNamespace(measure="macs"), {}, None, {}, workers=1, display=Display("")
+    )
     monkeypatch.setattr(Competition, "_trial_searches", lambda self, start: searches)
     whole = sum(tfmot_pam.cost(network).macs for network in (merged, models["sum"]))
     assert contest._cost_together(None) == whole

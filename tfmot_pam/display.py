@@ -58,7 +58,7 @@ class Live(Display):
     """A line for each part, with a bar and the time that is left: for terminals and notebooks."""
 
     def __enter__(self) -> Live:
-        from rich import progress
+        from rich import console, progress
 
         self._progress = progress.Progress(
             progress.TextColumn("{task.description}", markup=False),
@@ -66,6 +66,7 @@ class Live(Display):
             progress.TaskProgressColumn(),
             progress.TimeRemainingColumn(compact=True),
             progress.TextColumn("{task.fields[state]}", markup=False),
+            console=console.Console(),  # and not rich's own, of what was the stream before
             refresh_per_second=4,
         )
         self._lines: dict[str, Any] = {}
