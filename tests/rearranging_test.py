@@ -222,16 +222,15 @@ def test_tf_keras_models_cross_and_come_back():
     import tf_keras
 
     x = tf_keras.Input(IMAGE)
-    h = tf_keras.layers.Conv2D(8, 3, activation="relu")(x)
-    left, right = tf_keras.layers.Conv2D(4, 1)(h[..., :3]), tf_keras.layers.Conv2D(4, 1)(h[..., 3:])
+    h = tf_keras.layers.Conv2D(8, 3, activation="relu", name="first")(x)
+    left = tf_keras.layers.Conv2D(4, 1, name="left")(h[..., :3])
+    right = tf_keras.layers.Conv2D(4, 1, name="right")(h[..., 3:])
     h = tf_keras.layers.Concatenate()([left, right])
     h = tf_keras.layers.Reshape((4, 4, 2, 4))(h)
     h = tf_keras.layers.Reshape((4, 4, 8))(tf_keras.layers.Permute((1, 2, 4, 3))(h))
     h = tf_keras.layers.Flatten()(tf_keras.layers.Conv2D(3, 1)(h))
     model = tf_keras.Model(x, tf_keras.layers.Dense(2)(h))
-    history = tfmot_pam.PruningHistory(
-        {"conv2d": 8, "conv2d_1": 4}, {"conv2d": (0, 4), "conv2d_1": (1,)}
-    )
+    history = tfmot_pam.PruningHistory({"first": 8, "left": 4}, {"first": (0, 4), "left": (1,)})
     small = history.apply(tfmot_pam.from_tf_keras(model))
     value = exactness.inputs_of(small)
     there = tfmot_pam.to_tf_keras(small)
