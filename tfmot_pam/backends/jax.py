@@ -93,14 +93,14 @@ def replicas() -> int:
 
 
 def keras_mask(tensor: Any) -> Any:
-    """As in `tfmot_pam.backends.tensorflow`; JAX's arrays have no attributes of others."""
+    """As in `tfmot_pam.backends.attributes`; JAX's arrays have no attributes of others."""
     from keras.src.backend.common import masking
 
     return masking.get_keras_mask(tensor)
 
 
 def set_keras_mask(tensor: Any, mask: Any) -> None:
-    """As in `tfmot_pam.backends.tensorflow`."""
+    """As in `tfmot_pam.backends.attributes`."""
     from keras.src.backend.common import masking
 
     masking.set_keras_mask(tensor, mask)

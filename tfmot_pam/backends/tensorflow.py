@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from tfmot_pam.backends.attributes import keras_mask, replicas, set_keras_mask  # noqa: F401
+
 JIT_COMPILE = False  # XLA takes longer to compile a small network than it saves.
 
 
@@ -114,21 +116,6 @@ def _dense(gradient: Any, mask: Any) -> Any:
     import tensorflow as tf
 
     return tf.zeros_like(mask) if gradient is None else tf.convert_to_tensor(gradient)
-
-
-def replicas() -> int:
-    """One: a strategy of TensorFlow deals out batches of any size."""
-    return 1
-
-
-def keras_mask(tensor: Any) -> Any:
-    """The mask of a tensor, None where it has none."""
-    return getattr(tensor, "_keras_mask", None)
-
-
-def set_keras_mask(tensor: Any, mask: Any) -> None:
-    """Gives a tensor a mask."""
-    tensor._keras_mask = mask
 
 
 def use_threads(count: int) -> None:

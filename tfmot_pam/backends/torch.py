@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfmot_pam.backends.attributes import keras_mask, replicas, set_keras_mask  # noqa: F401
 from tfmot_pam.backends.epochs import Epochs
 
 JIT_COMPILE = False
@@ -74,21 +75,6 @@ def after_step(model: Any, logs: Any, data: Any) -> Any:
         found = [torch.zeros_like(mask) if row is None else row for row in rows]
         gates.observe(torch.stack(found))
     return logs
-
-
-def replicas() -> int:
-    """One: batches are not dealt out."""
-    return 1
-
-
-def keras_mask(tensor: Any) -> Any:
-    """As in `tfmot_pam.backends.tensorflow`."""
-    return getattr(tensor, "_keras_mask", None)
-
-
-def set_keras_mask(tensor: Any, mask: Any) -> None:
-    """As in `tfmot_pam.backends.tensorflow`."""
-    tensor._keras_mask = mask
 
 
 def use_threads(count: int) -> None:
