@@ -48,7 +48,13 @@ def assert_reproduces(merged, models, x):
         np.testing.assert_allclose(found[task] / scale, expected / scale, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", APPLICATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("ResNet50", "DenseNet121") else ())
+        for name in APPLICATIONS
+    ],
+)
 def test_separate_merges_reproduce_both_models(name):
     models, x = two_models(name), images(2)
     alignment = align(list(models), [read(model) for model in models.values()])

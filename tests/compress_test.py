@@ -56,7 +56,7 @@ def models():
 HALF = tfmot_pam.Arm(
     "half", lambda tasks: [tfmot_pam.ArmStart("half", (tfmot_pam.ArmPart(tuple(tasks)),))]
 )
-QUICK = {"effort": 5, "verbose": 0, "seed": 0}
+QUICK = {"effort": 4, "verbose": 0, "seed": 0}
 APART = {**QUICK, "arms": ["separate"]}
 
 
@@ -277,6 +277,7 @@ def test_networks_that_cannot_be_merged_are_pruned_separately(models):
         tfmot_pam.compress(odd, (x, labels), 0.2, arms=["trunk"], **QUICK)
 
 
+@pytest.mark.slow
 def test_many_starts_are_tried_for_fewer_epochs_each(models):
     x, labels = samples()
     third = dict(models, third=model("sign", 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 import sys
@@ -16,6 +17,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers already fill the cores; more threads in each would only wait for one another.
     for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(variable, "1")
+
+# Graphs that TensorFlow traces are millions of objects, which Python would look through again and
+# again for circles that are not there: a twentieth of the time.
+gc.set_threshold(50_000, 20, 50)
 
 # The same examples in every run, no time limit for a single one, and none of the many further
 # runs that making a failing seed smaller would take: seeds have no size.

@@ -16,7 +16,12 @@ from tfmot_pam.graph.precision import in_float32, is_in_float32
 from tfmot_pam.graph.reader import read
 
 layers = keras.layers
-POLICIES = ("float64", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
+# Two in the regular run: the others differ from them in the number of bits alone.
+POLICIES = [
+    "float64",
+    *(pytest.param(p, marks=pytest.mark.slow) for p in ("float16", "bfloat16", "mixed_float16")),
+    "mixed_bfloat16",
+]
 
 
 @pytest.fixture(scope="module")

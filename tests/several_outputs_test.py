@@ -358,7 +358,7 @@ def compressed(models):
         (IMAGES, LABELS),
         {"detector": {"boxes": 5.0, "classes": 0.9}, "mask": 0.5},
         metrics={"detector": {"boxes": "mae"}},
-        effort=4,
+        effort=2,
         verbose=0,
     )
 
@@ -386,7 +386,7 @@ def test_compressed_by_one_metric_for_all_heads(models):
         {"detector": 0.9, "mask": 0.5},
         metrics={"detector": tfmot_pam.Metric("found", found_share, "higher")},
         arms=["separate"],
-        effort=3,
+        effort=2,
         verbose=0,
     )
     assert set(result.original_accuracy) == {"detector", "mask"}

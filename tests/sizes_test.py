@@ -213,7 +213,7 @@ def test_budgets_warn_of_layers_that_they_take_for_nothing():
 
 
 def test_compress_counts_at_the_size_of_the_data(models, x):
-    options = {"arms": ["separate"], "effort": 6, "target": 0.8, "verbose": 0, "seed": 0}
+    options = {"arms": ["separate"], "effort": 3, "target": 0.8, "verbose": 0, "seed": 0}
     # Of classes no more than 0.9 is lost, whatever is removed.
     labels = {"a": np.arange(48) % 4, "b": np.arange(48) % 3}
     result = tfmot_pam.compress(models, (x, labels), 0.9, **options)

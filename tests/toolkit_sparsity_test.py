@@ -89,7 +89,8 @@ def test_blocks(heads, tmp_path):
 
 
 @HEADS
-@pytest.mark.parametrize("method", ["shared", pytest.param("separate", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["shared", "separate"])
 def test_xnnpack_policy(method, heads, tmp_path):
     merged = merge_trained(xnnpack_model, heads, SPEECH, method=method)
     policy = sparsity.PruneForLatencyOnXNNPack()

@@ -143,8 +143,15 @@ def _file(network):
     return convert(emit(network, wrap=False), "a", QUANTIZATIONS["none"])
 
 
-@pytest.mark.parametrize("mode", ["files", "signatures"])
-@pytest.mark.parametrize("tune", ["estimate", "measure"])
+@pytest.mark.parametrize(
+    ("tune", "mode"),
+    [
+        ("estimate", "files"),
+        ("estimate", "signatures"),
+        ("measure", "signatures"),
+        pytest.param("measure", "files", marks=pytest.mark.slow),
+    ],
+)
 def test_tuned_files_compute_the_same(model, tmp_path, tune, mode):
     x = small_nets.images(4)
     options = {"combinations": ["a", "a+b"], "mode": mode, "samples": x, "verbose": 0}

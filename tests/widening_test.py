@@ -36,7 +36,7 @@ def weights_of(model) -> dict[str, np.ndarray]:
     return {weight.path: weight.numpy() for weight in model.weights}
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(SEEDS)
 def test_wider_random_graphs_compute_the_same(seed):
     family = random_models.family(seed)
@@ -47,7 +47,7 @@ def test_wider_random_graphs_compute_the_same(seed):
         np.testing.assert_array_equal(weight, before[path])
 
 
-@settings(max_examples=10)
+@settings(max_examples=3)
 @given(SEEDS)
 def test_wider_random_merged_graphs_compute_the_same(seed):
     family = random_models.family(seed, tasks=2 + seed % 2)
