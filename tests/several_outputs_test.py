@@ -358,6 +358,7 @@ def compressed(models):
         (IMAGES, LABELS),
         {"detector": {"boxes": 5.0, "classes": 0.9}, "mask": 0.5},
         metrics={"detector": {"boxes": "mae"}},
+        target=0.7,
         effort=2,
         verbose=0,
     )
@@ -386,7 +387,8 @@ def test_compressed_by_one_metric_for_all_heads(models):
         {"detector": 0.9, "mask": 0.5},
         metrics={"detector": tfmot_pam.Metric("found", found_share, "higher")},
         arms=["separate"],
-        effort=2,
+        target=0.9,
+        effort=1,
         verbose=0,
     )
     assert set(result.original_accuracy) == {"detector", "mask"}
@@ -414,7 +416,13 @@ def test_a_list_of_outputs_is_trained_and_compressed():
     before, after = (one.predict(IMAGES, verbose=0) for one in (model, tuned))
     assert all(np.abs(a - b).max() > 0 for a, b in zip(before, after, strict=True))
     result = tfmot_pam.compress(
-        tuned, (IMAGES, labels), 0.9, metrics={"detector": {"0": "mae"}}, effort=2, verbose=0
+        tuned,
+        (IMAGES, labels),
+        0.9,
+        metrics={"detector": {"0": "mae"}},
+        target=0.9,
+        effort=1,
+        verbose=0,
     )
     assert set(result.original_accuracy) == {"detector/0", "detector/1"}
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 import tfmot_pam
@@ -16,13 +17,26 @@ from examples import spoken_digits
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+def run_demo(folder: pathlib.Path, *options: str) -> dict:
+    """Runs the demo as users do, and returns its report."""
+    program = [sys.executable, "-m", "examples.spoken_digits", f"--output_dir={folder}"]
+    subprocess.run([*program, *options], check=True, cwd=ROOT, capture_output=True, text=True)
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
 @pytest.fixture(scope="module")
 def output(tmp_path_factory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("demo") / "out"
-    program = [sys.executable, "-m", "examples.spoken_digits"]
-    options = [f"--output_dir={folder}", "--epochs=3", "--effort=1", "--max_accuracy_drop=0.1"]
-    subprocess.run([*program, *options], check=True, cwd=ROOT, capture_output=True, text=True)
-    return folder
+    """On a fifth of the recordings: what it writes, not how good that is."""
+    folder = tmp_path_factory.mktemp("demo")
+    with np.load(spoken_digits.ARCHIVE) as archive:
+        every = {"x_train": 5, "y_train": 5}
+        fifth = {
+            name: archive[name][:: every.get(name, 1)] for name in archive if archive[name].ndim
+        }
+        np.savez(folder / "fifth.npz", **fifth, meta=archive["meta"])
+    options = [f"--data={folder / 'fifth.npz'}", "--epochs=2", "--effort=1", "--workers=1"]
+    run_demo(folder / "out", *options, "--max_accuracy_drop=0.2")
+    return folder / "out"
 
 
 def test_every_combination_is_reported_and_exported(output):
@@ -31,8 +45,7 @@ def test_every_combination_is_reported_and_exported(output):
     assert combinations == [("digit",), ("speaker",), ("digit", "speaker")]
     for row in report["rows"]:
         assert (output / "tflite" / f"{'+'.join(row['tasks'])}.tflite").stat().st_size > 10_000
-        for task, reached in row["accuracy"].items():
-            assert reached >= row["original_accuracy"][task] - 0.15
+        assert row["accuracy"].keys() == row["original_accuracy"].keys() == set(row["tasks"])
     assert (output / "groups.png").stat().st_size > 10_000
     page = (output / "page.html").read_text(encoding="utf-8")
     assert 'href="tflite/digit+speaker.tflite"' in page.replace("%2B", "+")
@@ -44,6 +57,14 @@ def test_model_and_plan_can_be_read_again(output):
     assert tuple(model.output) == plan.tasks == tuple(spoken_digits.CLASSES)
     assert plan.options["width"] == "own"
     assert 0 < plan.shared < 1
+
+
+@pytest.mark.slow
+def test_all_tasks_stay_near_their_tolerance_on_recordings_held_out(tmp_path):
+    options = ["--epochs=6", "--effort=2", "--max_accuracy_drop=0.03"]
+    for row in run_demo(tmp_path / "out", *options)["rows"]:
+        for task, reached in row["accuracy"].items():
+            assert reached >= row["original_accuracy"][task] - 0.04
 
 
 @pytest.mark.slow
