@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+import keras
+
 from tfmot_pam.graph import reader
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.network import Network
@@ -52,7 +54,8 @@ def same_generation(
     """Lets a function that is written for Keras 3 take tf_keras models and return one.
 
     tf_keras models are converted wherever they are passed, alone or in a dict, list or tuple. If
-    those of `argument` are tf_keras models, so is the model that is returned.
+    those of `argument` are tf_keras models, so is the model that is returned; what is no model is
+    returned as it is.
 
     Args:
         argument: The argument whose generation decides.
@@ -78,6 +81,7 @@ def same_generation(
             for name, value in bound.arguments.items():
                 bound.arguments[name] = _converted(value, name)
             result = function(*bound.args, **bound.kwargs)
+            back = back and isinstance(result, keras.Model)
             return convert.to_tf_keras(result) if back else result
 
         return wrapper

@@ -161,6 +161,14 @@ def unique_name(wanted: str, taken: Container[str]) -> str:
     return name
 
 
+def family_name(name: str, tasks: Sequence[str]) -> str:
+    """A group's name without its tasks, which come last in the names that merging gives."""
+    for ending in ("_shared", scope_name("", *tasks)):
+        if name.endswith(ending):
+            return name.removesuffix(ending)
+    return name
+
+
 def scope_name(*names: str) -> str:
     """Names joined to one that TensorFlow takes as a scope, whatever tasks are called."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", "_".join(names))

@@ -55,7 +55,8 @@ class Alignment:
 
     Args:
         tasks: Task names.
-        networks: One a task; the nodes of the trunk come first, in the same order everywhere.
+        networks: One a task; the nodes of the trunk come first, in the same order everywhere. Or
+            one of all tasks.
         graphs: Their channel graphs.
         trunk: For each trunk position, the name of the node in each network.
         spaces: The trunk's channel spaces in topological order.
@@ -140,6 +141,16 @@ def align(
     return Alignment(
         tuple(tasks), tuple(networks), tuple(graphs), trunk, spaces, same[0], identical
     )
+
+
+def alone(tasks: Sequence[str], graph: ChannelGraph) -> Alignment:
+    """One network of several tasks, all of which is trunk: what is to be written anew."""
+    trunk = tuple((node.name,) for node in graph.network.nodes)
+    spaces = tuple(
+        TrunkSpace(space.name, (space.channels,), space.writers, space.frozen, space.given)
+        for space in graph.spaces
+    )
+    return Alignment(tuple(tasks), (graph.network,), (graph,), trunk, spaces)
 
 
 def _common_trunk(

@@ -71,18 +71,28 @@ def assemble(
     building = _Building(alignment, grouping, own_width)
     for names in alignment.trunk:
         building.visit(dict(enumerate(names)))
-    outputs = {}
-    for index, task in enumerate(alignment.tasks):
-        outputs[task] = building.head(index)
-    network = Network(
-        name=name,
-        layers=building.writer.layers,
-        nodes=tuple(building.writer.nodes),
-        inputs=tuple(building.inputs.values()),
-        outputs=outputs,
-        dict_inputs=building.by_name,
+    return building.finished(
+        name, {task: building.head(index) for index, task in enumerate(alignment.tasks)}
     )
-    return Assembly(network, building.writer.origins)
+
+
+def assemble_anew(alignment: Alignment, masks: np.ndarray) -> Assembly:
+    """Writes one network of several tasks in other groups; its weights stay.
+
+    Args:
+        alignment: The network, `alone`.
+        masks: The task set of each of its channels.
+
+    Raises:
+        IrregularLayout: tensors that are added carry channels of different task sets.
+        ValueError: a group would have no input that it may read.
+    """
+    (network,) = alignment.networks
+    building = _Building(alignment, Grouping((masks,)), own_width=False)
+    for names in alignment.trunk:
+        building.visit(dict(enumerate(names)))
+    outputs = map_tensors(network.outputs, lambda tensor: building.whole(0, tensor))
+    return building.finished(network.name, outputs)
 
 
 class _Building:
@@ -96,11 +106,24 @@ class _Building:
         self.writer = Writer(alignment)
         self.inputs: dict[str, Tensor] = {}
         self.by_name = isinstance(
-            common_inputs(dict(zip(alignment.tasks, alignment.networks, strict=True))), Mapping
+            common_inputs({str(k): network for k, network in enumerate(alignment.networks)}),
+            Mapping,
         )
         # The pieces of each tensor, by network: the trunk's are listed under every network.
-        self.values: list[dict[Tensor, list[Piece]]] = [{} for _ in alignment.tasks]
+        self.values: list[dict[Tensor, list[Piece]]] = [{} for _ in alignment.networks]
         self.copies: dict[tuple[int, str, int], str] = {}
+
+    def finished(self, name: str, outputs: Any) -> Assembly:
+        """What is written, with these outputs."""
+        network = Network(
+            name=name,
+            layers=self.writer.layers,
+            nodes=tuple(self.writer.nodes),
+            inputs=tuple(self.inputs.values()),
+            outputs=outputs,
+            dict_inputs=self.by_name,
+        )
+        return Assembly(network, self.writer.origins)
 
     # --- walking ---------------------------------------------------------------------------
 
@@ -456,7 +479,7 @@ class _Building:
 
     def _origin(self, calls: Calls) -> tuple[str | None, ...]:
         return tuple(
-            calls[k].node.name if k in calls else None for k in range(len(self.alignment.tasks))
+            calls[k].node.name if k in calls else None for k in range(len(self.alignment.networks))
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from tfmot_pam.graph.network import Network, rename_layers, scope_name, unique_name
+from tfmot_pam.graph.network import Network, family_name, rename_layers, unique_name
 from tfmot_pam.lowering import LOWERED, CannotLowerError, fusable_levels, fuse
 
 
@@ -40,7 +40,7 @@ def _by_layer(network: Network, level: tuple[str, ...]) -> dict[str, list[str]]:
     for name in level:
         layer = network.layer_of(network.node(name))
         if layer.tasks is not None:
-            found[_name(layer.name, layer.tasks)].append(name)
+            found[family_name(layer.name, layer.tasks)].append(name)
     return found
 
 
@@ -51,14 +51,6 @@ def _names(network: Network, whole: Network) -> dict[str, str]:
         before = network.layers.get(name.removesuffix(LOWERED))
         wanted = name
         if before is not None and before.tasks is not None:
-            wanted = _name(before.name, before.tasks)
+            wanted = family_name(before.name, before.tasks)
         names[name] = unique_name(wanted, names.values())
     return names
-
-
-def _name(name: str, tasks: tuple[str, ...]) -> str:
-    """A group's name without its tasks, which come last in the names that merging gives."""
-    for ending in ("_shared", scope_name("", *tasks)):
-        if name.endswith(ending):
-            return name.removesuffix(ending)
-    return name

@@ -15,6 +15,7 @@ from tfmot_pam.graph.network import (
     Node,
     Shape,
     Tensor,
+    family_name,
     map_tensors,
     scope_name,
     unique_name,
@@ -37,6 +38,7 @@ class Writer:
         self.nodes: list[Node] = []
         self.origins: dict[str, Origin] = {}
         self._tasks = alignment.tasks
+        self._anew = len(alignment.networks) < len(alignment.tasks)  # its layers are groups already
         self._everyone = everything(len(alignment.tasks))
         self._concatenated: dict[tuple[Tensor, ...], Tensor] = {}
         self._name_counts = Counter(
@@ -49,11 +51,20 @@ class Writer:
 
     def group_name(self, call: Call, mask: int, single: bool) -> str:
         """The name of one group of a layer, from the first network's; `single` for one alone."""
+        if self._anew:
+            present = call.layer.tasks
+            if not present or self.task_names(mask) == present:
+                return call.layer.name
+            wanted = self._of_tasks(family_name(call.layer.name, present), mask)
+            return unique_name(wanted, self._name_counts)  # which another group may have already
         if single:
             return self.own_name(call.layer.name, next(iter(tasks_of(mask))))
+        return self._of_tasks(call.layer.name, mask)
+
+    def _of_tasks(self, name: str, mask: int) -> str:
         if mask == self._everyone and "shared" not in self._tasks:
-            return f"{call.layer.name}_shared"
-        return scope_name(call.layer.name, *self.task_names(mask))
+            return f"{name}_shared"
+        return scope_name(name, *self.task_names(mask))
 
     def own_name(self, name: str, k: int) -> str:
         """A head's layer keeps its name where no other model has that name."""
