@@ -125,7 +125,7 @@ def test_a_budget_in_macs_counts_heads():
     assert 0.45 < left / tfmot_pam.cost(model).macs <= 0.6
 
 
-@pytest.mark.parametrize("importance", ["taylor", "vib"])
+@pytest.mark.parametrize("importance", ["taylor", pytest.param("vib", marks=pytest.mark.slow)])
 def test_heads_go_while_the_model_trains(importance, tmp_path):
     tfmot = pytest.importorskip("tensorflow_model_optimization")
     ramp = tfmot.sparsity.keras.PolynomialDecay(0.0, 0.5, 0, 20, frequency=4)

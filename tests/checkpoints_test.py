@@ -38,10 +38,10 @@ def adder(number):
 
 
 def test_a_finished_call_made_again_goes_on_from_its_last_round(models, tmp_path):
-    options = {**QUICK, "arms": ["trunk"], "directory": tmp_path / "rounds"}
-    first = tfmot_pam.compress(models, samples(), 0.5, target=0.6, **options)
+    options = {**QUICK, "arms": ["trunk"], "target": 0.8, "directory": tmp_path / "rounds"}
+    first = tfmot_pam.compress(models, samples(), 0.5, **options)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "rounds").rglob("*.keras")}
-    again = tfmot_pam.compress(models, samples(), 0.5, target=0.6, **options)
+    again = tfmot_pam.compress(models, samples(), 0.5, **options)
     assert again.best.rounds == first.best.rounds
     assert again.probes == first.probes
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -56,7 +56,7 @@ import sys, keras, numpy as np, tfmot_pam
 from tests.compress_test import QUICK, samples
 models = {t: keras.saving.load_model(f"{sys.argv[1]}/{t}.keras") for t in ("sign", "sum")}
 options = {**QUICK, "arms": ["pam"], "directory": sys.argv[1] + "/rounds"}
-result = tfmot_pam.compress(models, samples(), 0.1, target=0.5, **options)
+result = tfmot_pam.compress(models, samples(), 0.1, target=0.6, **options)
 print(repr(result.best.rounds))
 np.savez(sys.argv[1] + "/out.npz", **result.model.predict(samples()[0], verbose=0))
 """

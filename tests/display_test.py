@@ -78,7 +78,7 @@ def test_live_lines_end_with_an_error(terminal, capsys):
 
 
 def test_searches_of_workers_are_shown_live(models, terminal, capsys):  # noqa: F811
-    options = {**QUICK, "effort": 1, "arms": ["separate"], "verbose": 1}
+    options = {**QUICK, "effort": 1, "target": 0.8, "arms": ["separate"], "verbose": 1}
     tfmot_pam.compress(models, samples(), 0.1, workers=2, **options)
     shown = plain(capsys.readouterr().out)
     for task in models:

@@ -26,18 +26,15 @@ EXAMPLES = {
 }
 
 
-def _marks(name):
-    """One in the regular run; what the others show has tests of its own there."""
-    return () if name == "image_and_metadata" else pytest.mark.slow
-
-
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_is_short(name):
     path = ROOT / "examples" / f"{name}.py"
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 80
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=_marks(n)) for n in EXAMPLES])
+# The demo and the pretrained example run each time, in modules of their own.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs(name, tmp_path):
     options = [f"--output_dir={tmp_path}/out", "--samples=140", "--epochs=1", "--effort=1"]
     run = subprocess.run(

@@ -194,7 +194,7 @@ def test_across_the_generations(merged):
         assert_same(values, merged.predict(X, verbose=0)[task])
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("quantization", [pytest.param("none", marks=pytest.mark.slow), "int8"])
 def test_files_take_the_inputs_that_their_tasks_need(merged, tmp_path, quantization):
     tflite_export.export(
         merged,

@@ -147,7 +147,7 @@ def _file(network):
     ("tune", "mode"),
     [
         ("estimate", "files"),
-        ("estimate", "signatures"),
+        pytest.param("estimate", "signatures", marks=pytest.mark.slow),
         ("measure", "signatures"),
         pytest.param("measure", "files", marks=pytest.mark.slow),
     ],

@@ -16,7 +16,7 @@ from tfmot_pam.pipeline import workers as workers_module
 
 
 def test_workers_find_what_one_process_finds(models, capfd):  # noqa: F811
-    options = {**QUICK, "effort": 1, "arms": ["trunk", "separate"], "verbose": 1}
+    options = {**QUICK, "effort": 1, "target": 0.7, "arms": ["trunk", "separate"], "verbose": 1}
     results, told = [], []
     for count in (1, 2):
         results.append(tfmot_pam.compress(models, samples(), 0.1, workers=count, **options))
