@@ -21,7 +21,8 @@ from tfmot_pam.merging.grouping import (
     mask_of,
     tasks_of,
 )
-from tfmot_pam.merging.methods import METHODS, Request, Threshold
+from tfmot_pam.merging.method_table import METHODS
+from tfmot_pam.merging.methods import Request, Threshold
 from tfmot_pam.merging.regroup import regroup, shared_share
 from tfmot_pam.merging.relevance import RelevancePath
 from tfmot_pam.merging.units import unit_spaces

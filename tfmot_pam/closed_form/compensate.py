@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tfmot_pam.closed_form import linear
+from tfmot_pam.closed_form.fused import Affine, affine_of, fitted_norm, joint_targets
 from tfmot_pam.closed_form.sampled import Sampled, mean_outputs
 from tfmot_pam.graph.arguments import check_number, check_seed, check_whole
 from tfmot_pam.graph.heads import Inputs
@@ -100,6 +101,7 @@ def compensate(
     progress: Callable[[float], None] = lambda fraction: None,
     *,
     known: Known | None = None,
+    own: np.ndarray | None = None,
 ) -> Network:
     """Refits the weights of a cut network to the original networks' pre-activations.
 
@@ -113,12 +115,14 @@ def compensate(
         progress: Called with the share of the work done, 0 to 1.
         known: Keeps what the originals compute on these inputs, for further networks that are cut
             out of them.
+        own: Whether the inputs are of each original's data, `[samples, originals]`: a channel that
+            several became is fitted to each on its own. None where all are of all.
 
     Returns:
         The same network with other weights; layers without a bias get one, or their batch
         normalisation takes the intercept.
     """
-    fitting = _Fitting(network, originals, x, options, known)
+    fitting = _Fitting(network, originals, x, options, known, own)
     for done, node in enumerate(network.nodes):
         if node.name in origins:
             fitting.refit(node, origins[node.name])
@@ -129,12 +133,20 @@ def compensate(
 
 def choose_samples(networks: list[Network], x: Inputs, options: Compensation) -> Inputs:
     """As many samples as the activations' memory allows, at least 64."""
+    chosen = _chosen_samples(networks, count(x), options)
+    return x if chosen is None else lazy_rows(x, chosen)
+
+
+def _chosen_samples(
+    networks: list[Network], samples: int, options: Compensation
+) -> np.ndarray | None:
+    """The numbers of the samples that are taken; None for all."""
     floats = sum(peak_floats(network) for network in networks)
     most = max(_LEAST_SAMPLES, options.memory // (4 * max(floats, 1)))
-    if count(x) <= most:
-        return x
+    if samples <= most:
+        return None
     rng = np.random.default_rng(options.seed)
-    return lazy_rows(x, np.sort(rng.choice(count(x), size=most, replace=False)))
+    return np.sort(rng.choice(samples, size=most, replace=False))
 
 
 class _Fitting:
@@ -147,8 +159,11 @@ class _Fitting:
         x: Inputs,
         options: Compensation,
         known: Known | None,
+        own: np.ndarray | None,
     ):
-        x = choose_samples([network, *networks], x, options)
+        chosen = _chosen_samples([network, *networks], count(x), options)
+        x = x if chosen is None else lazy_rows(x, chosen)
+        self.own = own if own is None or chosen is None else own[chosen]
         self.network = network
         self.networks = networks
         self.options = options
@@ -162,10 +177,11 @@ class _Fitting:
             for each, share in zip((network, *networks), shares, strict=True)
         ]
         self.readers = network.readers()
+        self.readers_of = [each.readers() for each in networks]
 
     def refit(self, node: Node, origin: Origin) -> None:
         layer = self.cut.layer(node.layer)
-        nets = [k for k in np.unique(origin.columns.nets).tolist() if k >= 0]
+        nets = [k for k in sorted(origin.columns.owners()) if k >= 0]
         owners = {k: name for k in nets if (name := origin.nodes[k]) is not None}
         if not owners or not layer.weights or len(owners) < len(nets):
             return
@@ -174,6 +190,8 @@ class _Fitting:
             self._refit_mixing(form, node, layer, origin, owners)
         elif layer.kind.startswith("DepthwiseConv"):
             self._refit_depthwise(node, layer, origin, owners)
+        elif layer.kind == "BatchNormalization" and origin.columns.fused:
+            self._refit_norm(node, layer, origin, owners)
         elif "bias" in layer.weights and layer.kind in _BIAS_ONLY:
             self._refit_bias(node, layer, origin, owners)
 
@@ -184,15 +202,36 @@ class _Fitting:
         return linear.sample_places(shape[0], grid, self.options.places, self.rng)
 
     def _wanted(
-        self, origin: Origin, owners: _Owners, places: np.ndarray, compute: _Compute
+        self,
+        origin: Origin,
+        owners: _Owners,
+        places: np.ndarray,
+        compute: _Compute,
+        behind: bool = True,
     ) -> np.ndarray:
-        """What the originals compute at some places, for the channels that are left."""
+        """What the originals compute at some places, for the channels that are left.
+
+        Channels that became one are compared behind the batch norms that follow, if `behind`.
+        """
         wanted = np.empty((len(places), len(origin.columns)), np.float32)
         for key in owners.items():
             own = origin.columns.nets == key[0]
-            found = self._computed(key, places, compute)
-            wanted[:, own] = found[:, origin.columns.positions[own]]
-        return wanted
+            if own.any():
+                found = self._computed(key, places, compute)
+                wanted[:, own] = found[:, origin.columns.positions[own]]
+        if not origin.columns.fused:
+            return wanted
+        norms = {k: self._norm_of(k, name) for k, name in owners.items()} if behind else {}
+        affine: dict[int, Affine] = {}
+        if None not in norms.values():
+            affine = {k: affine_of(norm) for k, norm in norms.items() if norm is not None}
+        return joint_targets(
+            origin.columns,
+            wanted,
+            lambda k: self._computed((k, owners[k]), places, compute),
+            affine,
+            None if self.own is None else self.own[places[:, 0]],
+        )
 
     def _computed(self, key: tuple[int, str], places: np.ndarray, compute: _Compute) -> np.ndarray:
         if self.known is not None and key in self.known:
@@ -253,15 +292,37 @@ class _Fitting:
         weights = {**layer.weights, "kernel": (kernel + change).astype(kernel.dtype)}
         self._shift(node, dataclasses.replace(layer, weights=weights), intercept)
 
+    def _refit_norm(self, node: Node, layer: Layer, origin: Origin, owners: _Owners) -> None:
+        """A batch norm of channels that several became is fitted to what theirs yield."""
+        places = self._places(linear.LINEAR_FORMS["Dense"], node, layer)
+
+        def read(sampled: Sampled) -> np.ndarray:
+            return sampled.read(linear.LINEAR_FORMS["Dense"], layer)
+
+        def compute(original: Layer, sampled: Sampled) -> np.ndarray:
+            scale, offset = affine_of(original)
+            return read(sampled) * scale + offset
+
+        wanted = self._wanted(origin, owners, places, compute, behind=False)
+        x = read(Sampled(self.cut, node.name, places))
+        scale, offset = affine_of(layer)
+        if not _negligible(wanted - (x * scale + offset), wanted):
+            weights = fitted_norm(layer, origin.columns, x, wanted)
+            self.cut.change(dataclasses.replace(layer, weights=weights))
+
     def _refit_bias(self, node: Node, layer: Layer, origin: Origin, owners: _Owners) -> None:
         """Layers without a closed form get the right mean, channel by channel."""
         reached = mean_outputs(layer, self.cut, node.name)
-        wanted = np.empty(len(origin.columns))
+        wanted, means = np.empty(len(origin.columns)), {}
         for k, name in owners.items():
             own = origin.columns.nets == k
             original = self.networks[k].layer_of(self.networks[k].node(name))
             found = mean_outputs(original, self.originals[k], name)
             wanted[own] = found[origin.columns.positions[own]]
+            means[k] = found
+        if origin.columns.fused:
+            columns = origin.columns
+            wanted = joint_targets(columns, wanted[None], lambda k: means[k][None], {}, None)[0]
         if not _negligible(wanted - reached, wanted):
             self._shift(node, layer, wanted - reached)
 
@@ -285,12 +346,25 @@ class _Fitting:
             self.cut.change(dataclasses.replace(layer, config=config, weights=weights))
 
     def _following_norm(self, node: Node) -> Layer | None:
-        readers = self.readers.get(node.outputs[0], ())
         activation = self.cut.layer(node.layer).config.get("activation")
-        if len(readers) != 1 or activation not in (None, "linear"):
-            return None
-        layer = self.cut.layer(self.network.node(readers[0]).layer)
-        return layer if layer.kind == "BatchNormalization" else None
+        readers = self.readers.get(node.outputs[0], ())
+        found = _norm_among(self.network, readers, activation)
+        return None if found is None else self.cut.layer(found.name)
+
+    def _norm_of(self, k: int, name: str) -> Layer | None:
+        """The batch norm that follows a node of an original."""
+        network = self.networks[k]
+        node = network.node(name)
+        readers = self.readers_of[k].get(node.outputs[0], ())
+        return _norm_among(network, readers, network.layer_of(node).config.get("activation"))
+
+
+def _norm_among(network: Network, readers: Sequence[str], activation: Any) -> Layer | None:
+    """The batch norm that alone reads what a layer writes, if there is one."""
+    if len(readers) != 1 or activation not in (None, "linear"):
+        return None
+    layer = network.layer_of(network.node(readers[0]))
+    return layer if layer.kind == "BatchNormalization" else None
 
 
 def _negligible(residual: np.ndarray, wanted: np.ndarray) -> bool:

@@ -21,11 +21,14 @@ class Layout:
         positions: The position on that network's original axis.
         others: For further networks that have some of the channels too, their positions there; -1
             where they have not.
+        fused: The positions of further channels, not the same, that became one with some of these;
+            by network and, as several of one may, by a number; -1 where there is none.
     """
 
     nets: np.ndarray
     positions: np.ndarray
     others: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    fused: Mapping[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.nets)
@@ -33,10 +36,15 @@ class Layout:
     @classmethod
     def concatenate(cls, layouts: Sequence[Layout]) -> Layout:
         nets = dict.fromkeys(net for layout in layouts for net in layout.others)
+        keys = dict.fromkeys(key for layout in layouts for key in layout.fused)
         return cls(
             np.concatenate([layout.nets for layout in layouts]),
             np.concatenate([layout.positions for layout in layouts]),
             {net: np.concatenate([layout._other(net) for layout in layouts]) for net in nets},
+            {
+                key: np.concatenate([own.fused.get(key, np.full(len(own), -1)) for own in layouts])
+                for key in keys
+            },
         )
 
     def _other(self, net: int) -> np.ndarray:
@@ -52,25 +60,58 @@ class Layout:
 
     def shifted(self, shifts: Mapping[int, int]) -> Layout:
         added = np.array([shifts.get(net, 0) for net in self.nets.tolist()], int)
-        others = {
-            net: np.where(found < 0, -1, found + shifts.get(net, 0))
-            for net, found in self.others.items()
-        }
-        return Layout(self.nets, self.positions + added, others)
+
+        def moved(net: int, found: np.ndarray) -> np.ndarray:
+            return np.where(found < 0, -1, found + shifts.get(net, 0))
+
+        others = {net: moved(net, found) for net, found in self.others.items()}
+        fused = {key: moved(key[0], found) for key, found in self.fused.items()}
+        return Layout(self.nets, self.positions + added, others, fused)
 
     def of(self, net: int) -> np.ndarray:
         """Whether each position carries a channel of one network (a common one counts)."""
         return self.at(net) >= 0
 
     def at(self, net: int) -> np.ndarray:
-        """Where the channels are on the axis of one network; -1 for those that it has not."""
-        own = (self.nets == net) | (self.nets < 0)
-        return np.where(own, self.positions, self._other(net))
+        """Where the channels are on the axis of one network; -1 for those that it has not.
 
-    def seen_by(self, net: int) -> Layout:
-        """The layout as one network sees it: what that has not is nobody's."""
-        found = self.at(net)
-        return Layout(np.where(found >= 0, net, _NOBODY), np.maximum(found, 0))
+        Of several that were fused it is the first.
+        """
+        first, *further = self.places(net)
+        for found in further:
+            first = np.where(first < 0, found, first)
+        return first
+
+    def places(self, net: int) -> list[np.ndarray]:
+        """Where all channels of one network are on its axis that are carried; -1 for none."""
+        own = (self.nets == net) | (self.nets < 0)
+        fused = [found for key, found in self.fused.items() if key[0] == net]
+        return [np.where(own, self.positions, self._other(net)), *fused]
+
+    def owners(self) -> set[int]:
+        """The networks that write the channels, those of fused ones included."""
+        fused = {net for (net, _), found in self.fused.items() if np.any(found >= 0)}
+        return set(self.nets.tolist()) | fused
+
+    def owned_alike(self) -> bool:
+        """Whether every channel was fused of channels of the same networks."""
+        members = [self.nets == net for net in self.owners()]
+        for found, net in zip(members, self.owners(), strict=True):
+            for (other, _), positions in self.fused.items():
+                found |= (positions >= 0) & (other == net)
+        return all(found.all() for found in members)
+
+    def seen_by(self, *nets: int) -> Layout:
+        """The layout as some networks see it: what they have not is nobody's."""
+        lead, first = np.full(len(self), _NOBODY), np.zeros(len(self), int)
+        fused = {}
+        for net in nets:
+            for number, found in enumerate(self.places(net)):
+                free = (found >= 0) & (lead == _NOBODY)
+                lead[free], first[free] = net, found[free]
+                if np.any((found >= 0) & ~free):
+                    fused[net, number] = np.where(free, -1, found)
+        return Layout(lead, first, {}, fused)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,7 +164,10 @@ def arrange(rule: LayerRule, calls: Mapping[int, Call], call: Call, layout: Layo
     others = {
         net: after(net, found[sources]) for net, found in layout.others.items() if net in calls
     }
-    return Layout(nets, positions, others)
+    fused = {
+        key: after(key[0], found[sources]) for key, found in layout.fused.items() if key[0] in calls
+    }
+    return Layout(nets, positions, others, fused)
 
 
 def is_regular(
@@ -141,6 +185,12 @@ def is_regular(
         chosen = (after.nets == net) | (after.others.get(net, np.array(-1)) >= 0)
         wanted = original[after.at(net)[chosen]]
         if not np.array_equal(before.at(net)[sources[chosen]], wanted):
+            return False
+    for key, found in after.fused.items():
+        own = calls[key[0]]
+        chosen = found >= 0
+        wanted = rule.source_positions(own, own.in_shape[-1])[found[chosen]]
+        if not np.array_equal(before.fused[key][sources[chosen]], wanted):
             return False
     return True
 
@@ -168,6 +218,9 @@ def slice_weights(
         axes = rule.weights.get(name)
         if axes is None or (axes.inputs is None and axes.outputs is None):
             result[name] = original
+        elif rows.fused or columns.fused:
+            added_up = axes.outputs is not None or rule.frozen is not None
+            result[name] = _fuse(name, axes, calls, rows, columns, lead, added_up)
         else:
             result[name] = _slice(name, axes, calls, rows, columns, lead)
     return result
@@ -199,6 +252,63 @@ def _slice(
             taken[axes.outputs] = columns.at(net)[own]
         merged[np.ix_(*place)] = source[np.ix_(*taken)]
     return merged
+
+
+def _fuse(
+    name: str,
+    axes: Axes,
+    calls: Mapping[int, Call],
+    rows: Layout,
+    columns: Layout,
+    lead: Call,
+    added_up: bool,
+) -> np.ndarray:
+    """A weight where several channels became one.
+
+    An output is the mean of those that were fused in it. Whoever reads a fused input reads it for
+    all that it stands for, so that rows are added up; without outputs of their own (depthwise
+    kernels) they are outputs themselves.
+    """
+    fanout = axes.fanout(lead.config)
+    original = lead.layer.weights[name]
+    shape = list(original.shape)
+    if axes.inputs is not None:
+        shape[axes.inputs] = len(rows) * fanout
+    if axes.outputs is not None:
+        shape[axes.outputs] = len(columns)
+    total, count = np.zeros(shape), np.zeros(shape)
+    for net, call in calls.items():
+        read = rows.places(net) if axes.inputs is not None else [None]
+        written = _written(columns, net, calls) if axes.outputs is not None else [None]
+        if axes.inputs is not None and not any(np.any(found >= 0) for found in read):
+            continue
+        for outputs in written:
+            place: list[np.ndarray] = [np.arange(size) for size in shape]
+            taken: list[np.ndarray] = [np.arange(size) for size in shape]
+            if outputs is not None:
+                place[axes.outputs] = np.flatnonzero(outputs >= 0)
+                taken[axes.outputs] = outputs[outputs >= 0]
+            if added_up:
+                count[np.ix_(*place)] += 1
+            for inputs in read:
+                if inputs is not None:
+                    place[axes.inputs] = _spread(np.flatnonzero(inputs >= 0), fanout)
+                    taken[axes.inputs] = _spread(inputs[inputs >= 0], fanout)
+                total[np.ix_(*place)] += call.layer.weights[name][np.ix_(*taken)]
+                if not added_up:
+                    count[np.ix_(*place)] += 1
+    mean = np.where(count > 0, total / np.maximum(count, 1), axes.fill)
+    return mean.astype(original.dtype)
+
+
+def _written(columns: Layout, net: int, calls: Mapping[int, Call]) -> list[np.ndarray]:
+    """The channels of one network whose weights its outputs get, as positions; -1 for none.
+
+    Of channels that are the same in several networks the first has them, where it takes part.
+    """
+    first, *fused = columns.places(net)
+    own = (columns.nets == net) | (columns.nets < 0) | ~np.isin(columns.nets, list(calls))
+    return [np.where(own, first, -1), *fused]
 
 
 def _spread(positions: np.ndarray, fanout: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from tfmot_pam.graph.arguments import check_number
 from tfmot_pam.graph.heads import own_output
 from tfmot_pam.graph.network import Network, iterate_tensors, prune_to, without_unread_inputs
 from tfmot_pam.graph.reader import check_model, read
-from tfmot_pam.merging.methods import Threshold
+from tfmot_pam.merging.methods import MergeMethod, Threshold
 from tfmot_pam.merging.relevance import ESTIMATORS
 from tfmot_pam.merging.ungroup import without_groups
 
@@ -27,6 +27,7 @@ def check_options(
     width: str,
     min_group: int,
     samples: int,
+    method: MergeMethod,
 ) -> Threshold:
     """The threshold, after all options were found to be in range."""
     if width not in WIDTHS:
@@ -75,6 +76,15 @@ def check_options(
             f"Received min_group={min_group!r} and samples={samples!r}. Expected at least 1 "
             "channel and 2 samples. Use the defaults, 4 and 1024."
         )
+    if method.matches:
+        refused = sorted(given.keys() - {"share"})
+        if refused:
+            raise ValueError(
+                f"Received {refused[0]}={given[refused[0]]!r} with the method {method.name!r}. It "
+                "measures no relevance: expected `share`, the share of channels that it makes one, "
+                "or no threshold for all that it can. Pass `share`."
+            )
+        return Threshold(share=share or 1.0)
     return Threshold(**given) if given else Threshold(rho=DEFAULT_RHO)
 
 

@@ -21,8 +21,21 @@ from tfmot_pam.graph.network import Network, Tensor, map_tensors
 from tfmot_pam.graph.rules import Call
 from tfmot_pam.graph.slicing import Layout, Origin, arrange, is_regular, slice_weights
 from tfmot_pam.merging.alignment import Alignment
-from tfmot_pam.merging.grouping import Grouping, everything, group_order, tasks_of
-from tfmot_pam.merging.pieces import COMMON, Piece, copies, merge_columns, seen_by_others
+from tfmot_pam.merging.grouping import (
+    Grouping,
+    everything,
+    group_order,
+    numbers_of_one,
+    tasks_of,
+)
+from tfmot_pam.merging.pieces import (
+    COMMON,
+    Piece,
+    copies,
+    merge_columns,
+    seen_by_others,
+    with_fused,
+)
 from tfmot_pam.merging.writer import Writer
 
 Calls = Mapping[int, Call]  # corresponding calls by network
@@ -102,6 +115,7 @@ class _Building:
         self.alignment = alignment
         self.own_width = own_width
         self.grouping = grouping
+        self.numbers = numbers_of_one(alignment, grouping) if grouping.fused else None
         self.everyone = everything(len(alignment.tasks))
         self.writer = Writer(alignment)
         self.inputs: dict[str, Tensor] = {}
@@ -201,6 +215,7 @@ class _Building:
         self.store(calls, [Piece(tensor, self.everyone, layout, given=COMMON)])
 
     def _visit_mixing(self, calls: Calls) -> None:
+        calls = {k: self._unmerged(k, call) for k, call in calls.items()}
         columns = {k: self._columns(k, call) for k, call in calls.items()}
         found = sorted(
             {mask for masks, _ in columns.values() for mask in masks.tolist()} - {0},
@@ -212,15 +227,30 @@ class _Building:
             result.append(self._mix(calls, mask, layout))
         self.store(calls, result)
 
+    def _unmerged(self, k: int, call: Call) -> Call:
+        """The call with rows that read each channel out of the one that it was fused into."""
+        if self.grouping.factors is None:
+            return call
+        rule, weights = known_rule(call), dict(call.layer.weights)
+        factors = self.grouping.factors[k][self.labels(k, call.node.inputs[0])]
+        last = any(axes.later for axes in rule.weights.values())
+        for name, axes in rule.weights.items():
+            if name in weights and axes.inputs is not None and axes.later == last:
+                shape = np.ones(weights[name].ndim, int)
+                shape[axes.inputs] = -1
+                spread = np.repeat(factors, axes.fanout(call.config)).reshape(shape)
+                weights[name] = (weights[name] * spread).astype(weights[name].dtype)
+        return dataclasses.replace(call, layer=dataclasses.replace(call.layer, weights=weights))
+
     def _seen_by_others(self, calls: Calls, layout: Layout, output: int = 0) -> Layout:
-        """The layout of a layer's output with what other networks have of its channels."""
-        if self.alignment.identical is None or len(calls) < 2:
+        """The layout of a layer's output with what other channels its own ones stand for."""
+        labels = {k: self.labels(k, Tensor(call.node.name, output)) for k, call in calls.items()}
+        if self.alignment.identical is not None and len(calls) > 1:
+            identical = self.alignment.identical
+            layout = seen_by_others(layout, {k: identical[k][own] for k, own in labels.items()})
+        if self.numbers is None:
             return layout
-        numbers = {
-            k: self.alignment.identical[k][self.labels(k, Tensor(call.node.name, output))]
-            for k, call in calls.items()
-        }
-        return seen_by_others(layout, numbers)
+        return with_fused(layout, {k: self.numbers[k][own] for k, own in labels.items()}, labels)
 
     def _columns(self, k: int, call: Call) -> tuple[np.ndarray, np.ndarray]:
         """The task sets of the channels that a layer writes, and each one's part of its space.
@@ -240,7 +270,7 @@ class _Building:
 
     def _mix(self, calls: Calls, mask: int, layout: Layout) -> Piece:
         lead = next(iter(calls))
-        nets = set(layout.nets.tolist())
+        nets = layout.owners()
         readable = [
             piece
             for piece in self.pieces(lead, calls[lead].node.inputs[0])
@@ -259,7 +289,7 @@ class _Building:
         rule = known_rule(call)
         if any(axes.inputs is not None and axes.outputs is None for axes in rule.weights.values()):
             # These weights belong to the input channel alone: each network needs its own copy.
-            readable = [own for piece in readable for own in copies(piece, sorted(nets))]
+            readable = [own for piece in readable for own in copies(piece, layout)]
         tensor, rows = self.side_by_side(readable)
         shape = (*call.out_shape[:-1], len(layout))
         config = rule.resized(call, len(rows), len(layout))

@@ -21,6 +21,7 @@ from tfmot_pam.graph.heads import Inputs, all_heads, common_inputs, common_types
 from tfmot_pam.graph.inputs import as_types, rows
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.runner import evaluate
+from tfmot_pam.merging.alignment import Alignment
 
 
 def calibration_samples(
@@ -107,3 +108,29 @@ def _check_same(task: str, expected: np.ndarray, found: np.ndarray) -> None:
             f"and weights it differs by {error:.3g}. A custom layer's get_config() probably "
             "leaves out an argument; let it return every argument of the constructor."
         )
+
+
+def inputs_of_tasks(alignment: Alignment, calibration: Samples) -> tuple[Inputs, ...]:
+    """The inputs of each task's own samples."""
+    return tuple(
+        calibration.by_head[next(iter(leaves(task, network.outputs)))].x
+        for task, network in zip(alignment.tasks, alignment.networks, strict=True)
+    )
+
+
+def own_samples(alignment: Alignment, calibration: Samples) -> np.ndarray | None:
+    """Whether each of the inputs of all heads is of each task's, `[samples, tasks]`.
+
+    None where all tasks have the same.
+    """
+    if calibration.shared:
+        return None
+    parts = []
+    for found in calibration.apart:
+        first = next(iter(found.by_head.values()))
+        row = [
+            any(head in found.by_head for head in leaves(task, network.outputs))
+            for task, network in zip(alignment.tasks, alignment.networks, strict=True)
+        ]
+        parts.append(np.tile(np.array(row), (len(first), 1)))
+    return np.concatenate(parts)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.sparse
 
 from tfmot_pam.merging.alignment import Alignment
 
@@ -18,15 +19,21 @@ class Grouping:
     Args:
         masks: For each network, one integer a channel number: bit t is set where task t needs
             the channel; 0 drops it.
+        fused: For each network a number for each of its channels, the same where channels, of one
+            network or of several, become one; None where none do.
+        factors: For each network, what the one is to be multiplied by to stand for each of its
+            channels where layers read it; None for 1.
     """
 
     masks: tuple[np.ndarray, ...]
+    fused: tuple[np.ndarray, ...] | None = None
+    factors: tuple[np.ndarray, ...] | None = None
 
     def replace(self, index: int, channels: np.ndarray, values: np.ndarray | int) -> Grouping:
         """The same grouping with other task sets for some channels of one network."""
         masks = [mask.copy() for mask in self.masks]
         masks[index][channels] = values
-        return Grouping(tuple(masks))
+        return dataclasses.replace(self, masks=tuple(masks))
 
 
 def everything(count: int) -> int:
@@ -64,30 +71,44 @@ def fixed_masks(alignment: Alignment) -> Grouping:
     return Grouping(tuple(masks))
 
 
-def with_identical_once(alignment: Alignment, grouping: Grouping) -> Grouping:
-    """The grouping in which of channels that are the same in several networks only one stays.
+def numbers_of_one(alignment: Alignment, grouping: Grouping) -> tuple[np.ndarray, ...] | None:
+    """A number for each channel of each network, the same where they are, or become, one."""
+    if alignment.identical is None or grouping.fused is None:
+        return grouping.fused if alignment.identical is None else alignment.identical
+    sizes = [len(own) for own in grouping.fused]
+    fused, same = np.concatenate(grouping.fused), np.concatenate(alignment.identical)
+    same = same + int(fused.max(initial=-1)) + 1
+    total = int(same.max(initial=-1)) + 1
+    matrix = scipy.sparse.coo_matrix((np.ones(len(fused), bool), (fused, same)), (total, total))
+    _, joined = scipy.sparse.csgraph.connected_components(matrix, directed=False)
+    return tuple(np.split(joined[fused], np.cumsum(sizes)[:-1]))
 
-    That is the first which is not dropped, for the tasks of all these networks, and those that
-    need one of the channels besides.
+
+def with_identical_once(alignment: Alignment, grouping: Grouping) -> Grouping:
+    """The grouping in which of channels that are the same, or are fused, only one stays.
+
+    That is the first which is not dropped, for the tasks that need one of them. Those that are the
+    same in several networks are for the tasks of all these networks.
     """
-    if alignment.identical is None:
+    numbers_of = numbers_of_one(alignment, grouping)
+    if numbers_of is None:
         return grouping
-    pairs = list(zip(alignment.identical, grouping.masks, strict=True))
-    times = Counter(number for numbers, _ in pairs for number in numbers.tolist())
+    identical = alignment.identical or numbers_of
+    times = Counter(number for numbers in identical for number in numbers.tolist())
     needed: dict[int, int] = {}
-    keeper: dict[int, int] = {}
-    for k, (numbers, masks) in enumerate(pairs):
-        for number, mask in zip(numbers.tolist(), masks.tolist(), strict=True):
-            own = 1 << k if times[number] > 1 else 0
+    keeper: dict[int, tuple[int, int]] = {}
+    for k, (numbers, masks) in enumerate(zip(numbers_of, grouping.masks, strict=True)):
+        same = identical[k].tolist()
+        pairs = zip(numbers.tolist(), masks.tolist(), strict=True)
+        for channel, (number, mask) in enumerate(pairs):
+            own = 1 << k if alignment.identical and times[same[channel]] > 1 else 0
             needed[number] = needed.get(number, 0) | mask | own
             if mask:
-                keeper.setdefault(number, k)
-    return Grouping(
-        tuple(
-            np.array([needed[n] if keeper.get(n) == k else 0 for n in numbers.tolist()], int)
-            for k, (numbers, _) in enumerate(pairs)
-        )
-    )
+                keeper.setdefault(number, (k, channel))
+    kept = [np.zeros_like(masks) for masks in grouping.masks]
+    for number, (k, channel) in keeper.items():
+        kept[k][channel] = needed[number]
+    return dataclasses.replace(grouping, masks=tuple(kept))
 
 
 def identical_elsewhere(alignment: Alignment, index: int) -> np.ndarray:

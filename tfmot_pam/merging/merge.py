@@ -21,25 +21,19 @@ from tfmot_pam.graph.network import Network
 from tfmot_pam.merging.alignment import Alignment, TrunkSpace, align
 from tfmot_pam.merging.arguments import check_estimator, check_options, named_models, read_models
 from tfmot_pam.merging.assemble import Assembly, IrregularLayout, assemble
-from tfmot_pam.merging.calibration import calibration_samples, check_crossing
+from tfmot_pam.merging.calibration import (
+    calibration_samples,
+    check_crossing,
+    inputs_of_tasks,
+    own_samples,
+)
 from tfmot_pam.merging.capture import check_reduction, observe
 from tfmot_pam.merging.grouping import Grouping, free_spaces
-from tfmot_pam.merging.methods import (
-    MergeMethod,
-    Paths,
-    Request,
-    Threshold,
-    checked,
-    find_method,
-)
+from tfmot_pam.merging.method_table import find_method
+from tfmot_pam.merging.methods import MergeMethod, Paths, Request, Threshold, checked
 from tfmot_pam.merging.observations import Observations
-from tfmot_pam.merging.plan import (
-    MergePlan,
-    check_plan_belongs,
-    fingerprint,
-    grouping_of,
-    make_plan,
-)
+from tfmot_pam.merging.plan import MergePlan, check_plan_belongs, fingerprint
+from tfmot_pam.merging.planning import grouping_of, make_plan
 from tfmot_pam.merging.regroup import regroup
 from tfmot_pam.merging.relevance import RelevancePath, relevance_path
 from tfmot_pam.merging.targets import (
@@ -141,7 +135,7 @@ def merge(
     ['digit', 'speaker']
     """
     chosen = find_method(method)
-    threshold = check_options(rho, alpha, share, width, min_group, samples)
+    threshold = check_options(rho, alpha, share, width, min_group, samples, chosen)
     check_seed(seed)
     check_compensation(compensation)
     check_estimator(estimator)
@@ -169,7 +163,8 @@ def merge(
                 paths = _relevance(
                     by_task, alignment, calibration, estimator, reduction, seed, display
                 )
-            request = Request(alignment, paths, threshold, seed)
+            inputs = inputs_of_tasks(alignment, calibration) if chosen.matches else ()
+            request = Request(alignment, paths, threshold, seed, inputs)
             request, grouping, assembly = _regroup_and_assemble(request, chosen, min_group, width)
             alignment = request.alignment
             options = {
@@ -195,6 +190,7 @@ def merge(
                 calibration.inputs,
                 fit,
                 functools.partial(display.show, "fitting"),
+                own=own_samples(alignment, calibration),
             )
             display.show("fitting", 1.0, line="done")
     merged = emit(network)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import reprlib
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 import numpy as np
 
+from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.merging.alignment import Alignment
 from tfmot_pam.merging.grouping import everything, free_spaces, tasks_of
 from tfmot_pam.merging.relevance import RelevancePath
@@ -97,12 +97,51 @@ def _needed(alignment: Alignment, irrelevant: list[np.ndarray]) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Request:
-    """What a merge method decides on; `paths` is empty where nothing needs relevance."""
+    """What a merge method decides on.
+
+    Args:
+        alignment: The networks side by side, with the channel spaces of their common trunk.
+        paths: Relevance; empty where nothing needs it.
+        threshold: What the user wants.
+        seed: Seed of everything random.
+        inputs: For each network, calibration inputs of its task `[samples, ...]`; of several a
+            dict by name.
+    """
 
     alignment: Alignment
     paths: Paths
     threshold: Threshold
     seed: int
+    inputs: tuple[Inputs, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SpaceDecision:
+    """What a merge method decides for one space where several channels become one.
+
+    Args:
+        masks: The task set of each channel as a bit mask in task order, the first network's
+            channels first; 0 drops a channel.
+        classes: For each channel a whole number. Channels of one number, of one network or of
+            several, become one, which is computed once: the least-squares fit to all of them.
+            Channels of one number that have different task sets become one for each set.
+        factors: What the one is multiplied by to stand for each channel where layers read it, such
+            as ratios of their scales; None for 1.
+
+    Example:
+    >>> import numpy as np, tfmot_pam
+    >>> def pairs(request):
+    ...     return {i: tfmot_pam.SpaceDecision(np.full(sum(space.widths), 3),
+    ...                                        np.concatenate([*map(np.arange, space.widths)]))
+    ...             for i, space in enumerate(request.alignment.spaces)
+    ...             if not space.given and space.frozen is None}
+    >>> tfmot_pam.MergeMethod("first-with-first", pairs, own_width=True).name
+    'first-with-first'
+    """
+
+    masks: np.ndarray
+    classes: np.ndarray
+    factors: np.ndarray | None = None
 
 
 def _pam(request: Request) -> dict[int, np.ndarray]:
@@ -150,10 +189,13 @@ class MergeMethod:
         decide: `decide(request) -> {space: masks}`: for each space of `free_spaces`, the task sets
             of its channels as bit masks in task order, the first network's channels first; 0 drops
             a channel. Layers that are taken whole stay apart, but for those that `shared_unit`
-            gives to all tasks.
+            gives to all tasks. A `SpaceDecision` in the place of masks also says which channels
+            become one.
         needs_relevance: Whether it looks at `request.paths`. Small groups are then folded, and
             every task is given a least number of channels.
         own_width: Whether no task gets more channels than its own network has, as it is.
+        matches: Whether it looks at `request.inputs` and, of all thresholds, at `share` alone:
+            `merge` refuses `rho` and `alpha`, and without `share` the threshold is `share=1`.
 
     Raises:
         TypeError: `name` is no text or `decide` no function.
@@ -168,9 +210,10 @@ class MergeMethod:
     """
 
     name: str
-    decide: Callable[[Request], Mapping[int, np.ndarray]]
+    decide: Callable[[Request], Mapping[int, np.ndarray | SpaceDecision]]
     needs_relevance: bool = False
     own_width: bool = False
+    matches: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not callable(self.decide):
@@ -180,39 +223,13 @@ class MergeMethod:
             )
 
 
-METHODS: Mapping[str, MergeMethod] = MappingProxyType(
-    {
-        method.name: method
-        for method in (
-            MergeMethod("pam", _pam, needs_relevance=True),
-            MergeMethod("pam-paper", _pam_paper, needs_relevance=True),
-            MergeMethod("random", _random, needs_relevance=True),
-            MergeMethod("separate", _separate, own_width=True),
-            MergeMethod("shared", _shared),
-        )
-    }
+RULES = (
+    MergeMethod("pam", _pam, needs_relevance=True),
+    MergeMethod("pam-paper", _pam_paper, needs_relevance=True),
+    MergeMethod("random", _random, needs_relevance=True),
+    MergeMethod("separate", _separate, own_width=True),
+    MergeMethod("shared", _shared),
 )
-
-
-def find_method(method: str | MergeMethod) -> MergeMethod:
-    """The method of a name, or the method itself.
-
-    Raises:
-        TypeError: it is neither.
-        ValueError: there is none of that name.
-    """
-    if isinstance(method, MergeMethod):
-        return method
-    if not isinstance(method, str):
-        raise TypeError(
-            f"`method` must be a name or a tfmot_pam.MergeMethod. Received: {method!r} of type "
-            f"{type(method).__name__}. Choose one of {sorted(METHODS)}."
-        )
-    if method not in METHODS:
-        raise ValueError(
-            f"Unknown `method`: {method!r}. Expected one of {sorted(METHODS)}. Choose one."
-        )
-    return METHODS[method]
 
 
 def checked(method: MergeMethod) -> MergeMethod:
@@ -223,7 +240,7 @@ def checked(method: MergeMethod) -> MergeMethod:
     return dataclasses.replace(method, decide=lambda request: _decision(method, request))
 
 
-def _decision(method: MergeMethod, request: Request) -> dict[int, np.ndarray]:
+def _decision(method: MergeMethod, request: Request) -> dict[int, np.ndarray | SpaceDecision]:
     decided = method.decide(request)
     if not isinstance(decided, Mapping):
         raise TypeError(
@@ -231,19 +248,44 @@ def _decision(method: MergeMethod, request: Request) -> dict[int, np.ndarray]:
             f"{type(decided).__name__}. Expected a dict from indices of spaces to masks. Return "
             "such as {index: masks}."
         )
-    alignment, found = request.alignment, {}
+    return {index: _of_space(method, request, index, found) for index, found in decided.items()}
+
+
+def _of_space(
+    method: MergeMethod, request: Request, index: int, found: np.ndarray | SpaceDecision
+) -> np.ndarray | SpaceDecision:
+    alignment = request.alignment
     known = {i: space for i, space in enumerate(alignment.spaces) if not space.given}
     most = everything(len(alignment.tasks))
-    for index, masks in decided.items():
-        masks = np.asarray(masks)
-        count = sum(known[index].widths) if index in known else None
-        whole = np.issubdtype(masks.dtype, np.integer) and masks.shape == (count,)
-        if not whole or masks.min(initial=0) < 0 or masks.max(initial=0) > most:
-            raise ValueError(
-                f"The merge method {method.name!r} returned {reprlib.repr(masks)} for the space "
-                f"{index!r}. Expected a whole number from 0 to {most} for each of the channels: "
-                f"{ {i: sum(space.widths) for i, space in known.items()} }. Return one mask a "
-                "channel, the first network's channels first."
-            )
-        found[index] = masks
-    return found
+    masks = np.asarray(found.masks if isinstance(found, SpaceDecision) else found)
+    count = sum(known[index].widths) if index in known else None
+    whole = np.issubdtype(masks.dtype, np.integer) and masks.shape == (count,)
+    if not whole or masks.min(initial=0) < 0 or masks.max(initial=0) > most:
+        raise ValueError(
+            f"The merge method {method.name!r} returned {reprlib.repr(masks)} for the space "
+            f"{index!r}. Expected a whole number from 0 to {most} for each of the channels: "
+            f"{ {i: sum(space.widths) for i, space in known.items()} }. Return one mask a "
+            "channel, the first network's channels first."
+        )
+    if not isinstance(found, SpaceDecision):
+        return masks
+    classes = np.asarray(found.classes)
+    factors = np.asarray(1.0 if found.factors is None else found.factors)
+    factors = np.broadcast_to(factors, (count,)) if found.factors is None else factors
+    if not np.issubdtype(classes.dtype, np.integer) or classes.shape != (count,):
+        raise ValueError(
+            f"The merge method {method.name!r} returned the classes {reprlib.repr(classes)} for "
+            f"the space {index!r}. Expected a whole number for each of its {count} channels. "
+            "Give channels that become one the same number, and every other channel its own."
+        )
+    if factors.shape != (count,) or not np.issubdtype(factors.dtype, np.number):
+        raise ValueError(
+            f"The merge method {method.name!r} returned the factors {reprlib.repr(factors)} for "
+            f"the space {index!r}. Expected a number for each of its {count} channels, or None."
+        )
+    if not np.isfinite(factors).all():
+        raise ValueError(
+            f"The merge method {method.name!r} returned factors that are not finite for the space "
+            f"{index!r}. Expected finite numbers. Return None for a factor of 1 everywhere."
+        )
+    return SpaceDecision(masks, classes, None if found.factors is None else factors)

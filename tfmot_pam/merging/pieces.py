@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 import numpy as np
@@ -36,13 +37,20 @@ class Piece:
         return len(self.layout)
 
 
-def copies(piece: Piece, nets: list[int]) -> list[Piece]:
-    """Channels that are the same in several networks, once for each of some networks."""
-    layout = piece.layout
-    if piece.given == COMMON:
+def copies(piece: Piece, columns: Layout) -> list[Piece]:
+    """Channels that several networks have, once for each of those that read them for themselves.
+
+    Where every channel that is written was fused of channels of the same networks, these read them
+    once, as one.
+    """
+    layout, nets = piece.layout, sorted(columns.owners())
+    if columns.fused and columns.owned_alike():
+        views = [layout if piece.given == COMMON else layout.seen_by(*nets)]
+    elif piece.given == COMMON:
         views = [layout.owned_by(net) for net in nets]
     else:
-        views = [layout.seen_by(net) for net in nets if layout.others and layout.of(net).any()]
+        several = layout.others or layout.fused
+        views = [layout.seen_by(net) for net in nets if several and layout.of(net).any()]
     return [dataclasses.replace(piece, layout=view) for view in views or [layout]]
 
 
@@ -78,3 +86,35 @@ def seen_by_others(layout: Layout, numbers: Mapping[int, np.ndarray]) -> Layout:
         if np.any(here >= 0):
             others[k] = here
     return dataclasses.replace(layout, others=others)
+
+
+def with_fused(
+    layout: Layout, numbers: Mapping[int, np.ndarray], labels: Mapping[int, np.ndarray]
+) -> Layout:
+    """A layout with the positions of the channels that were fused into its own ones.
+
+    Args:
+        layout: Channels of one tensor, each of one network.
+        numbers: For each network, numbers of the tensor's channels there, the same where channels
+            become one.
+        labels: For each network, the channel at each position there. Of channels that are at
+            several positions the first belongs to the first, and so on.
+    """
+    members: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    place_of: dict[tuple[int, int], tuple[int, int]] = {}
+    for k, found in numbers.items():
+        times: Counter = Counter()
+        for position, key in enumerate(zip(found.tolist(), labels[k].tolist(), strict=True)):
+            place_of[k, position] = (key[0], times[key])
+            members[place_of[k, position]].append((k, position))
+            times[key] += 1
+    fused: dict[tuple[int, int], np.ndarray] = {}
+    for column, own in enumerate(zip(layout.nets.tolist(), layout.positions.tolist(), strict=True)):
+        known = {own, *((net, int(found[column])) for net, found in layout.others.items())}
+        count: Counter = Counter()
+        for net, position in members[place_of[own]]:
+            if (net, position) not in known:
+                key = (net, count[net])
+                fused.setdefault(key, np.full(len(layout), -1))[column] = position
+                count[net] += 1
+    return dataclasses.replace(layout, fused=fused)

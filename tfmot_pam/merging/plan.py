@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,12 @@ from tflite_export import json_files
 from tfmot_pam.graph.likeness import freeze, structure
 from tfmot_pam.graph.network import Network
 from tfmot_pam.merging.alignment import Alignment
-from tfmot_pam.merging.grouping import Grouping, fixed_masks, group_order, mask_of, tasks_of
-from tfmot_pam.merging.methods import Paths
 from tfmot_pam.merging.plan_schema import HEADER, PLAN
 from tfmot_pam.merging.relevance import RelevancePath
 
-FORMAT, VERSION = "tfmot_pam.MergePlan", 1
+FORMAT = "tfmot_pam.MergePlan"
+# Plans without fused channels are written as they were before there were any.
+_PLAIN, _FUSED = 1, 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,6 +37,9 @@ class PlannedSpace:
         dropped: The channels that no task needs, by task name of their model.
         paths: Each task's greedy path, where relevance was measured. Its channels count through
             the models in task order.
+        fused: The channels that became one, by task name of their model.
+        factors: By task name of their model, for each of its channels what the one is multiplied
+            by to stand for it; empty for 1.
     """
 
     name: str
@@ -46,6 +49,8 @@ class PlannedSpace:
     groups: tuple[tuple[tuple[str, ...], Mapping[str, tuple[int, ...]]], ...]
     dropped: Mapping[str, tuple[int, ...]]
     paths: Mapping[str, RelevancePath]
+    fused: tuple[Mapping[str, tuple[int, ...]], ...] = ()
+    factors: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,7 +102,7 @@ class MergePlan:
         return json.dumps(
             {
                 "format": FORMAT,
-                "version": VERSION,
+                "version": _FUSED if any(space.fused for space in self.spaces) else _PLAIN,
                 "tasks": self.tasks,
                 "method": self.method,
                 "options": self.options,
@@ -124,10 +129,10 @@ class MergePlan:
                 "MergePlan.to_json() returns. Merge again to make a new plan."
             ) from error
         kind, version = data["format"], data["version"]
-        if kind != FORMAT or version != VERSION:
+        if kind != FORMAT or version not in (_PLAIN, _FUSED):
             raise ValueError(
                 f"Received a file of format {kind!r}, version {version!r}. Expected {FORMAT!r}, "
-                f"version {VERSION}. Merge again to make a new plan."
+                f"version {_PLAIN} or {_FUSED}. Merge again to make a new plan."
             )
         try:
             PLAN(data, "the plan")
@@ -176,6 +181,7 @@ def _space_to_dict(space: PlannedSpace) -> dict[str, Any]:
         "groups": [{"tasks": tasks, "channels": channels} for tasks, channels in space.groups],
         "dropped": space.dropped,
         "paths": {task: path.to_dict() for task, path in space.paths.items()},
+        **({"fused": space.fused, "factors": space.factors} if space.fused else {}),
     }
 
 
@@ -190,6 +196,11 @@ def _space_from_dict(data: Mapping[str, Any]) -> PlannedSpace:
         ),
         dropped=_indices(data["dropped"]),
         paths={task: RelevancePath.from_dict(path) for task, path in data["paths"].items()},
+        fused=tuple(_indices(found) for found in data.get("fused", ())),
+        factors={
+            task: tuple(float(value) for value in found)
+            for task, found in data.get("factors", {}).items()
+        },
     )
 
 
@@ -230,11 +241,43 @@ def check_consistent(plan: MergePlan) -> None:
                     f"space '{space.name}' does not place each of the {width} channels of "
                     f"{task!r} exactly once"
                 )
+        _check_fused(plan, space)
         total = sum(space.widths)
         wrong = sorted(task for task, path in space.paths.items() if len(path.order) != total)
         if wrong:
             raise ValueError(
                 f"space '{space.name}' has {total} channels, its paths of {wrong} others"
+            )
+
+
+def _check_fused(plan: MergePlan, space: PlannedSpace) -> None:
+    """Raises ValueError unless channels that become one are there, once, in one group."""
+    widths = dict(zip(plan.tasks, space.widths, strict=True))
+    members = [
+        (task, channel)
+        for found in space.fused
+        for task, channels in found.items()
+        for channel in channels
+    ]
+    unknown = sorted({*(task for task, _ in members), *space.factors} - set(plan.tasks))
+    if unknown:
+        raise ValueError(f"space '{space.name}' fuses channels of the unknown tasks {unknown}")
+    if any(not 0 <= channel < widths[task] for task, channel in members):
+        raise ValueError(f"space '{space.name}' fuses channels that it does not have")
+    if len(set(members)) != len(members):
+        raise ValueError(f"space '{space.name}' fuses a channel twice")
+    for found in space.fused:
+        parts = [*(channels for _, channels in space.groups), space.dropped]
+        if not any(
+            all(set(own) <= set(part.get(task, ())) for task, own in found.items())
+            for part in parts
+        ):
+            raise ValueError(f"space '{space.name}' fuses channels of several groups")
+    for task, values in space.factors.items():
+        if len(values) != widths[task] or not np.isfinite(values).all():
+            raise ValueError(
+                f"space '{space.name}' has the factors {list(values)} for the {widths[task]} "
+                f"channels of {task!r}"
             )
 
 
@@ -252,55 +295,6 @@ def fingerprint(network: Network) -> str:
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()
-
-
-def make_plan(
-    alignment: Alignment,
-    grouping: Grouping,
-    paths: Paths | None,
-    method: str,
-    options: Mapping[str, Any],
-    fingerprints: tuple[str, ...],
-) -> MergePlan:
-    """Writes down a grouping."""
-    spaces = []
-    for index, space in enumerate(alignment.spaces):
-        if space.given:
-            continue
-        masks = [grouping.masks[k][channels] for k, channels in enumerate(space.channels)]
-        found = sorted({m for part in masks for m in part.tolist()} - {0}, key=group_order)
-        spaces.append(
-            PlannedSpace(
-                name=space.name,
-                writers=space.writers,
-                widths=space.widths,
-                frozen=space.frozen,
-                groups=tuple(
-                    (
-                        tuple(alignment.tasks[t] for t in tasks_of(mask)),
-                        _channels_of(alignment.tasks, masks, mask),
-                    )
-                    for mask in found
-                ),
-                dropped=_channels_of(alignment.tasks, masks, 0),
-                paths={
-                    task: paths[index, t]
-                    for t, task in enumerate(alignment.tasks)
-                    if paths is not None and (index, t) in paths
-                },
-            )
-        )
-    return MergePlan(alignment.tasks, method, dict(options), fingerprints, tuple(spaces))
-
-
-def _channels_of(
-    tasks: Sequence[str], masks: Sequence[np.ndarray], mask: int
-) -> dict[str, tuple[int, ...]]:
-    found = {
-        task: tuple(np.flatnonzero(part == mask).tolist())
-        for task, part in zip(tasks, masks, strict=True)
-    }
-    return {task: channels for task, channels in found.items() if channels}
 
 
 def check_plan_belongs(
@@ -341,17 +335,3 @@ def check_plan_belongs(
             f"The plan belongs to other models: {difference}. Pass the original models, or merge "
             "without `plan`."
         )
-
-
-def grouping_of(plan: MergePlan, alignment: Alignment) -> Grouping:
-    """The grouping that a plan wrote down."""
-    masks = [mask.copy() for mask in fixed_masks(alignment).masks]
-    spaces = [space for space in alignment.spaces if not space.given]
-    for planned, space in zip(plan.spaces, spaces, strict=True):
-        channels = space.channels
-        for tasks, found in (*planned.groups, ((), planned.dropped)):
-            mask = mask_of([plan.tasks.index(task) for task in tasks])
-            for task, indices in found.items():
-                k = plan.tasks.index(task)
-                masks[k][channels[k][list(indices)]] = mask
-    return Grouping(tuple(masks))

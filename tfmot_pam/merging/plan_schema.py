@@ -7,6 +7,7 @@ from tflite_export import json_files
 _TEXTS, _COUNTS = json_files.many(json_files.text), json_files.many(json_files.whole)
 # Positions out of range, negative ones too, are named with their space later.
 _POSITIONS = json_files.many(json_files.integer)
+_NUMBERS = json_files.many(json_files.number)
 HEADER = json_files.record({"format": json_files.anything, "version": json_files.anything})
 PLAN = json_files.record(
     {
@@ -31,13 +32,17 @@ PLAN = json_files.record(
                         json_files.record(
                             {
                                 "order": _POSITIONS,
-                                "values": json_files.many(json_files.number),
+                                "values": _NUMBERS,
                                 "full": json_files.number,
                                 "null": json_files.number,
                             }
                         )
                     ),
-                }
+                },
+                {
+                    "fused": json_files.many(json_files.table(_POSITIONS)),
+                    "factors": json_files.table(_NUMBERS),
+                },
             )
         ),
     }

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tfmot_pam.merging.alignment import Alignment
+from tfmot_pam.merging.fusing import fused
 from tfmot_pam.merging.grouping import (
     Grouping,
     fixed_masks,
@@ -19,7 +20,8 @@ from tfmot_pam.merging.grouping import (
     tasks_of,
     with_identical_once,
 )
-from tfmot_pam.merging.methods import MergeMethod, Request, Threshold, find_method
+from tfmot_pam.merging.method_table import find_method
+from tfmot_pam.merging.methods import MergeMethod, Request, SpaceDecision, Threshold
 from tfmot_pam.merging.units import kept_apart, unit_spaces
 from tfmot_pam.merging.width import own_width
 
@@ -44,15 +46,20 @@ def regroup(
         A grouping from which a network can be assembled.
     """
     method, wanted = find_method(method), request.threshold.share
+    decided: dict[int, np.ndarray | SpaceDecision] = {}
     if wanted is None or not method.needs_relevance:
-        best = _guarded(request, method, min_group)
+        decided = dict(method.decide(request))
+        best = _guarded(request, method, min_group, decided)
     else:
         best = _with_share(request, method, min_group, wanted)
+    fusions = {i: found for i, found in decided.items() if isinstance(found, SpaceDecision)}
     if width == "own" and not method.own_width:
+        classes = {index: found.classes for index, found in fusions.items()}
         free = free_spaces(request.alignment)
-        narrower = own_width(request, {index: best[index] for index in free})
+        narrower = own_width(request, {index: best[index] for index in free}, classes)
         best = _readable(request.alignment, best | narrower)
-    return with_identical_once(request.alignment, _placed(request.alignment, best))
+    grouping = fused(request.alignment, _placed(request.alignment, best), fusions)
+    return with_identical_once(request.alignment, grouping)
 
 
 def _with_share(
@@ -64,7 +71,7 @@ def _with_share(
     for _ in range(_BISECTIONS):
         rho = (low + high) / 2
         tried = dataclasses.replace(request, threshold=Threshold(rho=rho))
-        found = _guarded(tried, method, min_group)
+        found = _guarded(tried, method, min_group, method.decide(tried))
         share = shared_share(found)
         if not best or abs(share - wanted) < abs(shared_share(best) - wanted):
             best = found
@@ -78,10 +85,17 @@ def shared_share(decided: Mapping[int, np.ndarray]) -> float:
     return float(np.mean([len(tasks_of(mask)) > 1 for mask in values.tolist()]))
 
 
-def _guarded(request: Request, method: MergeMethod, min_group: int) -> dict[int, np.ndarray]:
-    """What a method decides, after the guards, by index of the trunk space."""
+def _guarded(
+    request: Request,
+    method: MergeMethod,
+    min_group: int,
+    found: Mapping[int, np.ndarray | SpaceDecision],
+) -> dict[int, np.ndarray]:
+    """The task sets that a method decided on, after the guards, by index of the trunk space."""
     alignment = request.alignment
-    decided = dict(method.decide(request))
+    decided = {
+        index: own.masks if isinstance(own, SpaceDecision) else own for index, own in found.items()
+    }
     if method.needs_relevance:
         for index, found in decided.items():
             owner = _owners(alignment, index)

@@ -8,6 +8,7 @@ than the originals that it replaces.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -15,7 +16,11 @@ from tfmot_pam.merging.grouping import identical_elsewhere
 from tfmot_pam.merging.methods import Request
 
 
-def own_width(request: Request, decided: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+def own_width(
+    request: Request,
+    decided: Mapping[int, np.ndarray],
+    classes: Mapping[int, np.ndarray] = MappingProxyType({}),
+) -> dict[int, np.ndarray]:
     """Lets the most relevant channels in, each for those of its tasks that have room left.
 
     Channels enter by their mean place in the relevance paths of the tasks that need them, so that
@@ -25,6 +30,8 @@ def own_width(request: Request, decided: Mapping[int, np.ndarray]) -> dict[int, 
     Args:
         request: Alignment and relevance.
         decided: The task sets of the channels of each free space, as masks.
+        classes: Numbers of the channels of some spaces, the same for those that become one: they
+            enter together, and take the room of one.
 
     Returns:
         Smaller task sets; 0 where no task is left.
@@ -39,9 +46,14 @@ def own_width(request: Request, decided: Mapping[int, np.ndarray]) -> dict[int, 
         value = (needs * np.stack(places, axis=1)).sum(axis=1) / np.maximum(needs.sum(axis=1), 1)
         value = value + len(value) * identical_elsewhere(request.alignment, index)
         room, found = np.array(widths), np.zeros_like(masks)
+        numbers = classes.get(index, np.arange(len(masks)))
+        known: dict[tuple[int, int], int] = {}
         for channel in np.argsort(-value, kind="stable").tolist():
-            let_in = needs[channel] * (room > 0)
-            room -= let_in
-            found[channel] = int(let_in @ (1 << np.arange(len(widths))))
+            key = int(numbers[channel]), int(masks[channel])
+            if key not in known:
+                let_in = needs[channel] * (room > 0)
+                room -= let_in
+                known[key] = int(let_in @ (1 << np.arange(len(widths))))
+            found[channel] = known[key]
         result[index] = found
     return result

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from tfmot_pam.merging.donor import donor_method
-from tfmot_pam.merging.methods import METHODS, MergeMethod
+from tfmot_pam.merging.method_table import METHODS
+from tfmot_pam.merging.methods import MergeMethod
 
 Starts = Callable[[Sequence[str]], Sequence["ArmStart"]]
 
