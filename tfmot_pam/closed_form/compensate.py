@@ -10,6 +10,7 @@ samples that the fit has not seen, for every layer by itself.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tfmot_pam.closed_form import linear
-from tfmot_pam.closed_form.fused import Affine, affine_of, fitted_norm, joint_targets
+from tfmot_pam.closed_form.fused import Affine, affine_of, fitted_norm, joint_targets, norm_behind
 from tfmot_pam.closed_form.sampled import Sampled, mean_outputs
 from tfmot_pam.graph.arguments import check_number, check_seed, check_whole
 from tfmot_pam.graph.heads import Inputs
@@ -214,21 +215,30 @@ class _Fitting:
         Channels that became one are compared behind the batch norms that follow, if `behind`.
         """
         wanted = np.empty((len(places), len(origin.columns)), np.float32)
-        for key in owners.items():
-            own = origin.columns.nets == key[0]
+
+        @functools.cache
+        def computed(k: int) -> np.ndarray:
+            return self._computed((k, owners[k]), places, compute)
+
+        for k in owners:
+            own = origin.columns.nets == k
             if own.any():
-                found = self._computed(key, places, compute)
-                wanted[:, own] = found[:, origin.columns.positions[own]]
+                wanted[:, own] = computed(k)[:, origin.columns.positions[own]]
         if not origin.columns.fused:
             return wanted
-        norms = {k: self._norm_of(k, name) for k, name in owners.items()} if behind else {}
+        norms = {}
+        if behind:
+            norms = {
+                k: norm_behind(self.networks[k], self.readers_of[k], name)
+                for k, name in owners.items()
+            }
         affine: dict[int, Affine] = {}
         if None not in norms.values():
             affine = {k: affine_of(norm) for k, norm in norms.items() if norm is not None}
         return joint_targets(
             origin.columns,
             wanted,
-            lambda k: self._computed((k, owners[k]), places, compute),
+            computed,
             affine,
             None if self.own is None else self.own[places[:, 0]],
         )
@@ -346,25 +356,8 @@ class _Fitting:
             self.cut.change(dataclasses.replace(layer, config=config, weights=weights))
 
     def _following_norm(self, node: Node) -> Layer | None:
-        activation = self.cut.layer(node.layer).config.get("activation")
-        readers = self.readers.get(node.outputs[0], ())
-        found = _norm_among(self.network, readers, activation)
+        found = norm_behind(self.network, self.readers, node.name)
         return None if found is None else self.cut.layer(found.name)
-
-    def _norm_of(self, k: int, name: str) -> Layer | None:
-        """The batch norm that follows a node of an original."""
-        network = self.networks[k]
-        node = network.node(name)
-        readers = self.readers_of[k].get(node.outputs[0], ())
-        return _norm_among(network, readers, network.layer_of(node).config.get("activation"))
-
-
-def _norm_among(network: Network, readers: Sequence[str], activation: Any) -> Layer | None:
-    """The batch norm that alone reads what a layer writes, if there is one."""
-    if len(readers) != 1 or activation not in (None, "linear"):
-        return None
-    layer = network.layer_of(network.node(readers[0]))
-    return layer if layer.kind == "BatchNormalization" else None
 
 
 def _negligible(residual: np.ndarray, wanted: np.ndarray) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tfmot_pam.graph.network import Layer
+from tfmot_pam.graph.network import Layer, Network, Tensor
 from tfmot_pam.graph.slicing import Layout
 
 Affine = tuple[np.ndarray, np.ndarray]  # a scale and an offset of each channel
@@ -85,6 +85,24 @@ def _mean(
     result = lead.copy()
     result[:, chosen] = (mean - shift) / best
     return result
+
+
+def norm_behind(
+    network: Network, readers: Mapping[Tensor, Sequence[str]], name: str
+) -> Layer | None:
+    """The batch norm that alone reads what a node's layer makes, if there is one.
+
+    Args:
+        network: A network.
+        readers: The nodes that read each of its tensors.
+        name: The node, which applies no activation of its own.
+    """
+    node = network.node(name)
+    found = readers.get(node.outputs[0], ())
+    if len(found) != 1 or network.layer_of(node).config.get("activation") not in (None, "linear"):
+        return None
+    layer = network.layer_of(network.node(found[0]))
+    return layer if layer.kind == "BatchNormalization" else None
 
 
 def affine_of(norm: Layer) -> Affine:

@@ -31,7 +31,7 @@ def fused(
     sizes = [len(masks) for masks in grouping.masks]
     starts = np.cumsum([0, *sizes])
     numbers, factors = np.arange(starts[-1]), np.ones(starts[-1])
-    masks, places = np.concatenate(grouping.masks), np.concatenate(_places(alignment))
+    masks, places = np.concatenate(grouping.masks), np.concatenate(places_of_channels(alignment))
     for index, found in decided.items():
         parts = zip(starts, alignment.spaces[index].channels, strict=False)
         channels = np.concatenate([start + own for start, own in parts])
@@ -51,7 +51,7 @@ def fused(
     )
 
 
-def _places(alignment: Alignment) -> list[np.ndarray]:
+def places_of_channels(alignment: Alignment) -> list[np.ndarray]:
     """For each network a number for each of its channels, the same for those in the same tensors.
 
     That is, in the same tensors of the trunk, at the same number of positions in each.

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from tfmot_pam.merging.methods import RULES, MergeMethod
+from tfmot_pam.merging.mtz import mtz_method
 
-METHODS: Mapping[str, MergeMethod] = MappingProxyType({method.name: method for method in RULES})
+METHODS: Mapping[str, MergeMethod] = MappingProxyType(
+    {method.name: method for method in (*RULES, mtz_method())}
+)
 
 
 def find_method(method: str | MergeMethod) -> MergeMethod:
