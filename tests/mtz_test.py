@@ -172,10 +172,10 @@ def test_transposed_convolutions_are_matched():
         np.testing.assert_allclose(found, outputs_of(first, x), atol=1e-4)
 
 
-@settings(max_examples=4)
+@settings(max_examples=2)
 @given(st.integers(0, 1_000_000))
 def test_random_networks_keep_the_rules(seed):
-    family = random_models.family(seed)
+    family = random_models.family(seed, tasks=2 + seed % 2)
     data = np.random.default_rng(1).normal(size=(32, *family.x.shape[1:])).astype("float32")
     model = merge(family.models, data, share=1.0 if seed % 2 else 0.5)
     assert all(np.isfinite(value).all() for value in all_outputs(model, family.x).values())

@@ -16,9 +16,11 @@ from tfmot_pam.graph.tf_keras.convert import to_tf_keras as to_tf_keras
 from tfmot_pam.merging.merge import merge as merge
 from tfmot_pam.merging.methods import MergeMethod as MergeMethod
 from tfmot_pam.merging.methods import SpaceDecision as SpaceDecision
+from tfmot_pam.merging.mtz import mtz_method as mtz_method
 from tfmot_pam.merging.plan import MergePlan as MergePlan
 from tfmot_pam.merging.regrouping import channel_task_sets as channel_task_sets
 from tfmot_pam.merging.regrouping import regroup as regroup
+from tfmot_pam.merging.zip import zip_method as zip_method
 from tfmot_pam.metrics.metric import Metric as Metric
 from tfmot_pam.pipeline.arms import Arm as Arm
 from tfmot_pam.pipeline.arms import ArmPart as ArmPart

@@ -7,9 +7,10 @@ from types import MappingProxyType
 
 from tfmot_pam.merging.methods import RULES, MergeMethod
 from tfmot_pam.merging.mtz import mtz_method
+from tfmot_pam.merging.zip import zip_method
 
 METHODS: Mapping[str, MergeMethod] = MappingProxyType(
-    {method.name: method for method in (*RULES, mtz_method())}
+    {method.name: method for method in (*RULES, mtz_method(), zip_method())}
 )
 
 

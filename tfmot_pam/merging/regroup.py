@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from tfmot_pam.merging.alignment import Alignment
+from tfmot_pam.merging.feeding import owners, placed, readable
 from tfmot_pam.merging.fusing import fused
 from tfmot_pam.merging.grouping import (
     Grouping,
-    fixed_masks,
     free_spaces,
     group_order,
     identical_elsewhere,
-    mask_of,
     tasks_of,
     with_identical_once,
 )
 from tfmot_pam.merging.method_table import find_method
 from tfmot_pam.merging.methods import MergeMethod, Request, SpaceDecision, Threshold
-from tfmot_pam.merging.units import kept_apart, unit_spaces
 from tfmot_pam.merging.width import own_width
 
 # Halvings of rho in the search for a wanted share: finer than one channel in a million.
@@ -53,12 +50,12 @@ def regroup(
     else:
         best = _with_share(request, method, min_group, wanted)
     fusions = {i: found for i, found in decided.items() if isinstance(found, SpaceDecision)}
+    classes = {index: found.classes for index, found in fusions.items()}
     if width == "own" and not method.own_width:
-        classes = {index: found.classes for index, found in fusions.items()}
         free = free_spaces(request.alignment)
         narrower = own_width(request, {index: best[index] for index in free}, classes)
-        best = _readable(request.alignment, best | narrower)
-    grouping = fused(request.alignment, _placed(request.alignment, best), fusions)
+        best = readable(request.alignment, best | narrower, classes)
+    grouping = fused(request.alignment, placed(request.alignment, best), fusions)
     return with_identical_once(request.alignment, grouping)
 
 
@@ -93,43 +90,29 @@ def _guarded(
 ) -> dict[int, np.ndarray]:
     """The task sets that a method decided on, after the guards, by index of the trunk space."""
     alignment = request.alignment
+    classes = {index: own.classes for index, own in found.items() if isinstance(own, SpaceDecision)}
     decided = {
         index: own.masks if isinstance(own, SpaceDecision) else own for index, own in found.items()
     }
     if method.needs_relevance:
-        for index, found in decided.items():
-            owner = _owners(alignment, index)
+        for index, masks in decided.items():
+            owner = owners(alignment, index)
             # What several networks have in common stays whatever relevance says.
-            found = found | np.where(identical_elsewhere(alignment, index), 1 << owner, 0)
-            covered = _cover(found, owner, index, request, min_group)
+            masks = masks | np.where(identical_elsewhere(alignment, index), 1 << owner, 0)
+            covered = _cover(masks, owner, index, request, min_group)
             decided[index] = _fold(covered, min_group)
-    return _readable(alignment, _once(alignment, decided))
+    return readable(alignment, _once(alignment, decided), classes)
 
 
 def _once(alignment: Alignment, decided: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
     """What is decided where of channels that are the same in several networks one stays."""
-    masks = with_identical_once(alignment, _placed(alignment, decided)).masks
+    masks = with_identical_once(alignment, placed(alignment, decided)).masks
     return {
         index: np.concatenate(
             [own[found] for own, found in zip(masks, alignment.spaces[index].channels, strict=True)]
         )
         for index in decided
     }
-
-
-def _owners(alignment: Alignment, index: int) -> np.ndarray:
-    """The network that each channel of a space is from."""
-    return np.repeat(np.arange(len(alignment.tasks)), alignment.spaces[index].widths)
-
-
-def _placed(alignment: Alignment, decided: Mapping[int, np.ndarray]) -> Grouping:
-    """The masks of the spaces, written to the channels of the networks."""
-    masks = [mask.copy() for mask in fixed_masks(alignment).masks]
-    for index, found in decided.items():
-        space = alignment.spaces[index]
-        for k, part in enumerate(np.split(found, np.cumsum(space.widths)[:-1])):
-            masks[k][space.channels[k]] = part
-    return Grouping(tuple(masks))
 
 
 def _cover(
@@ -156,113 +139,4 @@ def _fold(found: np.ndarray, least: int) -> np.ndarray:
         larger = [other for other in set(found.tolist()) if other != mask and other & mask == mask]
         if larger:
             found[found == mask] = min(larger, key=lambda m: (len(tasks_of(m)), tasks_of(m)))
-    return found
-
-
-def _inputs_of_spaces(alignment: Alignment) -> dict[int, list[list[int]]]:
-    """For each trunk space, for each layer that writes it, the trunk spaces which that reads."""
-    graph, result = alignment.graphs[0], dict[int, list[list[int]]]()
-    trunk = {names[0] for names in alignment.trunk}
-    by_channel = {
-        int(channel): index
-        for index, space in enumerate(alignment.spaces)
-        for channel in space.channels[0]
-    }
-    for index, space in enumerate(alignment.spaces):
-        result[index] = []
-        for name in space.writers:
-            node = graph.network.node(name)
-            if graph.roles[name] == "mixing" and name in trunk:  # Heads may write to it too.
-                labels = np.unique(graph.labels[node.inputs[0]])
-                result[index].append(sorted({by_channel[int(label)] for label in labels}))
-    return result
-
-
-def _allowed(
-    alignment: Alignment, masks: Sequence[np.ndarray], inputs: list[list[int]]
-) -> list[set[int]]:
-    """For each layer that writes a space, the masks of the groups it may read."""
-    result = []
-    for spaces in inputs:
-        found: set[int] = set()
-        for space in spaces:
-            for k, channels in enumerate(alignment.spaces[space].channels):
-                found |= set(masks[k][channels].tolist())
-        result.append(found - {0})
-    return result
-
-
-def _readable(alignment: Alignment, decided: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-    """Demotes groups that no group below could feed to the largest part that one can.
-
-    This happens above frozen layers, where every channel is exclusive. A demotion may leave others
-    without an input, so it is repeated until all groups can be read.
-    """
-    inputs = _inputs_of_spaces(alignment)
-    units = [unit for unit in unit_spaces(alignment) if unit[0] in decided]
-    whole = {index for unit in units for index in unit}
-    decided = {index: found.copy() for index, found in decided.items()}
-    changed = True
-    while changed:
-        changed = False
-        for unit in units:
-            if not all(_is_fed_in(alignment, decided, inputs, index) for index in unit):
-                decided |= kept_apart(alignment, unit)
-                changed = True
-        for index, found in decided.items():
-            if index in whole:
-                continue
-            allowed = _allowed(alignment, _placed(alignment, decided).masks, inputs[index])
-            owner = _owners(alignment, index)
-            demoted = _demote(found, owner, allowed)
-            demoted = _cover_exclusively(demoted, owner, len(alignment.tasks))
-            changed |= not np.array_equal(found, demoted)
-            decided[index] = demoted
-    return decided
-
-
-def _is_fed_in(
-    alignment: Alignment,
-    decided: Mapping[int, np.ndarray],
-    inputs: Mapping[int, list[list[int]]],
-    index: int,
-) -> bool:
-    """Whether every group of a space could be fed."""
-    allowed = _allowed(alignment, _placed(alignment, decided).masks, inputs[index])
-    return all(_is_fed(mask, allowed) for mask in set(decided[index].tolist()) - {0})
-
-
-def _demote(found: np.ndarray, owner: np.ndarray, allowed: list[set[int]]) -> np.ndarray:
-    found = found.copy()
-    for mask in set(found.tolist()) - {0}:
-        if _is_fed(mask, allowed):
-            continue
-        parts = [part for part in _parts(mask) if _is_fed(part, allowed)]
-        if not parts:
-            continue  # once the layers below have been demoted too, there is something to read
-        for j in np.flatnonzero(found == mask).tolist():
-            found[j] = next((p for p in parts if p >> int(owner[j]) & 1), parts[0])
-    return found
-
-
-def _is_fed(mask: int, allowed: list[set[int]]) -> bool:
-    """Whether every layer that writes a group could read some group for it."""
-    return all(any(other & mask == mask for other in below) for below in allowed)
-
-
-def _parts(mask: int) -> list[int]:
-    """The proper subsets of a task set, large ones first; single tasks can always be fed."""
-    members = tasks_of(mask)
-    return [
-        mask_of(chosen)
-        for size in range(len(members) - 1, 0, -1)
-        for chosen in itertools.combinations(members, size)
-    ]
-
-
-def _cover_exclusively(found: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
-    """Leaves no task without a channel: it then keeps those of its own network."""
-    for task in range(count):
-        if not np.any(found >> task & 1):
-            found[owner == task] = mask_of([task])
     return found
