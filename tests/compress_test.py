@@ -251,6 +251,16 @@ def test_arms_and_methods_of_ones_own(models):
     assert first.macs == pytest.approx(halves + 2 * 8 * 4 / 3)
 
 
+def test_methods_by_which_channels_become_one_are_arms(models):
+    options = {**QUICK, "arms": ["mtz", "zip"], "effort": 1}
+    found = tfmot_pam.compress(models, samples(), 0.5, target=0.9, **options)
+    assert {arm.name for arm in found.arms} == {"mtz", "zip"}
+    # All is shared at first: each combination costs what one network does.
+    single = np.mean([tfmot_pam.cost(model).macs for model in models.values()])
+    for arm in found.arms:
+        assert arm.rounds["sign", "sum"][0].macs == pytest.approx(single, rel=0.1)
+
+
 def test_tasks_need_not_be_named_like_the_layers(models):
     x, labels = samples()
     renamed = {"one": models["sign"], "two": models["sum"]}

@@ -29,7 +29,10 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     options.define_data(values)
     flags.DEFINE_string("output_dir", None, "The folder to write.", **own)
     flags.DEFINE_string(
-        "method", "pam", "pam, pam-paper, shared, separate or random; see docs/guide.md.", **own
+        "method",
+        "pam",
+        "pam, pam-paper, shared, separate, random, mtz or zip; see docs/guide.md.",
+        **own,
     )
     flags.DEFINE_enum(
         "width",

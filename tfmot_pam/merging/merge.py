@@ -92,7 +92,10 @@ def merge(
             Without labels the models' own outputs are used. None draws random inputs and warns.
         method: `"pam"`; `"pam-paper"` (only exclusive channels and those of all tasks);
             `"shared"` (everything shared); `"separate"` (nothing shared: reproduces the models);
-            `"random"` (the sizes of `"pam"`, the channels drawn at random). Or a `MergeMethod`.
+            `"random"` (the sizes of `"pam"`, the channels drawn at random); `"mtz"` (Multi-Task
+            Zipping: of each network one channel, those of the least functional difference, become
+            one); `"zip"` (ZipIt!: channels that correlate most become one, those of one network
+            too). Or a `MergeMethod`, such as `mtz_method(until="conv3")`.
         width: `"own"`: in every layer each task keeps at most as many channels as its own network
             has there, so that no combination costs more than its originals; `"union"`: all
             channels of all networks.
@@ -100,7 +103,8 @@ def merge(
             share less. Default 0.05.
         alpha: Threshold in nats instead, one for all tasks or one a task.
         share: Threshold by the wanted share of channels that several tasks need instead, 0 < share
-            <= 1, before `width` takes channels away.
+            <= 1, before `width` takes channels away. The only threshold of `"mtz"` and `"zip"`: the
+            share of each layer's channels that become one with others; by default all that can.
         estimator: `"gaussian"` or `"kde"` (the paper's), or a dict with the entry `name` and the
             estimator's own options.
         reduction: How activations are reduced over space: `"max"`, `"mean"` or `"max+mean"`.

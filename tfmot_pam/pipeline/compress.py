@@ -111,7 +111,7 @@ def compress(
             a task that needs far less than the others keeps its own. Or names to run:
             these, `"trunk"` (one network's width for all tasks), `"mixed"` (a half of each layer
             shared), `"stem"` (shared up to a layer), the merge methods (`"pam"`, `"pam-paper"`,
-            `"shared"`, `"random"`), or `Arm` objects.
+            `"shared"`, `"random"`, `"mtz"`, `"zip"`), or `Arm` objects.
         effort: Epochs of training per network and arm: an arm of T tasks trains one network
             T x effort epochs, or T networks effort epochs each. Patience pays: at 12 a merged
             network can look worse than separate ones where at 36 it is better.
