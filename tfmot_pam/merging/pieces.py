@@ -40,18 +40,30 @@ class Piece:
 def copies(piece: Piece, columns: Layout) -> list[Piece]:
     """Channels that several networks have, once for each of those that read them for themselves.
 
-    Where every channel that is written was fused of channels of the same networks, these read them
-    once, as one.
+    Where channels became one they are read once by all: what each network did to them becomes one,
+    too.
     """
     layout, nets = piece.layout, sorted(columns.owners())
-    if columns.fused and columns.owned_alike():
-        views = [layout if piece.given == COMMON else layout.seen_by(*nets)]
+    if columns.fused or (layout.fused and len(nets) > 1):
+        alike = columns.owned_alike() and piece.given != COMMON
+        views = [_read_by(layout, nets) if alike else layout]
     elif piece.given == COMMON:
         views = [layout.owned_by(net) for net in nets]
     else:
         several = layout.others or layout.fused
         views = [layout.seen_by(net) for net in nets if several and layout.of(net).any()]
     return [dataclasses.replace(piece, layout=view) for view in views or [layout]]
+
+
+def _read_by(layout: Layout, nets: list[int]) -> Layout:
+    """A layout as some networks see it; what none of them has stays as it is."""
+    seen = layout.seen_by(*nets)
+    foreign = ~np.any([layout.of(net) for net in nets], axis=0)
+    return dataclasses.replace(
+        seen,
+        nets=np.where(foreign, layout.nets, seen.nets),
+        positions=np.where(foreign, layout.positions, seen.positions),
+    )
 
 
 def merge_columns(columns: Mapping[int, tuple[np.ndarray, np.ndarray]], mask: int) -> Layout:

@@ -11,6 +11,7 @@ network has. Where channels of one network became one there is room, which other
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ from tfmot_pam.merging.fusing import places_of_channels
 from tfmot_pam.merging.matching import Members, apart, check_until, decision, matched_spaces
 from tfmot_pam.merging.methods import MergeMethod, Request, SpaceDecision
 
-_ROWS = 1 << 15  # of activations of a tensor that are looked at
+_ROWS = 1 << 13  # of activations of a tensor that are looked at
 _RANKS = 16  # positions of a channel in a flattened tensor that are looked at
 
 
@@ -78,9 +79,9 @@ def _zip(request: Request, until: str | None, within: bool) -> dict[int, SpaceDe
             continue
         covariance, second = moments[index]
         owners = np.repeat(np.arange(len(space.widths)), space.widths)
-        kinds = np.concatenate([own[c] for own, c in zip(places, space.channels, strict=True)])
+        kinds = [own[c] for own, c in zip(places, space.channels, strict=True)]
         merges = round(share * (len(owners) - max(space.widths)))
-        clusters = zipped(covariance, owners, kinds, merges, within)
+        clusters = zipped(covariance, owners, np.concatenate(kinds), merges, within)
         start = np.cumsum([0, *space.widths])
         classes = [[(int(owners[c]), int(c - start[owners[c]])) for c in own] for own in clusters]
         factors = {
@@ -89,7 +90,7 @@ def _zip(request: Request, until: str | None, within: bool) -> dict[int, SpaceDe
             for channel, member in zip(own, members, strict=True)
             if len(own) > 1
         }
-        masks = _with_room(classes, space.widths)
+        masks = _with_room(classes, kinds)
         found[index] = decision(alignment, index, classes, masks, factors)
     return found
 
@@ -100,15 +101,25 @@ def _factor(second: np.ndarray, channel: int, members: Sequence[int]) -> float:
     return float(second[channel, members].mean()) / square if square > 0 else 1.0
 
 
-def _with_room(classes: Sequence[Members], widths: Sequence[int]) -> list[int]:
-    """The task set of each class: of its networks, and of those that have room left for it."""
+def _with_room(classes: Sequence[Members], places: Sequence[np.ndarray]) -> list[int]:
+    """The task set of each class: of its networks, and of those that have room left for it.
+
+    Args:
+        classes: The channels that become one.
+        places: For each network a number for each of its channels, the same for those in the same
+            tensors: room is counted for each of these numbers.
+    """
     masks = [sum(1 << k for k in {k for k, _ in own}) for own in classes]
-    room = [width - sum(mask >> k & 1 for mask in masks) for k, width in enumerate(widths)]
+    kinds = [int(places[own[0][0]][own[0][1]]) for own in classes]
+    room = [Counter(own.tolist()) for own in places]
+    for kind, mask in zip(kinds, masks, strict=True):
+        for k, left in enumerate(room):
+            left[kind] -= mask >> k & 1
     for number in sorted(range(len(classes)), key=lambda number: -len(classes[number])):
-        for k in range(len(widths)):
-            if room[k] > 0 and not masks[number] >> k & 1:
+        for k, left in enumerate(room):
+            if left[kinds[number]] > 0 and not masks[number] >> k & 1:
                 masks[number] |= 1 << k
-                room[k] -= 1
+                left[kinds[number]] -= 1
     return masks
 
 
