@@ -180,6 +180,26 @@ def test_several_inputs(method):
 
 
 @pytest.mark.parametrize("method", BOTH)
+def test_what_cannot_be_shared_is_left_alone(method):
+    """Behind a layer that every network keeps whole all channels stay as they are."""
+
+    def own(seed):
+        keras.utils.set_random_seed(seed)
+        h = sequence = keras.Input((6, 2))
+        h = layers.Conv1D(5, 3, activation="relu", name="conv")(h)
+        h = layers.Dense(6, activation="relu", name="fc")(layers.LSTM(4, name="lstm")(h))
+        return keras.Model(sequence, layers.Dense(3, name="head")(h))
+
+    x = np.random.default_rng(0).normal(size=(32, 6, 2)).astype("float32")
+    model = merge({"a": own(0), "b": own(1)}, x, method)
+    found = widths(model)
+    assert (found["conv_shared"], found["fc_a"], found["fc_b"]) == (5, 6, 6)
+    (conv, *others) = model.merge_plan.spaces
+    assert conv.fused
+    assert not any(space.fused for space in others)
+
+
+@pytest.mark.parametrize("method", BOTH)
 def test_data_of_each_task(method):
     models = {"a": dense_net(0, widths=(5,)), "b": dense_net(1, widths=(5,))}
     x = {"a": vectors(40), "b": 2 * vectors(40, 1)}

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tfmot_pam.graph.channels import ChannelGraph
 from tfmot_pam.graph.network import Tensor
 from tfmot_pam.merging.alignment import Alignment
 from tfmot_pam.merging.grouping import Grouping
@@ -56,23 +55,14 @@ def places_of_channels(alignment: Alignment) -> list[np.ndarray]:
 
     That is, in the same tensors of the trunk, at the same number of positions in each.
     """
-    known: dict[bytes, int] = {}
-    result = []
-    for k, graph in enumerate(alignment.graphs):
-        counts = _counts(graph, [names[k] for names in alignment.trunk])
-        rows = (row.tobytes() for row in counts)
-        result.append(np.array([known.setdefault(row, len(known)) for row in rows], int))
-    return result
-
-
-def _counts(graph: ChannelGraph, trunk: list[str]) -> np.ndarray:
-    """How often each channel stands in each tensor of the trunk, `[channels, tensors]`."""
-    tensors = [
-        Tensor(name, output)
-        for name in trunk
-        for output in range(len(graph.network.node(name).shapes))
-    ]
-    counts = np.zeros((len(graph.space_of), len(tensors)), np.int32)
-    for column, tensor in enumerate(tensors):
-        np.add.at(counts[:, column], graph.labels[tensor], 1)
-    return counts
+    found = [np.zeros(len(graph.space_of), np.uint64) for graph in alignment.graphs]
+    rng = np.random.default_rng(0)
+    for names in alignment.trunk:
+        for output in range(len(alignment.graphs[0].network.node(names[0]).shapes)):
+            # Sums of random numbers stand for sets of tensors: 64 bits tell them apart.
+            number = rng.integers(1 << 63, dtype=np.uint64)
+            for own, graph, name in zip(found, alignment.graphs, names, strict=True):
+                np.add.at(own, graph.labels[Tensor(name, output)], number)
+    sizes = np.cumsum([len(own) for own in found])[:-1]
+    _, numbers = np.unique(np.concatenate(found), return_inverse=True)
+    return np.split(numbers.ravel(), sizes)

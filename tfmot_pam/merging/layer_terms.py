@@ -19,7 +19,7 @@ from tfmot_pam.graph.network import Layer, Tensor
 from tfmot_pam.graph.rules import Call
 from tfmot_pam.graph.runner import Stepper
 from tfmot_pam.merging.alignment import Alignment
-from tfmot_pam.merging.matching import Members, identical_members
+from tfmot_pam.merging.matching import Members
 
 _PLACES, _PER_FEATURE = 4096, 2
 _RIDGE = 1e-6  # of the mean squared input: keeps moments of few samples regular
@@ -82,17 +82,12 @@ class LayerTerms:
         sizes = [len(graph.space_of) for graph in self.alignment.graphs]
         starts = np.cumsum([0, *sizes])
         numbers = [start + np.arange(size) for start, size in zip(starts, sizes, strict=False)]
-        for index, space in enumerate(self.alignment.spaces):
-            if not space.given:
-                found = identical_members(self.alignment, index)
-                same = [-1 - own for own in found] if self.alignment.identical else found
-            elif len(set(space.widths)) == 1:
-                same = [starts[-1] + space.channels[0]] * len(numbers)
-            else:
-                continue
-            if space.given or self.alignment.identical:
-                for own, channels, found in zip(numbers, space.channels, same, strict=True):
-                    own[channels] = found
+        if self.alignment.identical is not None:
+            numbers = [-1 - own for own in self.alignment.identical]
+        for space in self.alignment.spaces:
+            if space.given and len(set(space.widths)) == 1:
+                for own, channels in zip(numbers, space.channels, strict=True):
+                    own[channels] = starts[-1] + space.channels[0]
         return numbers
 
     def match(self, index: int, classes: Sequence[Members]) -> None:
@@ -104,19 +99,19 @@ class LayerTerms:
             for k, channel in members[1:]:
                 self.numbers[k][channels[k][channel]] = number
 
-    def of(self, names: Sequence[str], index: int) -> Term | None:
-        """The term of corresponding nodes for a space that they write; None where there is none.
+    def of(self, names: Sequence[str], index: int) -> list[Term]:
+        """The term of corresponding nodes for a space that they write, or none.
 
         There is none for layers without weights, and where no inputs correspond.
         """
         calls = [self.alignment.call(k, name) for k, name in enumerate(names)]
         if not all(is_weighed(call) for call in calls):
-            return None
+            return []
         moments, weights, variances = [], [], []
         keys = [self._keys(k, call) for k, call in enumerate(calls)]
         common = sorted(set.intersection(*(set(own) for own in keys)))
         if not common:
-            return None
+            return []
         for k, call in enumerate(calls):
             places = self._places(k, call)
             own = _read(call, Sampled(self.steppers[k], call.node.name, places), self.rng)
@@ -133,7 +128,7 @@ class LayerTerms:
             variances.append(variance)
             weights.append(self._by_channel(k, call, matrices, index))
         level = max(float(np.mean(variances)), 1e-30)
-        return Term(tuple(moment / level for moment in moments), tuple(weights))
+        return [Term(tuple(moment / level for moment in moments), tuple(weights))]
 
     def _keys(self, k: int, call: Call) -> list[tuple[int, int]]:
         """The features of a layer, each by the number of its channel and its rank among those."""

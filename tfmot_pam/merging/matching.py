@@ -25,7 +25,9 @@ def check_until(until: str | None) -> None:
 
 
 def matched_spaces(alignment: Alignment, until: str | None) -> list[int]:
-    """The free trunk spaces whose channels are matched.
+    """The free trunk spaces whose channels are matched: those that shared channels can be in.
+
+    Behind layers that are taken whole, of which every network keeps its own, there are none.
 
     Args:
         alignment: The aligned networks.
@@ -37,7 +39,7 @@ def matched_spaces(alignment: Alignment, until: str | None) -> list[int]:
     """
     free = free_spaces(alignment)
     if until is None:
-        return free
+        return _fed(alignment, free)
     touched = []
     for names in alignment.trunk:
         for k, name in enumerate(names):
@@ -56,7 +58,31 @@ def matched_spaces(alignment: Alignment, until: str | None) -> list[int]:
             f"common. Expected one of {list(dict.fromkeys(known))}, or the name of another "
             "model's. Leave it out to match the channels of all layers."
         )
-    return [index for index in free if index <= max(touched)]
+    return _fed(alignment, [index for index in free if index <= max(touched)])
+
+
+def _fed(alignment: Alignment, wanted: Sequence[int]) -> list[int]:
+    """The spaces of which each layer that writes them reads some of them, or the input."""
+    graph, spaces = alignment.graphs[0], alignment.spaces
+    nodes = [graph.network.node(names[0]) for names in alignment.trunk]
+    found = list(wanted)
+    while True:
+        known = [i for i, space in enumerate(spaces) if space.given or i in found]
+        read = np.concatenate([np.zeros(0, int), *(spaces[i].channels[0] for i in known)])
+        unfed = [
+            graph.labels[Tensor(node.name)]
+            for node in nodes
+            if graph.roles[node.name] == "mixing"
+            and not np.isin(graph.labels[node.inputs[0]], read).any()
+        ]
+        left = [
+            index
+            for index in found
+            if not any(np.isin(labels, spaces[index].channels[0]).any() for labels in unfed)
+        ]
+        if left == found:
+            return found
+        found = left
 
 
 def apart(alignment: Alignment, index: int) -> list[Members]:

@@ -17,14 +17,14 @@ by all layers that write it; what a layer's other inputs add is fitted to the ma
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.linalg
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from tfmot_pam.graph.network import Node, Tensor
+from tfmot_pam.graph.network import Tensor
 from tfmot_pam.merging.fusing import places_of_channels
 from tfmot_pam.merging.layer_terms import LayerTerms, Term
 from tfmot_pam.merging.matching import (
@@ -37,6 +37,8 @@ from tfmot_pam.merging.matching import (
 )
 from tfmot_pam.merging.methods import MergeMethod, Request, SpaceDecision
 
+# Differences of the channels of two networks, by their numbers.
+_Pairs = dict[tuple[int, int], np.ndarray]
 _ROUNDING = 1e-9  # of a mean moment
 _CERTAIN = 1e6  # of a mean channel's variance: channels that are the same are paired first
 
@@ -90,28 +92,35 @@ class _Matching:
             for channel in space.channels[0]
         }
         self.places = places_of_channels(self.alignment)
-        self.late: dict[int, list[dict[tuple[int, int], np.ndarray]]] = {}
 
     def decide(self) -> dict[int, SpaceDecision]:
-        found = self._sweep()
-        if self.late:
-            found = self._sweep()
+        found, late = self._sweep({})
+        if late:
+            found, _ = self._sweep(late)
         return {
             index: decision(self.alignment, index, found.get(index, apart(self.alignment, index)))
             for index, space in enumerate(self.alignment.spaces)
             if not space.given and space.frozen is None
         }
 
-    def _sweep(self) -> dict[int, list[Members]]:
+    def _sweep(self, late: Mapping[int, Sequence[_Pairs]]) -> tuple[dict[int, list[Members]], dict]:
+        """Matches all spaces once.
+
+        Args:
+            late: By space, the differences of pairs by layers that write it after it was matched.
+
+        Returns:
+            The classes of each space, and such differences where there were none yet.
+        """
         terms = LayerTerms(self.alignment, self.request.inputs, self.request.seed)
-        before, self.late = self.late, {}
         early: dict[int, list[Term]] = defaultdict(list)
         found: dict[int, list[Members]] = {}
+        left: dict[int, list[_Pairs]] = defaultdict(list)
 
-        def settle(spaces: Iterator[int] | Sequence[int]) -> None:
+        def settle(spaces: Sequence[int]) -> None:
             for index in spaces:
                 if index in self.wanted and index not in found:
-                    found[index] = self._match(index, early.pop(index, []), before.get(index, []))
+                    found[index] = self._match(index, early.pop(index, []), late.get(index, []))
                     terms.match(index, [own for own in found[index] if len(own) > 1])
 
         graph = self.alignment.graphs[0]
@@ -119,31 +128,26 @@ class _Matching:
             node = graph.network.node(names[0])
             role = graph.roles[node.name]
             if role in ("mixing", "copied"):
-                settle(self._spaces(graph.labels[t] for t in node.inputs))
+                settle(self._spaces(node.inputs))
             if not node.inputs or role not in ("mixing", "channelwise"):
                 continue
-            for index in self._written(node) & self.wanted:
-                term = terms.of(names, index)
-                if term is not None and index not in found:
-                    early[index].append(term)
-                elif term is not None:
-                    self.late.setdefault(index, []).append(_pairwise(term))
+            for index in self.wanted.intersection(self._spaces(node.outputs)):
+                if index not in found:
+                    early[index] += terms.of(names, index)
+                elif not late:
+                    left[index] += [_pairwise(term) for term in terms.of(names, index)]
         settle(sorted(self.wanted))
-        return found
+        return found, left
 
-    def _spaces(self, labels: Iterator[np.ndarray]) -> list[int]:
-        found = {int(label) for own in labels for label in np.unique(own).tolist()}
-        return sorted({self.space_of[label] for label in found})
-
-    def _written(self, node: Node) -> set[int]:
-        labels = self.alignment.graphs[0].labels[Tensor(node.name)]
-        return set(self._spaces(iter([labels])))
+    def _spaces(self, tensors: Sequence[Tensor]) -> list[int]:
+        labels = [self.alignment.graphs[0].labels[tensor] for tensor in tensors]
+        return sorted({self.space_of[int(label)] for own in labels for label in np.unique(own)})
 
     def _match(
         self,
         index: int,
         early: Sequence[Term],
-        late: Sequence[Mapping[tuple[int, int], np.ndarray]],
+        late: Sequence[_Pairs],
     ) -> list[Members]:
         """The classes of a space: one-to-one with the first network, then with each further one."""
         widths, same = self.alignment.spaces[index].widths, identical_members(self.alignment, index)
@@ -199,15 +203,13 @@ def _to_classes(term: Term, classes: Sequence[Members], k: int) -> np.ndarray:
         )
         weights = term.weights[nets[0]][..., [dict(classes[n])[nets[0]] for n in numbers]]
         if len(nets) > 1:
-            weights = scipy.linalg.solve(
-                moments, np.concatenate(list(right), axis=-1), assume_a="pos"
-            )
+            weights = _solved(moments, np.concatenate(list(right), axis=-1))
             weights = np.stack(np.split(weights, len(right), axis=-1))
         result[numbers] = difference(moments, weights, term.moments[k], term.weights[k])
     return result
 
 
-def _pairwise(term: Term) -> dict[tuple[int, int], np.ndarray]:
+def _pairwise(term: Term) -> _Pairs:
     count = len(term.moments)
     return {
         (j, k): difference(term.moments[j], term.weights[j], term.moments[k], term.weights[k])
@@ -230,9 +232,15 @@ def difference(
     Returns:
         `[channels, channels of the other]`.
     """
-    middle = first - first @ scipy.linalg.solve(first + second, first, assume_a="pos")
+    middle = first - first @ _solved(first + second, first)
     middle = (middle + middle.T) / 2
     level = _ROUNDING * np.trace(middle) / len(middle)
     root = np.linalg.cholesky(middle + level * np.eye(len(middle)))
     parts = zip(root.T @ weights, root.T @ others, strict=True)
     return sum(0.5 * cdist(one.T, other.T, "sqeuclidean") for one, other in parts)
+
+
+def _solved(moments: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solves a system of second moments, which are positive definite."""
+    factor = scipy.linalg.cho_factor(moments, lower=True, check_finite=False)
+    return scipy.linalg.cho_solve(factor, right, check_finite=False)
