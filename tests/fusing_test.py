@@ -11,8 +11,13 @@ import pytest
 import tfmot_pam
 from tests.permuted import permuted
 from tests.small_nets import all_outputs, dense_net, images, outputs_of, randomise, vectors
+from tfmot_pam.closed_form.compensate import Compensation, compensate
+from tfmot_pam.graph.channels import build_channel_graph
 from tfmot_pam.graph.reader import read
-from tfmot_pam.merging.grouping import free_spaces
+from tfmot_pam.graph.task_sets import tasks_of_nodes
+from tfmot_pam.merging.alignment import alone
+from tfmot_pam.merging.assemble import assemble_anew
+from tfmot_pam.merging.grouping import Grouping, free_spaces
 
 layers = keras.layers
 KINDS = ("chain", "norm", "residual", "depthwise", "separable", "concatenated", "grouped")
@@ -245,6 +250,32 @@ def test_a_combination_reads_what_it_did_in_the_whole():
         part = tfmot_pam.select_tasks(model, [task])
         np.testing.assert_allclose(all_outputs(part, x)[task], full[task], atol=1e-6)
     assert {"a", "b"} == set().union(*(own.tasks or () for own in read(model).layers.values()))
+
+
+def test_channels_of_a_merged_network_become_one():
+    """The mechanism does not need several networks: of two channels the mean is fitted."""
+    models, x = {"a": dense_net(0, widths=(6, 5)), "b": dense_net(1, widths=(6, 5))}, vectors(64)
+    network = read(tfmot_pam.merge(models, x, method="shared", verbose=0))
+    graph = build_channel_graph(network)
+    alignment = alone(("a", "b"), graph)
+    masks = np.zeros(len(graph.space_of), int)
+    for tensor, labels in graph.labels.items():
+        masks[labels] |= tasks_of_nodes(network)[tensor.node]
+    numbers = np.arange(len(masks))
+    channels = {space.name: space.channels for space in graph.spaces}
+    for space, first, second in (("fc0_shared", 0, 3), ("fc1_shared", 1, 2)):
+        numbers[channels[space][second]] = channels[space][first]
+    assembly = assemble_anew(alignment, Grouping((masks,), (numbers,)))
+    widths = {name: own.config.get("units") for name, own in assembly.network.layers.items()}
+    assert (widths["fc0_shared"], widths["fc1_shared"]) == (5, 4)
+    fitted = compensate(assembly.network, assembly.origins, [network], x, Compensation())
+    kernel = network.layers["fc0_shared"].weights["kernel"]
+    found = fitted.layers["fc0_shared"].weights["kernel"]
+    np.testing.assert_allclose(found[:, 0], (kernel[:, 0] + kernel[:, 3]) / 2, atol=1e-5)
+    np.testing.assert_allclose(found[:, 1:], kernel[:, [1, 2, 4, 5]], atol=1e-5)
+    before = network.layers["fc1_shared"].weights["kernel"]
+    cut = assembly.network.layers["fc1_shared"].weights["kernel"]
+    np.testing.assert_allclose(cut[0, [0, 2]], before[0, [0, 3]] + before[3, [0, 3]], atol=1e-6)
 
 
 # --- what is refused --------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from tests.small_nets import dense_net
+import tfmot_pam
+from tests.small_nets import dense_net, vectors
 from tfmot_pam.graph.reader import read
 from tfmot_pam.merging.alignment import align
 from tfmot_pam.merging.donor import donor_method
@@ -170,8 +171,9 @@ def test_input_and_heads_keep_their_masks_whatever_the_method():
     alignment = perceptrons((3,), (4,))
     paths = paths_for((only(alignment), [AB, B, A, 0, AB, A, B]))
     fixed = fixed_masks(alignment)
+    own = dataclasses.replace(request(alignment, paths), inputs=(vectors(16),) * 2)
     for method in METHODS:
-        grouping = regroup(request(alignment, paths), method, 1)
+        grouping = regroup(own, method, 1)
         for k in range(2):
             outside = np.ones(len(fixed.masks[k]), bool)
             outside[alignment.spaces[only(alignment)].channels[k]] = False
@@ -464,3 +466,27 @@ def test_every_layer_that_writes_a_residual_space_needs_a_group_to_read():
         )
         grouping = regroup(request(alignment, paths), "pam", 1)
         assert masks_in(alignment, grouping, names["up"]) == expected
+
+
+def test_a_part_of_a_concatenation_whose_tasks_find_nothing_to_read():
+    """Both parts are of one space; only the second would be shared, and reads the first alone."""
+
+    def own(seed):
+        keras.utils.set_random_seed(seed)
+        image = keras.Input((8, 8, 1))
+        first = keras.layers.Conv2D(3, 3, padding="same", name="first")(image)
+        second = keras.layers.Conv2D(3, 3, padding="same", name="second")(first)
+        whole = keras.layers.Conv2D(6, 3, padding="same", name="whole")(image)
+        h = keras.layers.Add()([keras.layers.Concatenate()([first, second]), whole])
+        h = keras.layers.GlobalAveragePooling2D()(h)
+        return keras.Model(image, keras.layers.Dense(3, name="head")(h))
+
+    def decide(request):
+        return {1: np.repeat([1, 3, 2, 3], 3)}
+
+    method = tfmot_pam.MergeMethod("late", decide, own_width=True)
+    x = np.random.default_rng(0).normal(size=(16, 8, 8, 1)).astype("float32")
+    model = tfmot_pam.merge({"a": own(0), "b": own(1)}, x, method=method, verbose=0)
+    names = [layer.name for layer in model.layers]
+    assert {"second_a", "second_b"} <= set(names)
+    assert "second_shared" not in names

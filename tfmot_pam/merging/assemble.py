@@ -27,6 +27,7 @@ from tfmot_pam.merging.grouping import (
     group_order,
     numbers_of_one,
     tasks_of,
+    with_identical_once,
 )
 from tfmot_pam.merging.pieces import (
     COMMON,
@@ -89,19 +90,19 @@ def assemble(
     )
 
 
-def assemble_anew(alignment: Alignment, masks: np.ndarray) -> Assembly:
+def assemble_anew(alignment: Alignment, grouping: Grouping) -> Assembly:
     """Writes one network of several tasks in other groups; its weights stay.
 
     Args:
         alignment: The network, `alone`.
-        masks: The task set of each of its channels.
+        grouping: The task set of each of its channels, and which become one.
 
     Raises:
         IrregularLayout: tensors that are added carry channels of different task sets.
         ValueError: a group would have no input that it may read.
     """
     (network,) = alignment.networks
-    building = _Building(alignment, Grouping((masks,)), own_width=False)
+    building = _Building(alignment, with_identical_once(alignment, grouping), own_width=False)
     for names in alignment.trunk:
         building.visit(dict(enumerate(names)))
     outputs = map_tensors(network.outputs, lambda tensor: building.whole(0, tensor))

@@ -21,7 +21,7 @@ from tfmot_pam.graph.task_sets import reached_tasks, tasks_of_nodes
 from tfmot_pam.merging.alignment import alone
 from tfmot_pam.merging.assemble import IrregularLayout, assemble_anew
 from tfmot_pam.merging.calibration import calibration_samples
-from tfmot_pam.merging.grouping import mask_of, tasks_of
+from tfmot_pam.merging.grouping import Grouping, mask_of, tasks_of
 
 TaskSets = Mapping[str, Sequence[Collection[str]]]
 
@@ -118,7 +118,7 @@ def regroup(
     channels = _Channels(model)
     alignment, before = channels.alignment, channels.network
     try:
-        assembly = assemble_anew(alignment, _checked(task_sets, channels))
+        assembly = assemble_anew(alignment, Grouping((_checked(task_sets, channels),)))
     except IrregularLayout as error:
         raise ValueError(
             f"'{error.node}' combines channels that would have different task sets. Expected the "
