@@ -32,7 +32,7 @@ def modules() -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("page", "count"), [("guide", 22), ("deployment", 4)])
+@pytest.mark.parametrize(("page", "count"), [("guide", 23), ("deployment", 4)])
 def test_pages_run(page, count, monkeypatch):
     # Where a page imports TFMOT as a user would, that sets this for every later process.
     monkeypatch.setenv("TF_USE_LEGACY_KERAS", "0")

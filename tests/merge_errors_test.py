@@ -353,7 +353,7 @@ def test_unknown_method_lists_what_exists():
     refuse(
         ValueError,
         "Unknown `method`: 'pram'",
-        re.escape("['pam', 'pam-paper', 'random', 'separate', 'shared']"),
+        re.escape("['mtz', 'pam', 'pam-paper', 'random', 'separate', 'shared', 'zip']"),
         "Choose one",
         method="pram",
     )
