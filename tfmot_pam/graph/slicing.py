@@ -278,20 +278,24 @@ def _fuse(
         shape[axes.outputs] = len(columns)
     total, count = np.zeros(shape), np.zeros(shape)
     for net, call in calls.items():
-        read = rows.places(net) if axes.inputs is not None else [None]
-        written = _written(columns, net, calls) if axes.outputs is not None else [None]
-        if axes.inputs is not None and not any(np.any(found >= 0) for found in read):
+        read: list[np.ndarray | None] = [None]
+        written: list[np.ndarray | None] = [None]
+        if axes.inputs is not None:
+            read = [*rows.places(net)]
+        if axes.outputs is not None:
+            written = [*_written(columns, net, calls)]
+        if not any(found is None or np.any(found >= 0) for found in read):
             continue
         for outputs in written:
             place: list[np.ndarray] = [np.arange(size) for size in shape]
             taken: list[np.ndarray] = [np.arange(size) for size in shape]
-            if outputs is not None:
+            if axes.outputs is not None and outputs is not None:
                 place[axes.outputs] = np.flatnonzero(outputs >= 0)
                 taken[axes.outputs] = outputs[outputs >= 0]
             if added_up:
                 count[np.ix_(*place)] += 1
             for inputs in read:
-                if inputs is not None:
+                if axes.inputs is not None and inputs is not None:
                     place[axes.inputs] = _spread(np.flatnonzero(inputs >= 0), fanout)
                     taken[axes.inputs] = _spread(inputs[inputs >= 0], fanout)
                 total[np.ix_(*place)] += call.layer.weights[name][np.ix_(*taken)]
@@ -313,6 +317,20 @@ def _written(columns: Layout, net: int, calls: Mapping[int, Call]) -> list[np.nd
 
 def _spread(positions: np.ndarray, fanout: int) -> np.ndarray:
     return (positions[:, None] * fanout + np.arange(fanout)).ravel()
+
+
+def with_scaled_rows(rule: LayerRule, call: Call, factors: np.ndarray) -> Call:
+    """A call of a mixing layer that reads each of its inputs multiplied by a factor."""
+    weights = dict(call.layer.weights)
+    # Of weights that are applied one after the other the last is enough.
+    last = any(axes.later for axes in rule.weights.values())
+    for name, axes in rule.weights.items():
+        if name in weights and axes.inputs is not None and axes.later == last:
+            shape = np.ones(weights[name].ndim, int)
+            shape[axes.inputs] = -1
+            spread = np.repeat(factors, axes.fanout(call.config)).reshape(shape)
+            weights[name] = (weights[name] * spread).astype(weights[name].dtype)
+    return dataclasses.replace(call, layer=dataclasses.replace(call.layer, weights=weights))
 
 
 def scatter_weights(

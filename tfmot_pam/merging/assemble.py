@@ -19,7 +19,14 @@ from tfmot_pam.graph.heads import common_inputs
 from tfmot_pam.graph.likeness import are_alike
 from tfmot_pam.graph.network import Network, Tensor, map_tensors
 from tfmot_pam.graph.rules import Call
-from tfmot_pam.graph.slicing import Layout, Origin, arrange, is_regular, slice_weights
+from tfmot_pam.graph.slicing import (
+    Layout,
+    Origin,
+    arrange,
+    is_regular,
+    slice_weights,
+    with_scaled_rows,
+)
 from tfmot_pam.merging.alignment import Alignment
 from tfmot_pam.merging.grouping import (
     Grouping,
@@ -232,16 +239,8 @@ class _Building:
         """The call with rows that read each channel out of the one that it was fused into."""
         if self.grouping.factors is None:
             return call
-        rule, weights = known_rule(call), dict(call.layer.weights)
         factors = self.grouping.factors[k][self.labels(k, call.node.inputs[0])]
-        last = any(axes.later for axes in rule.weights.values())
-        for name, axes in rule.weights.items():
-            if name in weights and axes.inputs is not None and axes.later == last:
-                shape = np.ones(weights[name].ndim, int)
-                shape[axes.inputs] = -1
-                spread = np.repeat(factors, axes.fanout(call.config)).reshape(shape)
-                weights[name] = (weights[name] * spread).astype(weights[name].dtype)
-        return dataclasses.replace(call, layer=dataclasses.replace(call.layer, weights=weights))
+        return with_scaled_rows(known_rule(call), call, factors)
 
     def _seen_by_others(self, calls: Calls, layout: Layout, output: int = 0) -> Layout:
         """The layout of a layer's output with what other channels its own ones stand for."""

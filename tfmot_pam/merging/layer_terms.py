@@ -179,7 +179,7 @@ class LayerTerms:
         channels = self.alignment.spaces[index].channels[k]
         labels = self.alignment.graphs[k].labels[Tensor(call.node.name)]
         columns = np.searchsorted(channels, labels)
-        ranks, times = np.zeros(len(labels), int), Counter()
+        ranks, times = np.zeros(len(labels), int), Counter[int]()
         for place, label in enumerate(labels.tolist()):
             ranks[place] = times[label]
             times[label] += 1
@@ -233,21 +233,31 @@ def _form(call: Call) -> linear.LinearForm:
     return linear.linear_form(call.layer) or linear.LINEAR_FORMS["Dense"]
 
 
-def _kernel(call: Call) -> str | None:
-    """The one weight that leads from the inputs of a layer to its outputs."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Kernel:
+    """The one weight that leads from the inputs of a layer to its outputs, and its axes."""
+
+    weight: np.ndarray
+    inputs: int
+    outputs: int
+    fanout: int
+
+
+def _kernel(call: Call) -> _Kernel | None:
     rule = known_rule(call)
+    if rule.role != "mixing" or rule.frozen is not None:
+        return None
     found = [
-        name
+        _Kernel(call.layer.weights[name], axes.inputs, axes.outputs, axes.fanout(call.config))
         for name, axes in rule.weights.items()
         if axes.inputs is not None and axes.outputs is not None and name in call.layer.weights
     ]
-    return found[0] if len(found) == 1 and rule.role == "mixing" and rule.frozen is None else None
+    return found[0] if len(found) == 1 else None
 
 
 def is_weighed(call: Call) -> bool:
     """Whether a layer has weights by which its channels can be compared."""
-    depthwise = call.layer.kind.startswith("DepthwiseConv")
-    return depthwise or (known_rule(call).role == "mixing" and _kernel(call) is not None)
+    return call.layer.kind.startswith("DepthwiseConv") or _kernel(call) is not None
 
 
 def _channels_of_features(call: Call) -> np.ndarray | None:
@@ -255,36 +265,32 @@ def _channels_of_features(call: Call) -> np.ndarray | None:
 
     None for depthwise convolutions, whose features are places of the kernel.
     """
-    if call.layer.kind.startswith("DepthwiseConv"):
+    kernel, size = _kernel(call), call.in_shape[-1]
+    if kernel is None:
         return None
-    name = _kernel(call)
-    axes = known_rule(call).weights[name]
-    kernel = call.layer.weights[name]
-    size = call.in_shape[-1]
     if linear.linear_form(call.layer) is None:
         return np.arange(size)
-    positions = np.repeat(np.arange(size), axes.fanout(call.config))
-    shape = np.ones(kernel.ndim, int)
-    shape[axes.inputs] = -1
-    spread = np.broadcast_to(positions.reshape(shape), kernel.shape)
-    return np.moveaxis(spread, axes.outputs, -1)[..., 0].ravel()
+    shape = np.ones(kernel.weight.ndim, int)
+    shape[kernel.inputs] = -1
+    positions = np.repeat(np.arange(size), kernel.fanout).reshape(shape)
+    spread = np.broadcast_to(positions, kernel.weight.shape)
+    return np.moveaxis(spread, kernel.outputs, -1)[..., 0].ravel()
 
 
 def _read(call: Call, sampled: Sampled, rng: np.random.Generator) -> _Layer:
     """What a layer reads at sampled places, and its weights."""
-    layer = call.layer
+    layer, kernel = call.layer, _kernel(call)
     form = linear.linear_form(layer)
-    if layer.kind.startswith("DepthwiseConv"):
+    if kernel is None:
         return _read_depthwise(layer, sampled, rng)
     if form is not None:
         features = form.features(layer, sampled.read(form, layer))
         weights, bias = linear.matrix(form, layer)[None], linear.bias(form, layer)
     else:
         # Transposed convolutions and the like: inputs as they are, a part for each kernel place.
-        axes = known_rule(call).weights[_kernel(call)]
-        kernel = np.moveaxis(layer.weights[_kernel(call)], (axes.inputs, axes.outputs), (-2, -1))
+        parts = np.moveaxis(kernel.weight, (kernel.inputs, kernel.outputs), (-2, -1))
         features = sampled.read(linear.LINEAR_FORMS["Dense"], layer)
-        weights, bias = kernel.reshape(-1, *kernel.shape[-2:]), layer.weights.get("bias")
+        weights, bias = parts.reshape(-1, *parts.shape[-2:]), layer.weights.get("bias")
         bias = None if bias is None else bias / len(weights)
     if bias is None:
         bias = np.zeros(weights.shape[-1])

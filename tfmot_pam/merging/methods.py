@@ -270,8 +270,7 @@ def _of_space(
     if not isinstance(found, SpaceDecision):
         return masks
     classes = np.asarray(found.classes)
-    factors = np.asarray(1.0 if found.factors is None else found.factors)
-    factors = np.broadcast_to(factors, (count,)) if found.factors is None else factors
+    factors = np.ones(len(masks)) if found.factors is None else np.asarray(found.factors)
     if not np.issubdtype(classes.dtype, np.integer) or classes.shape != (count,):
         raise ValueError(
             f"The merge method {method.name!r} returned the classes {reprlib.repr(classes)} for "

@@ -192,17 +192,16 @@ def _assigned(cost: np.ndarray, count: int) -> dict[int, int]:
 def _to_classes(term: Term, classes: Sequence[Members], k: int) -> np.ndarray:
     """The differences of classes and the channels of a further network, `[classes, channels]`."""
     by_nets: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for number, own in enumerate(classes):
-        by_nets[tuple(net for net, _ in own)].append(number)
+    for number, members in enumerate(classes):
+        by_nets[tuple(net for net, _ in members)].append(number)
     result = np.empty((len(classes), term.weights[k].shape[-1]))
     for nets, numbers in by_nets.items():
-        moments = sum(term.moments[net] for net in nets)
-        right = sum(
-            term.moments[net] @ term.weights[net][..., [dict(classes[n])[net] for n in numbers]]
-            for net in nets
-        )
-        weights = term.weights[nets[0]][..., [dict(classes[n])[nets[0]] for n in numbers]]
+        own = [term.weights[k][..., [dict(classes[n])[k] for n in numbers]] for k in nets]
+        moments, weights = term.moments[nets[0]], own[0]
         if len(nets) > 1:
+            moments = np.sum([term.moments[net] for net in nets], axis=0)
+            pairs = zip(nets, own, strict=True)
+            right = np.sum([term.moments[net] @ found for net, found in pairs], axis=0)
             weights = _solved(moments, np.concatenate(list(right), axis=-1))
             weights = np.stack(np.split(weights, len(right), axis=-1))
         result[numbers] = difference(moments, weights, term.moments[k], term.weights[k])
