@@ -196,7 +196,7 @@ def _to_classes(term: Term, classes: Sequence[Members], k: int) -> np.ndarray:
         by_nets[tuple(net for net, _ in members)].append(number)
     result = np.empty((len(classes), term.weights[k].shape[-1]))
     for nets, numbers in by_nets.items():
-        own = [term.weights[k][..., [dict(classes[n])[k] for n in numbers]] for k in nets]
+        own = [term.weights[j][..., [dict(classes[n])[j] for n in numbers]] for j in nets]
         moments, weights = term.moments[nets[0]], own[0]
         if len(nets) > 1:
             moments = np.sum([term.moments[net] for net in nets], axis=0)
