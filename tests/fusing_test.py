@@ -21,6 +21,11 @@ from tfmot_pam.merging.grouping import Grouping, free_spaces
 
 layers = keras.layers
 KINDS = ("chain", "norm", "residual", "depthwise", "separable", "concatenated", "grouped")
+# Of methods that find the same by themselves, the kinds that differ most.
+FOUND = [
+    kind if kind in ("residual", "depthwise") else pytest.param(kind, marks=pytest.mark.slow)
+    for kind in KINDS
+]
 
 
 def network(kind: str, seed: int = 0, width: int = 6) -> keras.Model:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import tfmot_pam
 from tests import random_models
-from tests.fusing_test import KINDS, network
+from tests.fusing_test import FOUND, network
 from tests.identities_test import assert_combinations, assert_superset_rule
 from tests.permuted import permuted
 from tests.small_nets import all_outputs, conv_net, dense_net, images, outputs_of, vectors
@@ -31,7 +31,7 @@ def widths(model) -> dict[str, int]:
     return {layer.name: layer.output.shape[-1] for layer in model.layers}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FOUND)
 def test_networks_in_other_orders_become_one(kind):
     x, first = images(32), network(kind)
     models = {"a": first}
