@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from tests import random_models
 from tests.identities_test import runnable
 from tests.merged_originals_test import KINDS, X, conv_net, outputs
 from tests.surgery_test import assert_combinations_are_parts
+from tfmot_pam.graph.emitter import emit
+from tfmot_pam.graph.reader import read
 
 
 def merged_pair(**kind):
@@ -111,6 +115,48 @@ def test_what_goes_is_fitted_back(plain):
         small = tfmot_pam.regroup(plain, sets, X, compensation=compensation)
         lost[compensation] = sum(np.square(outputs(small)[t] - before[t]).sum() for t in before)
     assert lost[True] < 0.7 * lost[False]
+
+
+def test_channels_become_one(plain):
+    """Twins lose nothing, with the weights as they are; of others the mean is what is fitted."""
+    network = read(plain)
+    layer = network.layers["conv0_shared"]
+    twins = {name: weight.copy() for name, weight in layer.weights.items()}
+    for weight in twins.values():
+        weight[..., 1] = weight[..., 0]
+    layers = {**network.layers, layer.name: dataclasses.replace(layer, weights=twins)}
+    model = emit(network.replace(layers=layers))
+    small = tfmot_pam.regroup(model, {}, fuse={"conv0_shared": [(0, 1)]})
+    assert len(tfmot_pam.channel_task_sets(small)["conv0_shared"]) == twins["bias"].size - 1
+    for task, value in outputs(model).items():
+        np.testing.assert_allclose(outputs(small)[task], value, atol=1e-4)
+    sets = tfmot_pam.channel_task_sets(plain)
+    sets["conv0_shared"][2] = ("digit",)
+    fitted = tfmot_pam.regroup(plain, sets, X, fuse={"conv0_shared": [[0, 1]]})
+    kernel = layer.weights["kernel"]
+    found = read(fitted).layers["conv0_shared"].weights["kernel"]
+    np.testing.assert_allclose(found[..., 0], kernel[..., :2].mean(-1), atol=1e-4)
+    assert_combinations_are_parts(fitted, X)
+
+
+@pytest.mark.parametrize(
+    ("fuse", "error", "message"),
+    [
+        ([(0, 1)], TypeError, "`fuse` must be a dict"),
+        ({"conv9": [(0, 1)]}, ValueError, "`fuse` has an entry for 'conv9'"),
+        ({"conv0_shared": 3}, TypeError, "Expected a list of sets"),
+        ({"conv0_shared": [0, 1]}, ValueError, "Expected two channels or more"),
+        ({"conv0_shared": [(0, 0)]}, ValueError, "Expected two channels or more"),
+        ({"conv0_shared": [(0, 99)]}, ValueError, "out of 0 to"),
+        ({"conv0_shared": [(1, 2), (2, 1)]}, ValueError, "each in one set only"),
+        ({"conv0_shared": [(0, 1)]}, ValueError, "Expected the same one for channels"),
+    ],
+)
+def test_what_cannot_become_one_is_explained(plain, fuse, error, message):
+    sets = {"conv0_shared": tfmot_pam.channel_task_sets(plain)["conv0_shared"]}
+    sets["conv0_shared"][0] = ("digit",)
+    with pytest.raises(error, match=message):
+        tfmot_pam.regroup(plain, sets, fuse=fuse)
 
 
 def test_a_trained_and_pruned_model_that_was_loaded_is_regrouped(plain, tmp_path):

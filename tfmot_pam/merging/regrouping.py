@@ -11,7 +11,7 @@ import numpy as np
 
 from tfmot_pam.closed_form.compensate import Compensation, check_compensation, compensate
 from tfmot_pam.graph.arguments import check_seed
-from tfmot_pam.graph.channels import build_channel_graph
+from tfmot_pam.graph.channels import Space, build_channel_graph
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.generation import same_generation
 from tfmot_pam.graph.network import Network, iterate_tensors
@@ -21,6 +21,7 @@ from tfmot_pam.graph.task_sets import reached_tasks, tasks_of_nodes
 from tfmot_pam.merging.alignment import alone
 from tfmot_pam.merging.assemble import IrregularLayout, assemble_anew
 from tfmot_pam.merging.calibration import calibration_samples
+from tfmot_pam.merging.fusing import places_of_channels
 from tfmot_pam.merging.grouping import Grouping, mask_of, tasks_of
 
 TaskSets = Mapping[str, Sequence[Collection[str]]]
@@ -69,6 +70,7 @@ def regroup(
     task_sets: TaskSets,
     data: Any = None,
     *,
+    fuse: Mapping[str, Sequence[Collection[int]]] | None = None,
     samples: int = 1024,
     compensation: bool | Compensation = True,
     seed: int = 0,
@@ -76,8 +78,9 @@ def regroup(
     """Gives the channels of a merged model smaller task sets, and writes it in groups anew.
 
     Use it on a model that was merged, and maybe trained and pruned since: a shared channel becomes
-    one that some of its tasks keep to themselves, or goes. Every combination of tasks then
-    computes only what is left to it. Channels that leave a group make one of their own.
+    one that some of its tasks keep to themselves, or goes; channels that are alike become one.
+    Every combination of tasks then computes only what is left to it. Channels that leave a group
+    make one of their own.
 
     Args:
         model: A model with several tasks that `merge` made, whatever was done to it since.
@@ -86,6 +89,9 @@ def regroup(
             Layers that are left out stay as they are.
         data: Inputs of the training split, as in `merge`; what the cuts take away is then fitted
             back in closed form. None leaves the weights that stay as they are.
+        fuse: For some layers, sets of channels that become one, by their places: whoever read one
+            of them reads their mean, or with data what comes closest to all. They need the same
+            task set.
         samples: Calibration samples that are drawn per task.
         compensation: False leaves the weights as they are with data, too; or a `Compensation`
             with its options.
@@ -95,9 +101,11 @@ def regroup(
         A model like `merge`'s. Where no set has changed it computes the same to the last bit.
 
     Raises:
-        TypeError: the model is not a functional Keras model, or `task_sets` not a dict of lists.
+        TypeError: the model is not a functional Keras model, or `task_sets` or `fuse` not a dict of
+            lists.
         ValueError: there is no such layer, sets are missing or too many, a set holds other tasks
-            than the channel has, or a task would be left with nothing to read.
+            than the channel has, a task would be left with nothing to read, or channels that
+            should become one cannot.
 
     Example:
     >>> import keras, numpy as np, tfmot_pam
@@ -118,7 +126,9 @@ def regroup(
     channels = _Channels(model)
     alignment, before = channels.alignment, channels.network
     try:
-        assembly = assemble_anew(alignment, Grouping((_checked(task_sets, channels),)))
+        masks = _checked(task_sets, channels)
+        grouping = Grouping((masks,), _fused(fuse, masks, channels))
+        assembly = assemble_anew(alignment, grouping)
     except IrregularLayout as error:
         raise ValueError(
             f"'{error.node}' combines channels that would have different task sets. Expected the "
@@ -164,6 +174,23 @@ class _Channels:
     def names(self, mask: int) -> tuple[str, ...]:
         return tuple(self.alignment.tasks[t] for t in tasks_of(mask))
 
+    def of(self, layer: Any, argument: str) -> Space:
+        """The channels that a layer writes, if they can be taken apart."""
+        for space in self.free:
+            if layer in space.writers:
+                return space
+        known = [space.writers[0] for space in self.free]
+        for space in self.alignment.graphs[0].spaces:
+            if layer in space.writers and space.frozen:
+                raise ValueError(
+                    f"The channels of '{layer}' stay together: {space.frozen}. Expected layers "
+                    f"among {known}. Leave it out."
+                )
+        raise ValueError(
+            f"`{argument}` has an entry for {layer!r}. Expected layers among {known}. Use the "
+            "names that channel_task_sets(model) returns."
+        )
+
 
 def _with_task_sets(network: Network, before: Network) -> Network:
     """The network with the tasks of the layers that it has made, where `before` had them, too."""
@@ -186,12 +213,9 @@ def _checked(task_sets: Any, channels: _Channels) -> np.ndarray:
             f"{task_sets!r} of type {type(task_sets).__name__}. Change what "
             "channel_task_sets(model) returns."
         )
-    by_name = {name: space for space in channels.free for name in space.writers}
     masks, given = channels.masks.copy(), dict[str, str]()
     for layer, sets in task_sets.items():
-        if layer not in by_name:
-            raise ValueError(_unknown(layer, channels))
-        space = by_name[layer]
+        space = channels.of(layer, "task_sets")
         other = given.setdefault(space.writers[0], layer)
         if other != layer:
             raise ValueError(
@@ -202,18 +226,55 @@ def _checked(task_sets: Any, channels: _Channels) -> np.ndarray:
     return masks
 
 
-def _unknown(layer: Any, channels: _Channels) -> str:
-    known = [space.writers[0] for space in channels.free]
-    for space in channels.alignment.graphs[0].spaces:
-        if layer in space.writers and space.frozen:
-            return (
-                f"The channels of '{layer}' stay together: {space.frozen}. Expected layers among "
-                f"{known}. Leave it out."
+def _fused(fuse: Any, masks: np.ndarray, channels: _Channels) -> tuple[np.ndarray] | None:
+    """A number for each channel of the network, the same for those that become one."""
+    if fuse is None:
+        return None
+    if not isinstance(fuse, Mapping):
+        raise TypeError(
+            f"`fuse` must be a dict of lists of sets of channels by layer. Received: {fuse!r} of "
+            f"type {type(fuse).__name__}. Pass such as {{'conv1_shared': [(0, 3)]}}."
+        )
+    numbers = np.arange(len(masks))
+    places = places_of_channels(channels.alignment)[0]
+    for layer, sets in fuse.items():
+        own = channels.of(layer, "fuse").channels
+        taken: set[int] = set()
+        if not isinstance(sets, Sequence) or isinstance(sets, str):
+            raise TypeError(
+                f"`fuse` has {sets!r} of type {type(sets).__name__} for '{layer}'. Expected a list "
+                "of sets of channels. Pass such as [(0, 3), (1, 4)]."
             )
-    return (
-        f"`task_sets` has an entry for {layer!r}. Expected layers among {known}. Use the names "
-        "that channel_task_sets(model) returns."
-    )
+        for wanted in sets:
+            found = _places(layer, wanted, len(own), taken)
+            taken |= set(found)
+            together = own[found]
+            if len(set(masks[together].tolist())) > 1:
+                different = [channels.names(mask) for mask in masks[together].tolist()]
+                raise ValueError(
+                    f"The channels {found} of '{layer}' have the task sets {different}. Expected "
+                    "the same one for channels that become one. Give it to them in `task_sets`."
+                )
+            if len(set(places[together].tolist())) > 1:
+                raise ValueError(
+                    f"The channels {found} of '{layer}' are not all read by the same layers. "
+                    "Expected channels of the same tensors. Fuse others."
+                )
+            numbers[together] = together.min()
+    return (numbers,)
+
+
+def _places(layer: str, wanted: Any, width: int, taken: Collection[int]) -> list[int]:
+    """The channels of one set, after they were found to be some of the layer's."""
+    named = isinstance(wanted, Collection) and not isinstance(wanted, (str, Mapping))
+    found = list(wanted) if named else []
+    whole = all(isinstance(j, (int, np.integer)) and 0 <= j < width for j in found)
+    if not whole or len(set(found)) < max(len(found), 2) or not set(found).isdisjoint(taken):
+        raise ValueError(
+            f"`fuse` has the set {wanted!r} for '{layer}'. Expected two channels or more out of 0 "
+            f"to {width - 1}, each in one set only. Pass such as [(0, 3), (1, 4)]."
+        )
+    return sorted(int(j) for j in found)
 
 
 def _masks(layer: str, sets: Any, channels: _Channels, present: np.ndarray) -> list[int]:
