@@ -13,6 +13,7 @@ import tflite_export
 import tfmot_pam
 from benchmarks import applications, applications_benchmark
 from tests import exactness
+from tests.tiers import first
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
 from tfmot_pam.merging.alignment import align
@@ -22,9 +23,9 @@ from tfmot_pam.merging.grouping import fixed_masks
 # Options that keep the networks small; their structure is the published one.
 APPLICATIONS = {
     "MobileNetV2": {"alpha": 0.35},
+    "EfficientNetB0": {},
     "MobileNetV3Small": {},
     "ResNet50": {},
-    "EfficientNetB0": {},
     "DenseNet121": {},
     "VGG16": {},
 }
@@ -48,13 +49,7 @@ def assert_reproduces(merged, models, x):
         np.testing.assert_allclose(found[task] / scale, expected / scale, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in ("ResNet50", "DenseNet121") else ())
-        for name in APPLICATIONS
-    ],
-)
+@pytest.mark.parametrize("name", first(APPLICATIONS, 2))
 def test_separate_merges_reproduce_both_models(name):
     models, x = two_models(name), images(2)
     alignment = align(list(models), [read(model) for model in models.values()])

@@ -362,6 +362,7 @@ def test_late_merges_the_networks_that_separate_pruning_found(models, tmp_path):
     assert both.epochs == separate.epochs + late.epochs - start.epochs + both.trial_epochs
 
 
+@pytest.mark.slow
 def test_starts_that_cannot_be_cut_so_far_are_compared_after_training(models):
     # Most of the time that such small networks take is there whatever their widths.
     options = {**QUICK, "effort": 2, "measure": "latency", "arms": ["late"]}

@@ -252,7 +252,15 @@ def test_compressed(models):
         return {**x, "image": x["image"] + 0.01 * rng.normal(size=x["image"].shape)}
 
     result = tfmot_pam.compress(
-        models, (X, LABELS), 0.5, effort=2, target=0.8, augment=augment, views=2, verbose=0
+        models,
+        (X, LABELS),
+        0.5,
+        arms=["trunk"],
+        effort=2,
+        target=0.8,
+        augment=augment,
+        views=2,
+        verbose=0,
     )
     assert result.best.share < 1
     assert set(result.models[("plain",)].input) == {"image"}

@@ -358,7 +358,8 @@ def compressed(models):
         (IMAGES, LABELS),
         {"detector": {"boxes": 5.0, "classes": 0.9}, "mask": 0.5},
         metrics={"detector": {"boxes": "mae"}},
-        target=0.7,
+        arms=["separate", "trunk"],
+        target=0.8,
         effort=2,
         verbose=0,
     )

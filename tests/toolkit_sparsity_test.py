@@ -30,6 +30,7 @@ from tests.toolkit_models import (
 @pytest.mark.parametrize(
     ("name", "share"), [("half", 0.5), pytest.param("decay", 0.75, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_schedules(name, share, heads, tmp_path):
     model = treated(name, heads)
     assert list(kernels(model)) == list(kernels(tfmot_pam.to_tf_keras(merged_model(heads))))
