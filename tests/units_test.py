@@ -135,6 +135,7 @@ def test_what_lies_between_is_pruned_and_what_is_taken_whole_stays(pair):
 
 @pytest.mark.parametrize("kind", ["transformer", "convnext"])
 @pytest.mark.slow
+@pytest.mark.tensorflow
 def test_blocks_train_save_and_export(kind, tmp_path):
     tflite_export = pytest.importorskip("tflite_export")
     models, x = {"a": model(kind, 3, 0), "b": model(kind, 4, 1)}, KINDS[kind][1]
