@@ -82,6 +82,7 @@ def compressed():
     return models, (x, labels), result
 
 
+@pytest.mark.slow
 def test_a_task_that_stays_out_is_served_by_its_own_pruned_network(compressed):
     _, (x, _), result = compressed
     separate, late = result.arms
@@ -93,6 +94,7 @@ def test_a_task_that_stays_out_is_served_by_its_own_pruned_network(compressed):
     np.testing.assert_allclose(beside["easy"], own["easy"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_epochs_of_a_network_that_two_arms_have_count_once(compressed):
     *_, result = compressed
     separate, late = result.arms
@@ -101,6 +103,7 @@ def test_epochs_of_a_network_that_two_arms_have_count_once(compressed):
     assert late.epochs > own
 
 
+@pytest.mark.slow
 def test_no_start_is_made_of_a_task_that_stays_out(compressed):
     *_, result = compressed
     assert set(result.probes) == {
@@ -108,12 +111,14 @@ def test_no_start_is_made_of_a_task_that_stays_out(compressed):
     }
 
 
+@pytest.mark.slow
 def test_the_verdict_names_what_stays_alone(compressed):
     *_, result = compressed
     late = result.arms[1]
     assert f"'{late.start}' with ['easy'] alone" in result.verdict
 
 
+@pytest.mark.slow
 def test_starts_of_networks_that_are_found_need_no_trial(compressed):
     models, data, _ = compressed
     parts = tuple(tfmot_pam.ArmPart((task,), pruned=True) for task in models)

@@ -342,6 +342,7 @@ def test_what_a_start_costs_together_is_what_all_tasks_cost_in_its_trials_networ
     assert tfmot_pam.cost(tfmot_pam.select_tasks(merged, "sum")).macs < tfmot_pam.cost(merged).macs
 
 
+@pytest.mark.slow
 def test_late_merges_the_networks_that_separate_pruning_found(models, tmp_path):
     options = {**QUICK, "effort": 5, "target": 0.3, "directory": tmp_path / "rounds"}
     (late,) = tfmot_pam.compress(models, samples(), 0.1, arms=["late"], **options).arms

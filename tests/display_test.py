@@ -77,6 +77,7 @@ def test_live_lines_end_with_an_error(terminal, capsys):
     assert capsys.readouterr().out.endswith("\x1b[?25h")  # the cursor is there again
 
 
+@pytest.mark.slow
 def test_searches_of_workers_are_shown_live(models, terminal, capsys):  # noqa: F811
     options = {**QUICK, "effort": 1, "target": 0.8, "arms": ["separate"], "verbose": 1}
     tfmot_pam.compress(models, samples(), 0.1, workers=2, **options)

@@ -148,13 +148,14 @@ def _file(network):
     [
         ("estimate", "files"),
         pytest.param("estimate", "signatures", marks=pytest.mark.slow),
-        ("measure", "signatures"),
-        pytest.param("measure", "files", marks=pytest.mark.slow),
+        ("measure", "files"),
+        pytest.param("measure", "signatures", marks=pytest.mark.slow),
     ],
 )
 def test_tuned_files_compute_the_same(model, tmp_path, tune, mode):
     x = small_nets.images(4)
-    options = {"combinations": ["a", "a+b"], "mode": mode, "samples": x, "verbose": 0}
+    combinations = ["a"] if (tune, mode) == ("measure", "files") else ["a", "a+b"]
+    options = {"combinations": combinations, "mode": mode, "samples": x, "verbose": 0}
     plain = tflite_export.export(model, tmp_path / "plain", tune="none", **options)
     tuned = tflite_export.export(model, tmp_path / "tuned", tune=tune, **options)
     for before, after in zip(plain, tuned, strict=True):

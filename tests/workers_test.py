@@ -34,6 +34,7 @@ def test_workers_find_what_one_process_finds(models, capfd):  # noqa: F811
             np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_worker_goes_on_from_what_one_process_left(models, tmp_path):  # noqa: F811
     options = {**QUICK, "arms": ["separate"], "directory": tmp_path}
     first = tfmot_pam.compress(models, samples(), 0.1, **options)
