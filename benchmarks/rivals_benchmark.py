@@ -26,6 +26,7 @@ from benchmarks import results_io, suites
 from benchmarks.rivals import RIVALS, find_rivals
 from benchmarks.rivals.attempt import Attempt, combination_macs, originals_macs
 from benchmarks.rivals.pages import searched, share_of, write_pages
+from tfmot_pam.pruning.at_once import UnreachableFraction
 
 _SUITE = flags.DEFINE_enum("suite", "composites", sorted(suites.SUITES), "Which suite.")
 _DATA = flags.DEFINE_string("data_dir", "data", "Folder that holds the data sets.")
@@ -79,7 +80,7 @@ def find_levels(wanted: Sequence[str] | None, suite: str, seed: int) -> dict[str
 
 
 def run_cell(settings: Mapping[str, Any]) -> None:
-    """Runs one rival at one level on one seed, and writes its rows."""
+    """Runs one rival at one level on one seed, and writes its rows, if it gets there."""
     name, seed, effort = settings["suite"], settings["seed"], settings["effort"]
     suite, work = suites.SUITES[name], pathlib.Path(settings["work_dir"])
     data = pathlib.Path(settings["data_dir"])
@@ -96,7 +97,11 @@ def run_cell(settings: Mapping[str, Any]) -> None:
         # Where benchmarks.suite leaves its own.
         rounds=work / "rounds" / f"{name}-reconstruction-macs-{effort}-{seed}",
     )
-    rows = rows_of(settings["rival"], attempt)
+    try:
+        rows = rows_of(settings["rival"], attempt)
+    except UnreachableFraction as error:
+        print(f"{settings['rival']} does not get to the level {settings['level']}: {error}")
+        return
     for row in rows:
         row.update({key: settings[key] for key in ("suite", "effort", "level", "seed")})
     path = pathlib.Path(settings["path"])

@@ -13,7 +13,7 @@ import pytest
 import tfmot_pam
 from benchmarks import rivals, rivals_benchmark, suites
 from benchmarks.rivals import attempt as attempts
-from benchmarks.rivals import pages
+from benchmarks.rivals import pages, stem
 from tests.small_nets import classes, dense_net, vectors
 
 OUTPUTS = {"a": 3, "b": 4}
@@ -118,6 +118,49 @@ def test_the_same_seed_gives_the_same_network(make, splits, name):
         found.append(rivals.RIVALS[name](make()).predict(splits["test"][0], verbose=0))
     for task in OUTPUTS:
         np.testing.assert_array_equal(found[0][task], found[1][task])
+
+
+SHAPES = {
+    "speech": (32, 32, 1),
+    "speech-resnet": (32, 32, 1),
+    "products": (48, 48, 3),
+    "unlike": (48, 48, 3),
+    "composites": (56, 56, 1),
+    "motion": (128, 6),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_networks_of_all_suites_get_as_narrow_as_is_wanted(tmp_path, name):
+    suite, x = suites.SUITES[name], np.random.default_rng(0).normal(size=(32, *SHAPES[name]))
+    built = {
+        task: suite.build(task, SHAPES[name], outputs, tmp_path)
+        for task, outputs in suite.outputs.items()
+    }
+    macs = LEVEL * attempts.originals_macs(built)
+    splits = {"train": (x.astype("float32"), {})}
+    attempt = attempts.Attempt(suite, built, splits, macs, 1, 0, tmp_path)
+    trunk = attempts.with_all_heads(built, next(iter(built)))
+    method = stem._stem(0, 0.5)
+    branched = tfmot_pam.merge(built, attempt.x, method=method, compensation=False, verbose=0)
+
+    def cut(model, to, **how):
+        return attempt.narrowed(model, to, importance="magnitude", data=None, **how)
+
+    for model in (
+        attempts.with_new_weights(cut(trunk, macs, scope="per-layer"), 0),
+        cut(trunk, macs),
+        cut(branched, macs),
+        attempt.side_by_side(
+            {
+                task: cut(model, LEVEL * tfmot_pam.cost(model).macs, scope="per-layer")
+                for task, model in built.items()
+            }
+        ),
+    ):
+        assert list(model.output) == list(built)
+        assert 0.5 * macs < attempts.expected_macs(model) <= macs
 
 
 def test_views_are_seen_equally_often(make):

@@ -48,5 +48,7 @@ def small_scratch(attempt: Attempt) -> keras.Model:
             scope="per-layer",
             data=None,
         )
-        small[task] = attempt.train(with_new_weights(narrow), attempt.effort, teach=False)
+        small[task] = attempt.train(
+            with_new_weights(narrow, attempt.seed), attempt.effort, teach=False
+        )
     return attempt.side_by_side(small)

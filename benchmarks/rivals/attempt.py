@@ -143,8 +143,9 @@ def originals_macs(models: Mapping[str, keras.Model]) -> float:
     return runs * sum(tfmot_pam.cost(model).macs for model in models.values())
 
 
-def with_new_weights(model: keras.Model) -> keras.Model:
-    """A network of the same layers with weights as they are initialised."""
+def with_new_weights(model: keras.Model, seed: int) -> keras.Model:
+    """A network of the same layers with weights as they are initialised, the same for a seed."""
+    keras.utils.set_random_seed(seed)
     return type(model).from_config(model.get_config())
 
 
@@ -153,7 +154,7 @@ def with_all_heads(models: Mapping[str, keras.Model], donor: str) -> keras.Model
 
     A head is a network's last layer; all read what the donor's reads.
     """
-    copy = with_new_weights(models[donor])
+    copy = type(models[donor]).from_config(models[donor].get_config())
     copy.set_weights(models[donor].get_weights())
     own, outputs = copy.layers[-1], {}
     for task, model in models.items():

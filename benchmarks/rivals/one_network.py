@@ -15,7 +15,7 @@ def narrow_scratch(attempt: Attempt) -> keras.Model:
     narrow = attempt.narrowed(
         wide, attempt.macs, importance="magnitude", scope="per-layer", data=None
     )
-    return attempt.train(with_new_weights(narrow), attempt.allotted, teach=False)
+    return attempt.train(with_new_weights(narrow, attempt.seed), attempt.allotted, teach=False)
 
 
 def donor_labels(attempt: Attempt) -> keras.Model:
