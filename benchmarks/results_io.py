@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import csv
 import importlib.metadata
 import json
 import multiprocessing
@@ -9,7 +11,7 @@ import os
 import pathlib
 import platform
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "ai-edge-litert")
@@ -43,6 +45,52 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def in_processes(
+    run: Callable[[Mapping[str, Any]], None], cells: Sequence[Mapping[str, Any]], workers: int
+) -> Iterator[None]:
+    """Runs cells in processes of their own, one thread each, and yields whenever one is done."""
+    one_thread()
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, context, initializer=end_with_parent
+    ) as pool:
+        for done in concurrent.futures.as_completed([pool.submit(run, cell) for cell in cells]):
+            yield done.result()
+
+
+def read_cells(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """What cells have written into a folder."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+
+
+def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a CSV file; none where there is no file."""
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: pathlib.Path, fields: Sequence[str], rows: Sequence[Mapping[str, Any]]):
+    """Writes a CSV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def joined(
+    kept: Sequence[dict], cells: Sequence[list[dict]], key: Callable[[Mapping[str, Any]], tuple]
+) -> list[dict]:
+    """The rows that were kept, those of the cells in the place of older ones, in order."""
+    found: dict[tuple, list[dict]] = {}
+    for row in kept:
+        found.setdefault(key(row), []).append(row)
+    found.update((key(rows[0]), rows) for rows in cells)
+    return [row for _, rows in sorted(found.items()) for row in rows]
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:

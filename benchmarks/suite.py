@@ -11,9 +11,7 @@ seen. Cells run in processes of their own; the pages are written anew from all c
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
-import multiprocessing
 import pathlib
 import time
 from collections.abc import Mapping
@@ -185,14 +183,8 @@ def main(argv):
         }
         for seed in range(_FIRST.value, _FIRST.value + seeds)
     ]
-    results_io.one_thread()
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        _WORKERS.value, context, initializer=results_io.end_with_parent
-    ) as pool:
-        for done in concurrent.futures.as_completed([pool.submit(run_cell, c) for c in cells]):
-            done.result()
-            write_pages(pathlib.Path(_WORK.value), pathlib.Path(_OUTPUT.value))
+    for _ in results_io.in_processes(run_cell, cells, _WORKERS.value):
+        write_pages(pathlib.Path(_WORK.value), pathlib.Path(_OUTPUT.value))
     print(pathlib.Path(_OUTPUT.value, "suites.md").read_text(encoding="utf-8"))
 
 

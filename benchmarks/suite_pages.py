@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import pathlib
@@ -90,10 +89,7 @@ def summary(rows: list[dict]) -> list[dict]:
 def write_pages(work: pathlib.Path, output: pathlib.Path) -> None:
     """Writes the pages from the cells in the work folder and from what the pages held before."""
     output.mkdir(parents=True, exist_ok=True)
-    cells = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted((work / "cells").glob("*.json"))
-    ]
+    cells = results_io.read_cells(work / "cells")
     _write_costs([cell["rows"] for cell in cells], output)
     _write_files([cell["files"] for cell in cells if "files" in cell], output)
 
@@ -102,30 +98,14 @@ def _run_of(row: Mapping[str, Any]) -> tuple:
     return row["suite"], row["importance"], row["measure"], int(row["effort"])
 
 
-def _joined(kept: list[dict], cells: list[list[dict]]) -> list[dict]:
-    """The rows that were kept, those of the cells in the place of older ones, in order."""
-
-    def key(row):
-        return (*_run_of(row), int(row["seed"]))
-
-    found: dict[tuple, list[dict]] = {}
-    for row in kept:
-        found.setdefault(key(row), []).append(row)
-    found.update((key(rows[0]), rows) for rows in cells)
-    return [row for _, rows in sorted(found.items()) for row in rows]
+def _cell_of(row: Mapping[str, Any]) -> tuple:
+    return (*_run_of(row), int(row["seed"]))
 
 
 def _write_costs(cells: list[list[dict]], output: pathlib.Path) -> None:
     table = output / "suites.csv"
-    kept = []
-    if table.exists():
-        with open(table, encoding="utf-8", newline="") as file:
-            kept = list(csv.DictReader(file))
-    ordered = _joined(kept, cells)
-    with open(table, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(ordered)
+    ordered = results_io.joined(results_io.read_rows(table), cells, _cell_of)
+    results_io.write_rows(table, FIELDS, ordered)
     parts = [
         "# Suites: compress() against separate pruning at equal effort",
         "Tolerance 1 point. Expected: all combinations alike. Mean and spread over seeds; the loss "
@@ -144,7 +124,7 @@ def _write_costs(cells: list[list[dict]], output: pathlib.Path) -> None:
 def _write_files(cells: list[list[dict]], output: pathlib.Path) -> None:
     table = output / "suites_files.json"
     kept = json.loads(table.read_text(encoding="utf-8")) if table.exists() else []
-    ordered = _joined(kept, cells)
+    ordered = results_io.joined(kept, cells, _cell_of)
     if not ordered:
         return
     table.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
