@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import tfmot_pam
-from benchmarks import rivals, rivals_benchmark, suites
+from benchmarks import rivals, suites
 from benchmarks.rivals import attempt as attempts
-from benchmarks.rivals import pages, stem
+from benchmarks.rivals import cells, pages, stem
 from tests.small_nets import classes, dense_net, vectors
 
 OUTPUTS = {"a": 3, "b": 4}
@@ -217,19 +217,19 @@ def test_rivals_that_are_none_are_explained(names):
 @pytest.mark.parametrize("wanted", [["much"], [], ["0"], ["1.5"], ["0.3", "nan"]])
 def test_levels_that_are_none_are_explained(wanted):
     with pytest.raises(ValueError, match="above 0 and below 1"):
-        rivals_benchmark.find_levels(wanted, "products", 0)
+        cells.find_levels(wanted, "products", 0)
 
 
 def test_levels_without_figures_of_a_search_are_explained():
     with pytest.raises(ValueError, match="seed 77 of the suite 'products'"):
-        rivals_benchmark.find_levels(None, "products", 77)
+        cells.find_levels(None, "products", 77)
 
 
 def test_levels_are_those_that_the_search_came_to():
-    levels = rivals_benchmark.find_levels(None, "products", 0)
+    levels = cells.find_levels(None, "products", 0)
     assert list(levels) == ["separate", "best", "half of separate"]
     assert levels["half of separate"] == levels["separate"] / 2 < levels["best"]
-    assert rivals_benchmark.find_levels(["0.3", "0.1"], "products", 0) == {"0.3": 0.3, "0.1": 0.1}
+    assert cells.find_levels(["0.3", "0.1"], "products", 0) == {"0.3": 0.3, "0.1": 0.1}
 
 
 def _cell(seed: int, macs: int, lost: float) -> list[dict]:
@@ -262,8 +262,8 @@ def test_pages_show_means_over_seeds_and_keep_what_they_held(tmp_path: pathlib.P
 
 def test_rows_hold_costs_and_losses_of_the_test_split(make, monkeypatch, models, splits):
     untrained = {"untrained": lambda attempt: attempts.with_all_heads(attempt.models, "a")}
-    monkeypatch.setattr(rivals_benchmark, "RIVALS", untrained)
-    rows = rivals_benchmark.rows_of("untrained", make())
+    monkeypatch.setattr(cells, "RIVALS", untrained)
+    rows = cells.rows_of("untrained", make())
     assert [row["combination"] for row in rows] == ["a", "b", "a+b"]
     assert rows[0]["macs"] == tfmot_pam.cost(models["a"]).macs
     assert rows[0]["lost"] == 0.0
