@@ -195,6 +195,7 @@ def test_across_the_generations(merged):
 
 
 @pytest.mark.parametrize("quantization", [pytest.param("none", marks=pytest.mark.slow), "int8"])
+@pytest.mark.tensorflow
 def test_files_take_the_inputs_that_their_tasks_need(merged, tmp_path, quantization):
     tflite_export.export(
         merged,
@@ -226,6 +227,7 @@ def test_files_take_the_inputs_that_their_tasks_need(merged, tmp_path, quantizat
         ({**X, "meta": X["meta"][:9]}, "different numbers of samples"),
     ],
 )
+@pytest.mark.tensorflow
 def test_samples_of_other_inputs(merged, tmp_path, samples, message):
     with pytest.raises(ValueError, match=message):
         tflite_export.export(merged, tmp_path / "out", samples=samples, verbose=0)

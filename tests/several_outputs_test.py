@@ -293,6 +293,7 @@ def test_across_the_generations(merged):
     assert tfmot_pam.combinations(other) == tfmot_pam.combinations(merged)
 
 
+@pytest.mark.tensorflow
 def test_files_have_an_output_for_every_head(merged, tmp_path):
     files = tflite_export.export(merged, tmp_path / "out", samples=IMAGES, verbose=0)
     expected = flat(merged.predict(IMAGES, verbose=0))
@@ -428,6 +429,7 @@ def test_a_list_of_outputs_is_trained_and_compressed():
     assert set(result.original_accuracy) == {"detector/0", "detector/1"}
 
 
+@pytest.mark.tensorflow
 def test_the_toolkit_keeps_heads(merged):
     pytest.importorskip("tensorflow_model_optimization")
     wrapped = tfmot_pam.prune_low_magnitude(merged)
