@@ -82,6 +82,18 @@ def write_rows(path: pathlib.Path, fields: Sequence[str], rows: Sequence[Mapping
         writer.writerows(rows)
 
 
+def updated(
+    path: pathlib.Path,
+    fields: Sequence[str],
+    cells: Sequence[list[dict]],
+    key: Callable[[Mapping[str, Any]], tuple],
+) -> list[dict]:
+    """The rows of a CSV file, which is written with those of the cells."""
+    rows = joined(read_rows(path), cells, key)
+    write_rows(path, fields, rows)
+    return rows
+
+
 def joined(
     kept: Sequence[dict], cells: Sequence[list[dict]], key: Callable[[Mapping[str, Any]], tuple]
 ) -> list[dict]:

@@ -103,9 +103,7 @@ def _cell_of(row: Mapping[str, Any]) -> tuple:
 
 
 def _write_costs(cells: list[list[dict]], output: pathlib.Path) -> None:
-    table = output / "suites.csv"
-    ordered = results_io.joined(results_io.read_rows(table), cells, _cell_of)
-    results_io.write_rows(table, FIELDS, ordered)
+    ordered = results_io.updated(output / "suites.csv", FIELDS, cells, _cell_of)
     parts = [
         "# Suites: compress() against separate pruning at equal effort",
         "Tolerance 1 point. Expected: all combinations alike. Mean and spread over seeds; the loss "

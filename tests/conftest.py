@@ -54,8 +54,8 @@ def readable(monkeypatch: pytest.MonkeyPatch) -> None:
 # Modules that take long, the longest first: begun last, one of them would run alone.
 LONG = (
     "distribution spoken_digits compress every_layer docs convert toolkit_quantization fine_tune "
-    "metrics examples pretrained_example widening workers apart several_outputs several_inputs "
-    "search_rounds attention"
+    "metrics pretrained_example widening workers several_outputs several_inputs search_rounds "
+    "attention"
 ).split()
 
 

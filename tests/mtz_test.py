@@ -14,7 +14,7 @@ import tfmot_pam
 from tests import random_models
 from tests.fusing_test import FOUND, network
 from tests.identities_test import assert_combinations, assert_superset_rule
-from tests.permuted import permuted
+from tests.permuted import in_three_orders, permuted, widths
 from tests.small_nets import all_outputs, conv_net, dense_net, images, outputs_of, vectors
 from tfmot_pam.graph.cost import combination_totals, network_cost
 from tfmot_pam.graph.reader import read
@@ -27,15 +27,10 @@ def merge(models, x, method="mtz", **options):
     return tfmot_pam.merge(models, x, method=method, verbose=0, **options)
 
 
-def widths(model) -> dict[str, int]:
-    return {layer.name: layer.output.shape[-1] for layer in model.layers}
-
-
 @pytest.mark.parametrize("kind", FOUND)
 def test_networks_in_other_orders_become_one(kind):
     x, first = images(32), network(kind)
-    models = {"a": first}
-    models |= {name: permuted(first, i + 1, noise=1e-5)[0] for i, name in enumerate("bc")}
+    models = in_three_orders(first)
     model = merge(models, x)
     assert model.merge_plan.shared == 1.0
     for task, found in all_outputs(model, x).items():

@@ -77,5 +77,16 @@ def permuted(
     return emit(Network(**{**_fields(network), "layers": layers})), orders
 
 
+def in_three_orders(model: keras.Model) -> dict[str, keras.Model]:
+    """A model and two that compute the same up to a little noise, by task."""
+    others = {name: permuted(model, i + 1, noise=1e-5)[0] for i, name in enumerate("bc")}
+    return {"a": model, **others}
+
+
+def widths(model: keras.Model) -> dict[str, int]:
+    """The number of channels of each layer."""
+    return {layer.name: layer.output.shape[-1] for layer in model.layers}
+
+
 def _fields(network: Network) -> dict:
     return {field.name: getattr(network, field.name) for field in dataclasses.fields(network)}

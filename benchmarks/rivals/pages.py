@@ -52,10 +52,8 @@ def share_of(rows: Sequence[Mapping[str, Any]]) -> float:
 
 def write_pages(work: pathlib.Path, output: pathlib.Path) -> None:
     """Writes the pages from the cells in the work folder and from what the pages held before."""
-    table = output / "rivals.csv"
     cells = results_io.read_cells(work / "rivals")
-    rows = results_io.joined(results_io.read_rows(table), cells, _cell_of)
-    results_io.write_rows(table, FIELDS, rows)
+    rows = results_io.updated(output / "rivals.csv", FIELDS, cells, _cell_of)
     parts = [
         "# Simple rivals at equal effort",
         "Networks that are cut once to a level of cost, or made narrower, and trained with as many "

@@ -84,13 +84,24 @@ class Compensation:
             )
 
 
-def check_compensation(value: Any) -> None:
-    """Raises TypeError unless a value says whether, or how, weights are compensated."""
+def compensation_options(value: Any, seed: int) -> Compensation | None:
+    """How weights are compensated, by what the user said; None where they are not.
+
+    Args:
+        value: True or False, or the options.
+        seed: Seed of the options where there are none.
+
+    Raises:
+        TypeError: it is neither.
+    """
     if not isinstance(value, (bool, np.bool_, Compensation)):
         raise TypeError(
             "`compensation` must be True, False or a tfmot_pam.Compensation. Received: "
             f"{value!r} of type {type(value).__name__}. Leave it out for True."
         )
+    if isinstance(value, Compensation):
+        return value
+    return Compensation(seed=seed) if value else None
 
 
 def compensate(

@@ -226,16 +226,24 @@ def slice_weights(
     return result
 
 
-def _slice(
-    name: str, axes: Axes, calls: Mapping[int, Call], rows: Layout, columns: Layout, lead: Call
-) -> np.ndarray:
-    fanout = axes.fanout(lead.config)
-    original = lead.layer.weights[name]
+def _shape(
+    original: np.ndarray, axes: Axes, fanout: int, rows: Layout, columns: Layout
+) -> list[int]:
+    """The shape of a weight of which some channels are left."""
     shape = list(original.shape)
     if axes.inputs is not None:
         shape[axes.inputs] = len(rows) * fanout
     if axes.outputs is not None:
         shape[axes.outputs] = len(columns)
+    return shape
+
+
+def _slice(
+    name: str, axes: Axes, calls: Mapping[int, Call], rows: Layout, columns: Layout, lead: Call
+) -> np.ndarray:
+    fanout = axes.fanout(lead.config)
+    original = lead.layer.weights[name]
+    shape = _shape(original, axes, fanout, rows, columns)
     merged = np.full(shape, axes.fill, original.dtype)
     for net, call in calls.items():
         source = call.layer.weights[name]
@@ -271,11 +279,7 @@ def _fuse(
     """
     fanout = axes.fanout(lead.config)
     original = lead.layer.weights[name]
-    shape = list(original.shape)
-    if axes.inputs is not None:
-        shape[axes.inputs] = len(rows) * fanout
-    if axes.outputs is not None:
-        shape[axes.outputs] = len(columns)
+    shape = _shape(original, axes, fanout, rows, columns)
     total, count = np.zeros(shape), np.zeros(shape)
     for net, call in calls.items():
         read: list[np.ndarray | None] = [None]

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmot_pam.closed_form.compensate import Compensation, check_compensation, compensate
+from tfmot_pam.closed_form.compensate import Compensation, compensate, compensation_options
 from tfmot_pam.data import HeadSamples, Samples
 from tfmot_pam.display import Display, find_display
 from tfmot_pam.graph.arguments import check_seed
@@ -141,7 +141,7 @@ def merge(
     chosen = find_method(method)
     threshold = check_options(rho, alpha, share, width, min_group, samples, chosen)
     check_seed(seed)
-    check_compensation(compensation)
+    fit = compensation_options(compensation, seed)
     check_estimator(estimator)
     check_reduction(reduction)
     display = find_display(verbose, "merge")
@@ -183,10 +183,7 @@ def merge(
             }
             plan = make_plan(alignment, grouping, paths, chosen.name, options, fingerprints)
         network = assembly.network
-        if compensation:
-            fit = (
-                compensation if isinstance(compensation, Compensation) else Compensation(seed=seed)
-            )
+        if fit is not None:
             network = compensate(
                 network,
                 assembly.origins,

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfmot_pam.closed_form.compensate import Compensation, check_compensation, compensate
+from tfmot_pam.closed_form.compensate import Compensation, compensate, compensation_options
 from tfmot_pam.graph.arguments import check_seed
 from tfmot_pam.graph.channels import Space, build_channel_graph
 from tfmot_pam.graph.emitter import emit
@@ -103,9 +103,9 @@ def regroup(
     Raises:
         TypeError: the model is not a functional Keras model, or `task_sets` or `fuse` not a dict of
             lists.
-        ValueError: there is no such layer, sets are missing or too many, a set holds other tasks
-            than the channel has, a task would be left with nothing to read, or channels that
-            should become one cannot.
+        ValueError: it has fewer than two tasks, there is no such layer, sets are missing or too
+            many, a set holds other tasks than the channel has, a task would be left with nothing to
+            read, or channels that should become one cannot.
 
     Example:
     >>> import keras, numpy as np, tfmot_pam
@@ -122,7 +122,7 @@ def regroup(
     (144, 108)
     """
     check_seed(seed)
-    check_compensation(compensation)
+    fit = compensation_options(compensation, seed)
     channels = _Channels(model)
     alignment, before = channels.alignment, channels.network
     try:
@@ -135,11 +135,10 @@ def regroup(
             "same ones there. Give the channels of the layers before it the same sets."
         ) from error
     network = _with_task_sets(assembly.network, before)
-    if data is not None and compensation:
+    if data is not None and fit is not None:
         apart = [select(before, [task]) for task in alignment.tasks]
         by_task = dict.fromkeys(alignment.tasks, model)
         calibration = calibration_samples(by_task, apart, data, samples, seed)
-        fit = compensation if isinstance(compensation, Compensation) else Compensation(seed=seed)
         network = compensate(network, assembly.origins, [before], calibration.inputs, fit)
     return emit(network)
 
