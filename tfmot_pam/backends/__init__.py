@@ -10,6 +10,7 @@ Everything else is written in `keras.ops` and NumPy. A module of a backend has
 * `after_step(model, result, *arguments)`: what a gated model does behind a training step;
 * `keras_mask(tensor)`, `set_keras_mask(tensor, mask)`: what Keras hands on beside a tensor;
 * `replicas()`: the parts into which Keras deals out a batch;
+* `deals_out(model)`: whether `predict` does that, and `predict_on_batch` does not;
 * `use_threads(count)`: the threads that this process may take.
 """
 

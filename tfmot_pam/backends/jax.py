@@ -92,6 +92,11 @@ def replicas() -> int:
     return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
 
 
+def deals_out(model: keras.Model) -> bool:
+    """No: `predict_on_batch` deals out what `predict` does."""
+    return False
+
+
 def keras_mask(tensor: Any) -> Any:
     """As in `tfmot_pam.backends.attributes`; JAX's arrays have no attributes of others."""
     from keras.src.backend.common import masking

@@ -118,6 +118,11 @@ def _dense(gradient: Any, mask: Any) -> Any:
     return tf.zeros_like(mask) if gradient is None else tf.convert_to_tensor(gradient)
 
 
+def deals_out(model: keras.Model) -> bool:
+    """Whether `predict` deals out a batch to devices, and `predict_on_batch` does not."""
+    return model.distribute_strategy.num_replicas_in_sync > 1
+
+
 def use_threads(count: int) -> None:
     """Limits the threads of this process, unless that has been done."""
     import tensorflow as tf

@@ -11,6 +11,7 @@ import numpy as np
 from tfmot_pam import backends
 from tfmot_pam.backends.epochs import whole
 from tfmot_pam.graph.heads import Inputs, leaves, own_output
+from tfmot_pam.graph.inputs import count, rows
 
 
 def for_model(model: Any, x: Inputs) -> Any:
@@ -47,6 +48,9 @@ def for_model(model: Any, x: Inputs) -> Any:
 def predicted(model: Any, x: Inputs, batch_size: int | None = None) -> Any:
     """What a model predicts for inputs by name, in inference mode.
 
+    `keras.Model.predict` says the same. For one network it makes a data set, which takes longer
+    than a small network's answers.
+
     Args:
         model: A Keras model.
         x: One array, or a dict by the names of inputs, of which the model may take a part.
@@ -55,18 +59,18 @@ def predicted(model: Any, x: Inputs, batch_size: int | None = None) -> Any:
     Returns:
         Arrays, nested as the model's outputs are.
     """
-    x, parts = for_model(model, x), backends.current().replicas()
-    length = len(next(iter(keras.tree.flatten(x))))
-    size = whole(length, parts)
-    if size != length:
-        x = keras.tree.map_structure(lambda array: array[np.arange(size) % length], x)
-    if batch_size is None:
-        found = model.predict_on_batch(x)
-    else:
-        found = model.predict(x, batch_size=whole(batch_size, parts), verbose=0)
-    if size == length:
-        return found
-    return keras.tree.map_structure(lambda array: array[:length], found)
+    x, backend = for_model(model, x), backends.current()
+    length, parts = count(x), backend.replicas()
+    size = whole(length if batch_size is None else min(batch_size, length), parts)
+    if backend.deals_out(model):
+        return model.predict(x, batch_size=size, verbose=0)
+    found = []
+    for start in range(0, length, size):
+        # All batches have one size: of another the network would be traced once more.
+        batch = rows(x, np.arange(start, start + size) % length)
+        own = model.predict_on_batch(batch)
+        found.append(keras.tree.map_structure(lambda array, end=length - start: array[:end], own))
+    return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *found)
 
 
 def answers_by_head(outputs: Any, task: str) -> dict[str, Any]:
