@@ -13,7 +13,7 @@ import tflite_export
 import tfmot_pam
 from benchmarks import applications, applications_benchmark
 from tests import exactness
-from tests.tiers import first
+from tests.tiers import regular
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
 from tfmot_pam.merging.alignment import align
@@ -49,7 +49,7 @@ def assert_reproduces(merged, models, x):
         np.testing.assert_allclose(found[task] / scale, expected / scale, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", first(APPLICATIONS, 2))
+@pytest.mark.parametrize("name", regular(APPLICATIONS))
 def test_separate_merges_reproduce_both_models(name):
     models, x = two_models(name), images(2)
     alignment = align(list(models), [read(model) for model in models.values()])

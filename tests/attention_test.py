@@ -8,6 +8,7 @@ import pytest
 
 import tfmot_pam
 from tests.small_nets import randomise
+from tests.tiers import regular
 from tfmot_pam.attention_heads import AttentionHeads
 from tfmot_pam.graph.attention import attention_apart, attention_together
 from tfmot_pam.graph.cost import network_cost
@@ -72,7 +73,7 @@ def outputs(model, x):
     return np.array(model(x.reshape(-1, *model.input_shape[1:]), training=False))
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=regular(KINDS, 6))
 def model(request):
     return KINDS[request.param]()
 

@@ -38,7 +38,13 @@ def adder(number):
 
 
 def test_a_finished_call_made_again_goes_on_from_its_last_round(models, tmp_path):
-    options = {**QUICK, "arms": ["trunk"], "target": 0.8, "directory": tmp_path / "rounds"}
+    options = {
+        **QUICK,
+        "effort": 2,
+        "arms": ["trunk"],
+        "target": 0.8,
+        "directory": tmp_path / "rounds",
+    }
     first = tfmot_pam.compress(models, samples(), 0.5, **options)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "rounds").rglob("*.keras")}
     again = tfmot_pam.compress(models, samples(), 0.5, **options)
@@ -55,8 +61,8 @@ PROGRAM = """
 import sys, keras, numpy as np, tfmot_pam
 from tests.compress_test import QUICK, samples
 models = {t: keras.saving.load_model(f"{sys.argv[1]}/{t}.keras") for t in ("sign", "sum")}
-options = {**QUICK, "arms": ["pam"], "directory": sys.argv[1] + "/rounds"}
-result = tfmot_pam.compress(models, samples(), 0.1, target=0.6, **options)
+options = {**QUICK, "effort": 2, "arms": ["pam"], "directory": sys.argv[1] + "/rounds"}
+result = tfmot_pam.compress(models, samples(), 0.1, target=0.7, **options)
 print(repr(result.best.rounds))
 np.savez(sys.argv[1] + "/out.npz", **result.model.predict(samples()[0], verbose=0))
 """

@@ -91,6 +91,6 @@ def test_models_with_functions_of_their_own_are_tuned_and_compressed(x):
     tuned = tfmot_pam.fine_tune(merged, x, models, epochs=1, verbose=0)
     assert tuned.predict(x, verbose=0)["a"].shape == (48, 3)
     result = tfmot_pam.compress(
-        models, x, 0.9, arms=["trunk"], effort=2, target=0.9, verbose=0, seed=0
+        models, x, 0.9, arms=["trunk"], effort=1, target=0.9, verbose=0, seed=0
     )
     assert result.best.share <= 0.9

@@ -330,8 +330,8 @@ def before_and_after(models, x, held_out):
     [
         plain,
         normalised,
-        normalised_with_bias,
-        without_bias,
+        pytest.param(normalised_with_bias, marks=pytest.mark.slow),
+        pytest.param(without_bias, marks=pytest.mark.slow),
         pytest.param(depthwise_separable, marks=pytest.mark.tensorflow),
         separable,
     ],

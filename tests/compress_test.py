@@ -14,6 +14,7 @@ import pytest
 from keras import layers
 
 import tfmot_pam
+from tests.tiers import regular
 from tfmot_pam.data import HeadSamples, Samples
 from tfmot_pam.display import Display
 from tfmot_pam.graph.generation import is_tf_keras
@@ -195,7 +196,7 @@ def test_results_are_saved_and_never_overwritten_silently(result, tmp_path):
 
 
 def test_the_separate_arm_is_pruning_each_network_alone(models):
-    (x, labels), options = samples(), {**APART, "target": 0.5}
+    (x, labels), options = samples(), {**APART, "effort": 2, "target": 0.6}
     together = tfmot_pam.compress(models, samples(), 0.1, **options)
     total = 0
     for task, net in models.items():
@@ -209,7 +210,7 @@ def test_the_separate_arm_is_pruning_each_network_alone(models):
     assert "add 'late'" in together.verdict
 
 
-@pytest.mark.parametrize("importance", ["taylor", "magnitude"])
+@pytest.mark.parametrize("importance", regular(["taylor", "magnitude"]))
 def test_other_importances_and_single_models(models, importance):
     x, labels = samples()
     found = tfmot_pam.compress(
@@ -375,7 +376,7 @@ def test_a_function_is_what_becomes_small(models):
     def halves(kind, inputs, shape, macs):
         return macs / 2.0
 
-    options = {**APART, "effort": 2, "target": 0.5}
+    options = {**APART, "effort": 1, "target": 0.7}
     found = tfmot_pam.compress(models, samples(), 0.1, measure=halves, **options)
     by_name = tfmot_pam.compress(models, samples(), 0.1, **options)
     assert found.measure == "halves"
@@ -430,7 +431,9 @@ def test_tasks_with_data_of_their_own(models):
     data = {
         task: (x[: 280 + 70 * i], y[: 280 + 70 * i]) for i, (task, y) in enumerate(labels.items())
     }
-    found = tfmot_pam.compress(models, data, 0.5, arms=["trunk"], target=0.8, **QUICK)
+    found = tfmot_pam.compress(
+        models, data, 0.5, arms=["trunk"], target=0.8, **{**QUICK, "effort": 2}
+    )
     assert found.best.accepted
     assert set(found.probes) == {"trunk-relevant", "trunk-sign", "trunk-sum"}
 
@@ -484,7 +487,7 @@ def test_constant_answers_in_closed_form():
 def test_the_same_seed_gives_the_same_result(models):
     x, labels = samples()
     data = (x, {"sign": labels["sign"]})
-    options = {**QUICK, "effort": 3, "target": 0.8, "augment": lambda x, rng: x + 0.01}
+    options = {**QUICK, "effort": 2, "target": 0.8, "augment": lambda x, rng: x + 0.01}
     one, two = (tfmot_pam.compress(models["sign"], data, 0.2, **options) for _ in range(2))
     other = tfmot_pam.compress(models["sign"], data, 0.2, **{**options, "seed": 9})
     weights = [

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import tfmot_pam
 from benchmarks.applications import SIDES
 from tests import random_models
+from tests.tiers import regular
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.tf_keras import reader as tf_keras_reader
@@ -302,7 +303,7 @@ def test_dict_outputs_keep_their_keys_and_order(kerases):
 
 
 @given(st.integers(0, 1_000_000))
-@settings(max_examples=10)
+@settings(max_examples=6)
 def test_random_networks(seed):
     model = random_models.family(seed, tasks=2, unknown=False).models["t0"]
     there = assert_crosses(model)
@@ -446,7 +447,9 @@ print(json.dumps({{
 """
 
 
-@pytest.mark.parametrize(("order", "legacy"), [("tf first", "1"), ("tfmot last", None)])
+@pytest.mark.parametrize(
+    ("order", "legacy"), regular([("tf first", "1"), ("tfmot last", None)], several=True)
+)
 def test_import_orders(order, legacy):
     check_import_order(IMPORTS[order], legacy)
 

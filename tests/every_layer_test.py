@@ -9,14 +9,14 @@ from tests import every_layer
 _BLOCK = 10
 
 
-@pytest.mark.parametrize("block", range(2))
+@pytest.mark.parametrize("block", range(1))
 def test_identities_on_random_networks_of_every_layer(block):
     pruned = [every_layer.check(seed) for seed in range(_BLOCK * block, _BLOCK * (block + 1))]
     assert any(pruned)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", range(2, 1000))
+@pytest.mark.parametrize("block", range(1, 1000))
 def test_identities_on_many_random_networks(block):
     for seed in range(_BLOCK * block, _BLOCK * (block + 1)):
         every_layer.check(seed)

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
+from tests.tiers import regular
 from tfmot_pam.data import HeadSamples, take_samples
 from tfmot_pam.graph.usage import check_usage
 from tfmot_pam.task_group import TaskGroup
@@ -96,7 +97,7 @@ class Recorder(keras.callbacks.Callback):
         self.rate = float(self.model.optimizer.learning_rate)
 
 
-@pytest.mark.parametrize("kinds", [("softmax", "linear"), ("sigmoid", "softmax")])
+@pytest.mark.parametrize("kinds", regular([("softmax", "linear"), ("sigmoid", "softmax")]))
 def test_a_damaged_student_recovers_its_teachers(kinds):
     teacher = network(kinds)
     student, x, unseen = damaged(teacher), inputs(512), inputs(128, seed=5)
@@ -295,7 +296,7 @@ def feed_of(student, data):
     return Feed(objectives, sample, (5,))
 
 
-@pytest.mark.parametrize("name", list(training_data()))
+@pytest.mark.parametrize("name", regular(training_data(), 5))
 def test_every_form_of_data_gives_targets_for_every_task(name):
     data, steps = training_data()[name]
     student = network()
@@ -321,7 +322,8 @@ def test_every_form_of_data_gives_targets_for_every_task(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["one labelled task", "tf.data of unknown length", "PyDataset", "streams per task"]
+    "name",
+    regular(["one labelled task", "streams per task", "tf.data of unknown length", "PyDataset"], 2),
 )
 def test_arrays_and_streams_train_every_task(name):
     data, steps = training_data()[name]

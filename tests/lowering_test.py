@@ -11,6 +11,7 @@ from keras import layers
 
 import tfmot_pam
 from tests import random_models, small_nets
+from tests.tiers import regular
 from tflite_export import tuning
 from tfmot_pam import lowering
 from tfmot_pam.graph.cost import network_cost
@@ -92,7 +93,10 @@ def _outputs(network, x):
 
 
 @pytest.mark.parametrize(
-    ("kind", "tasks"), [*((kind, ("a", "b")) for kind in BLOCKS), ("plain", ("a", "b", "c"))]
+    ("kind", "tasks"),
+    regular(
+        [*((kind, ("a", "b")) for kind in BLOCKS), ("plain", ("a", "b", "c"))], 3, several=True
+    ),
 )
 def test_every_choice_of_fused_layers_computes_the_same(kind, tasks):
     model = grouped(kind, tasks)
@@ -363,7 +367,7 @@ def test_half_of_a_skip_connection_cannot_be_padded():
         lowering.pad_channels(read(_residual()), {("stem_a",): 8})
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(st.integers(0, 1_000_000))
 def test_every_way_of_lowering_a_random_network_computes_the_same(seed):
     family = random_models.family(seed, tasks=2)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tfmot_pam
+from tests.tiers import regular
 from tfmot_pam.graph.network import iterate_tensors
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.runner import Stepper, evaluate
@@ -76,7 +77,7 @@ def assert_same(found, expected):
     np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("source", "reader"), CASES)
+@pytest.mark.parametrize(("source", "reader"), regular(CASES, 8, several=True))
 def test_masks_run_and_cross(source, reader):
     trained, x = model(source, reader), padded(source)
     expected = trained(x)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tfmot_pam
+from tests.tiers import regular
 from tfmot_pam.graph import runner
 
 layers = keras.layers
@@ -23,7 +24,7 @@ def segmentation_net(seed: int, classes: int) -> keras.Model:
     return keras.Model(image, layers.Conv2D(classes, 1, activation="softmax", name="head")(h))
 
 
-@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("labelled", regular([True, False]))
 def test_the_peak_of_a_merge_does_not_grow_with_the_samples(monkeypatch, labelled):
     monkeypatch.setattr(runner, "_LARGEST_BATCH", 8)
     run, held = runner.Stepper._run, []

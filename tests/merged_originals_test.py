@@ -8,7 +8,7 @@ import pytest
 
 import tfmot_pam
 from tests.small_nets import dense_net, randomise
-from tests.tiers import first
+from tests.tiers import regular
 from tfmot_pam.graph.reader import read
 from tfmot_pam.merging.arguments import read_models
 from tfmot_pam.merging.methods import MergeMethod
@@ -45,7 +45,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=first(("residual", "depthwise", "batch norm", "plain"), 2), scope="module")
+@pytest.fixture(params=regular(("residual", "depthwise", "batch norm", "plain")), scope="module")
 def kind(request):
     return KINDS[request.param]
 

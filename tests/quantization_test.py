@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 
 import tflite_export
+from tests.tiers import regular
 from tflite_export import packing, subnetworks, verify
 from tflite_export.quantization import QUANTIZATIONS, find_quantization
 
@@ -139,7 +140,7 @@ def test_quantised_file_beyond_its_tolerance_is_an_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["none", "float16", "int8"])
+@pytest.mark.parametrize("name", regular(["int8", "none", "float16"]))
 def test_sparse_kernels_are_packed_where_that_works(data, tmp_path, name):
     rng = np.random.default_rng(0)
     sizes = {}

@@ -11,6 +11,7 @@ from keras import layers, ops
 
 import tfmot_pam
 from tests import exactness
+from tests.tiers import regular
 from tfmot_pam.graph.channels import build_channel_graph
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.following import follow_channels
@@ -173,7 +174,7 @@ def first_space(model):
     return graph, next(space for space in graph.spaces if space.name == "first")
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", regular(KINDS, 20))
 def test_pruned(name):
     model = built(name)
     graph, space = first_space(model)
@@ -182,7 +183,7 @@ def test_pruned(name):
     exactness.pruned_exactly(model)
 
 
-@pytest.mark.parametrize("seed", range(1, 6, 2))
+@pytest.mark.parametrize("seed", regular(range(1, 6, 2)))
 @pytest.mark.parametrize("name", ["shuffle unit", "slices", "split in parts", "c2f"])
 def test_pruned_at_random(name, seed):
     exactness.pruned_exactly(built(name), 0.1 * (seed + 1), "random", seed=seed)

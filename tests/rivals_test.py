@@ -20,7 +20,7 @@ OUTPUTS = {"a": 3, "b": 4}
 LEVEL = 0.3
 # Rivals that choose by trials, and those that search, cut many networks, or are much like another.
 CHOOSING = ("donor_labels", "distilled", "frozen_donor", "stem_branches")
-SLOW = ("small_scratch", "stem_branches", "donor_labels")
+SLOW = ("small_scratch", "stem_branches", "donor_labels", "frozen_donor")
 ALL = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in rivals.RIVALS]
 
 

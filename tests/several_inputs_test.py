@@ -200,6 +200,7 @@ def test_files_take_the_inputs_that_their_tasks_need(merged, tmp_path, quantizat
     tflite_export.export(
         merged,
         tmp_path / "out",
+        combinations=["both", "plain"],
         quantization=quantization,
         representative_data=X,
         verbose=0,
@@ -258,7 +259,7 @@ def test_compressed(models):
         (X, LABELS),
         0.5,
         arms=["trunk"],
-        effort=2,
+        effort=1,
         target=0.8,
         augment=augment,
         views=2,

@@ -8,6 +8,7 @@ from keras import layers
 import tflite_export
 import tfmot_pam
 from tests.exactness import assert_same
+from tests.tiers import regular
 from tflite_export import verify
 from tfmot_pam.graph.heads import flat_outputs, leaves
 from tfmot_pam.graph.reader import read
@@ -87,7 +88,7 @@ def test_clashing_names_are_refused():
         flat_outputs({"a": {}}, ["a"])
 
 
-@pytest.mark.parametrize("form", [dict, list, tuple])
+@pytest.mark.parametrize("form", regular([dict, list, tuple]))
 def test_separate_computes_what_the_models_compute(form):
     made = {"detector": detector(form), "mask": segmentation()}
     joined = tfmot_pam.merge(made, IMAGES, method="separate", verbose=0)
@@ -98,7 +99,7 @@ def test_separate_computes_what_the_models_compute(form):
         np.testing.assert_array_equal(flat(found)[head], values)
 
 
-@pytest.mark.parametrize("method", ["pam", "shared"])
+@pytest.mark.parametrize("method", regular(["shared", "pam"]))
 def test_sub_networks_compute_what_the_whole_one_does(models, method):
     whole = tfmot_pam.merge(models, (IMAGES, LABELS), method=method, verbose=0)
     outputs = whole.predict(IMAGES, verbose=0)
@@ -159,7 +160,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", regular(FORMS, 3))
 def test_fine_tuning_takes_labels_of_every_head(merged, models, form):
     tuned = tfmot_pam.fine_tune(merged, FORMS[form], models, epochs=1, verbose=0)
     assert tuned.output.keys() == merged.output.keys()
@@ -215,16 +216,16 @@ def test_the_teacher_of_a_task_runs_once_for_all_of_its_heads(merged, models):
     calls = []
 
     class Counting(keras.Model):
-        def predict(self, x, **options):
-            calls.append(len(x))
-            return super().predict(x, **options)
+        def predict_on_batch(self, x):
+            calls.append(len(x) > 1 and np.array_equal(x[0], IMAGES[0]))
+            return super().predict_on_batch(x)
 
     original = models["detector"]
     teacher = Counting(original.input, original.output)
     teachers = {"detector": teacher, "mask": models["mask"]}
     tfmot_pam.fine_tune(merged, (IMAGES, LABELS), teachers, epochs=2, verbose=0)
-    # Once for the scale of each head's loss, once for the targets of both.
-    assert calls == [140, 140, 140]
+    # All images once for the scale of each head's loss, once for the targets of both.
+    assert sum(calls) == 3
 
 
 def test_losses_and_class_weights_go_to_heads(merged, models):
@@ -295,7 +296,8 @@ def test_across_the_generations(merged):
 
 @pytest.mark.tensorflow
 def test_files_have_an_output_for_every_head(merged, tmp_path):
-    files = tflite_export.export(merged, tmp_path / "out", samples=IMAGES, verbose=0)
+    chosen = {"combinations": ["detector", "detector+mask"], "verbose": 0}
+    files = tflite_export.export(merged, tmp_path / "out", samples=IMAGES, **chosen)
     expected = flat(merged.predict(IMAGES, verbose=0))
     for file in files:
         for signature in file.signatures:
@@ -360,8 +362,8 @@ def compressed(models):
         {"detector": {"boxes": 5.0, "classes": 0.9}, "mask": 0.5},
         metrics={"detector": {"boxes": "mae"}},
         arms=["separate", "trunk"],
-        target=0.8,
-        effort=2,
+        target=0.9,
+        effort=1,
         verbose=0,
     )
 
@@ -382,6 +384,7 @@ def test_compressed_to_a_tolerance_for_every_head(compressed, models):
     assert "detector/boxes" in compressed.curve_csv().splitlines()[0]
 
 
+@pytest.mark.slow
 def test_compressed_by_one_metric_for_all_heads(models):
     result = tfmot_pam.compress(
         models,

@@ -56,7 +56,7 @@ def pruned(model, seed, fraction=0.4):
     return gated, tfmot_pam.strip_pruning(gated)
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(SEEDS)
 def test_masked_equals_removed_on_random_graphs(seed):
     family = random_models.family(seed)
@@ -71,7 +71,7 @@ def test_masked_equals_removed_on_random_graphs(seed):
     assert_same_outputs(again, small, family.x, 1e-6)
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(SEEDS)
 def test_masked_equals_removed_on_random_merged_graphs(seed):
     family = random_models.family(seed, tasks=2 + seed % 2)

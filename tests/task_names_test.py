@@ -8,7 +8,7 @@ import pytest
 
 import tflite_export
 import tfmot_pam
-from tests.tiers import first
+from tests.tiers import regular
 
 layers = keras.layers
 NAMES = [("what digit", "who is it"), ("größe", "日本"), ("a/b", "a+b")]
@@ -29,7 +29,7 @@ def x():
     return np.random.default_rng(0).normal(size=(48, 8, 8, 2)).astype("float32")
 
 
-@pytest.mark.parametrize("names", first(NAMES))
+@pytest.mark.parametrize("names", regular(NAMES))
 def test_names_go_the_whole_way(names, x, tmp_path):
     models = dict(zip(names, (model(8, 3), model(6, 2)), strict=True))
     labels = {task: np.arange(len(x)) % 2 for task in names}

@@ -29,7 +29,7 @@ from tests.tfmot_models import (
     wrap,
     zipped,
 )
-from tests.tiers import first
+from tests.tiers import regular
 from tests.toolkit_models import (
     CLASSES,
     LABELS,
@@ -53,7 +53,7 @@ layers = tf_keras.layers
 # --- pruning ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", first(("merged", "crossed")))
+@pytest.mark.parametrize("kind", regular(("merged", "crossed")))
 def test_pruning_a_whole_model(kind, tmp_path):
     before = zipped(fresh(kind), tmp_path)
     model = fit_pruned(sparsity.prune_low_magnitude(fresh(kind), HALF))

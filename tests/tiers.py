@@ -8,14 +8,18 @@ from typing import Any
 import pytest
 
 
-def first(values: Iterable[Any], count: int = 1) -> list[Any]:
-    """Parameters of a test, of which all but the first few run with the slow tests."""
+def regular(values: Iterable[Any], count: int = 1, *, several: bool = False) -> list[Any]:
+    """Parameters of a test, of which all but the first few run with the slow tests.
+
+    Args:
+        values: The parameters.
+        count: How many run each time.
+        several: Whether each is a tuple, of the values of several arguments.
+    """
     found = list(values)
-    return [
-        *found[:count],
-        *(pytest.param(value, marks=pytest.mark.slow, id=_id(value)) for value in found[count:]),
-    ]
+    return [*found[:count], *(_slow(value, several) for value in found[count:])]
 
 
-def _id(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+def _slow(value: Any, several: bool) -> Any:
+    name = value if isinstance(value, str) else None
+    return pytest.param(*(value if several else (value,)), marks=pytest.mark.slow, id=name)

@@ -9,7 +9,7 @@ from keras import layers, ops
 
 import tflite_export
 import tfmot_pam
-from tests.tiers import first
+from tests.tiers import regular
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
 from tfmot_pam.toolkit.operations import LAYERS, operations_as_layers
@@ -122,7 +122,7 @@ TRAINED = ("1 - x", "x * array", "relu")
 QUANTISED = {**NORMALISED, **{name: OPERATIONS[name] for name in TRAINED}}
 
 
-@pytest.mark.parametrize("name", first(QUANTISED, 3))
+@pytest.mark.parametrize("name", regular(QUANTISED, 2))
 def test_quantisation_aware_training(name, x, tmp_path):
     aware = tfmot_pam.quantize_model(model(QUANTISED[name]))
     aware.compile("adam", {"head": "mse"})

@@ -11,6 +11,7 @@ from keras import layers
 import tflite_export
 from tests import small_nets
 from tests.lowering_test import grouped
+from tests.tiers import regular
 from tflite_export import exporter, tuning, verify
 from tflite_export.converter import convert
 from tflite_export.quantization import QUANTIZATIONS
@@ -112,7 +113,7 @@ def test_estimate_pads_what_depthwise_layers_read():
     assert [node.shapes[0][-1] for node in found.nodes] == [8, 32, 32, 32, 40, 40, 3]
 
 
-@pytest.mark.parametrize("quantization", list(QUANTIZATIONS))
+@pytest.mark.parametrize("quantization", regular(QUANTIZATIONS, 3))
 def test_padded_files_in_every_quantisation(quantization, tmp_path):
     image = keras.Input((16, 16, 8), name="image")
     x = layers.Conv2D(28, 1, activation="relu", bias_initializer="random_normal")(image)
@@ -148,7 +149,7 @@ def _file(network):
     [
         ("estimate", "files"),
         pytest.param("estimate", "signatures", marks=pytest.mark.slow),
-        ("measure", "files"),
+        pytest.param("measure", "files", marks=pytest.mark.slow),
         pytest.param("measure", "signatures", marks=pytest.mark.slow),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 import tfmot_pam
 from tests.small_nets import randomise
+from tests.tiers import regular
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.runner import evaluate
 from tfmot_pam.merging.donor import donor_method
@@ -79,7 +80,7 @@ def model(kind: str, classes: int, seed: int) -> keras.Model:
     return randomise(keras.Model(x, layers.Dense(classes, name="out")(build(x))), seed)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=regular(KINDS, 6))
 def pair(request):
     return {"a": model(request.param, 3, 0), "b": model(request.param, 4, 1)}, KINDS[request.param][
         1

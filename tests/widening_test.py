@@ -13,6 +13,7 @@ from tests import random_models
 from tests.identities_test import runnable
 from tests.small_nets import conv_net, images
 from tests.surgery_test import assert_combinations_are_parts, assert_same_outputs
+from tests.tiers import regular
 from tfmot_pam.graph.channels import build_channel_graph
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
@@ -36,7 +37,7 @@ def weights_of(model) -> dict[str, np.ndarray]:
     return {weight.path: weight.numpy() for weight in model.weights}
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(SEEDS)
 def test_wider_random_graphs_compute_the_same(seed):
     family = random_models.family(seed)
@@ -47,7 +48,7 @@ def test_wider_random_graphs_compute_the_same(seed):
         np.testing.assert_array_equal(weight, before[path])
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(SEEDS)
 def test_wider_random_merged_graphs_compute_the_same(seed):
     family = random_models.family(seed, tasks=2 + seed % 2)
@@ -91,7 +92,9 @@ def test_new_channels_read_at_random_and_are_read_by_zeros():
     assert wide.get_layer("out").get_weights()[0][new].any()
 
 
-@pytest.mark.parametrize("build", [keras.applications.MobileNetV2, keras.applications.DenseNet121])
+@pytest.mark.parametrize(
+    "build", regular([keras.applications.MobileNetV2, keras.applications.DenseNet121])
+)
 def test_wider_applications_compute_the_same(build):
     model = build(input_shape=(32, 32, 3), weights=None, classes=4)
     wide = widened(model, 0, most=2)

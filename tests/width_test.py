@@ -11,6 +11,7 @@ import tfmot_pam
 from tests.random_models import family
 from tests.regroup_test import AB, A, B, aligned, masks_in, only, path, paths_for, request
 from tests.small_nets import conv_net, dense_net
+from tests.tiers import regular
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.juxtapose import juxtapose
 from tfmot_pam.graph.reader import read
@@ -45,10 +46,11 @@ def test_enough_room_takes_nothing_away():
 @pytest.mark.parametrize(
     ("seed", "method"),
     [
-        *[(5, "pam"), (5, "random"), (5, "shared")],
+        (5, "pam"),
         *(
             pytest.param(seed, method, marks=pytest.mark.slow)
             for seed, method in [
+                *[(5, "random"), (5, "shared")],
                 *itertools.product([1, 6], ["pam", "shared"]),
                 (0, "pam"),
                 (0, "pam-paper"),
@@ -104,7 +106,7 @@ def test_a_mixed_start_gives_every_task_its_own_width():
 # --- juxtaposed -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", regular(range(12), 4))
 def test_networks_side_by_side_compute_what_they_computed(seed):
     found = family(100 + seed)
     networks = [read(model) for model in found.models.values()]

@@ -12,11 +12,13 @@ import pytest
 
 import tfmot_pam
 from tests.compress_test import QUICK, models, samples  # noqa: F401
+from tests.tiers import regular
 from tfmot_pam.pipeline import workers as workers_module
 
 
-def test_workers_find_what_one_process_finds(models, capfd):  # noqa: F811
-    options = {**QUICK, "effort": 1, "target": 0.7, "arms": ["trunk", "separate"], "verbose": 1}
+@pytest.mark.parametrize("arms", regular([["separate"], ["trunk", "separate"]]))
+def test_workers_find_what_one_process_finds(models, capfd, arms):  # noqa: F811
+    options = {**QUICK, "effort": 1, "target": 0.7, "arms": arms, "verbose": 1}
     results, told = [], []
     for count in (1, 2):
         results.append(tfmot_pam.compress(models, samples(), 0.1, workers=count, **options))
@@ -26,7 +28,7 @@ def test_workers_find_what_one_process_finds(models, capfd):  # noqa: F811
     assert told[0] == told[1]
     assert one.probes == two.probes
     assert one.trial_epochs == two.trial_epochs
-    assert [arm.name for arm in two.arms] == ["trunk", "separate"]
+    assert [arm.name for arm in two.arms] == arms
     for alone, beside in zip(one.arms, two.arms, strict=True):
         assert alone.start == beside.start
         assert alone.rounds == beside.rounds

@@ -12,6 +12,7 @@ from keras import layers
 import tfmot_pam
 from tests import exactness
 from tests.identities_test import aligned
+from tests.tiers import regular
 from tfmot_pam.graph.channels import build_channel_graph
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
@@ -129,13 +130,15 @@ def built(kind, width=6, seed=0, **options) -> keras.Model:
     return exactness.model_of(body(width), shape, seed, **options)
 
 
-@pytest.mark.parametrize("name", sorted(KINDS.keys() - {"conv lstm 3d", "recurrent at each step"}))
+@pytest.mark.parametrize(
+    "name", regular(sorted(KINDS.keys() - {"conv lstm 3d", "recurrent at each step"}), 6)
+)
 def test_merged_separately(name):
     kind = KINDS[name]
     exactness.assert_merged_separately({"a": built(kind, 6, 0), "b": built(kind, 5, 1, outputs=2)})
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", regular(KINDS, 8))
 def test_pruned(name):
     model = built(KINDS[name])
     small = exactness.pruned_exactly(model)
@@ -158,7 +161,7 @@ def test_merged_in_groups(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["both ways", "conv lstm 2d", "convolutions at each step", "spectral"]
+    "name", regular(["both ways", "convolutions at each step", "conv lstm 2d", "spectral"], 2)
 )
 def test_files(name, tmp_path):
     small = exactness.pruned_exactly(built(KINDS[name]))
