@@ -24,7 +24,7 @@ from tfmot_pam.graph.arguments import check_number, check_seed, check_whole
 from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.graph.inputs import count, lazy_rows
 from tfmot_pam.graph.network import Layer, Network, Node
-from tfmot_pam.graph.runner import Stepper, peak_floats
+from tfmot_pam.graph.runner import Made, Stepper, peak_floats
 from tfmot_pam.graph.slicing import Origin
 
 # Residuals below this share of the target are rounding, not a cut.
@@ -114,6 +114,7 @@ def compensate(
     *,
     known: Known | None = None,
     own: np.ndarray | None = None,
+    made: Made | None = None,
 ) -> Network:
     """Refits the weights of a cut network to the original networks' pre-activations.
 
@@ -129,12 +130,13 @@ def compensate(
             out of them.
         own: Whether the inputs are of each original's data, `[samples, originals]`: a channel that
             several became is fitted to each on its own. None where all are of all.
+        made: Layers of the originals, see `Made`.
 
     Returns:
         The same network with other weights; layers without a bias get one, or their batch
         normalisation takes the intercept.
     """
-    fitting = _Fitting(network, originals, x, options, known, own)
+    fitting = _Fitting(network, originals, x, options, known, own, made)
     for done, node in enumerate(network.nodes):
         if node.name in origins:
             fitting.refit(node, origins[node.name])
@@ -172,6 +174,7 @@ class _Fitting:
         options: Compensation,
         known: Known | None,
         own: np.ndarray | None,
+        made: Made | None,
     ):
         chosen = _chosen_samples([network, *networks], count(x), options)
         x = x if chosen is None else lazy_rows(x, chosen)
@@ -184,9 +187,10 @@ class _Fitting:
         floats = [peak_floats(each) for each in (network, *networks)]
         memory = _KEPT * options.memory
         shares = [memory * own / max(sum(floats), 1) for own in floats]
-        self.cut, *self.originals = [
-            Stepper(each, x, memory=share)
-            for each, share in zip((network, *networks), shares, strict=True)
+        self.cut = Stepper(network, x, memory=shares[0])
+        self.originals = [
+            Stepper(each, x, memory=share, made=made)
+            for each, share in zip(networks, shares[1:], strict=True)
         ]
         self.readers = network.readers()
         self.readers_of = [each.readers() for each in networks]

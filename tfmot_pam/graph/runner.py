@@ -27,6 +27,10 @@ from tfmot_pam.graph.network import (
 _LARGEST_BATCH, _SMALLEST_BATCH, _BATCH_VALUES = 256, 8, 1 << 24
 MEMORY = 1 << 30  # bytes that values of all samples may take while a network runs
 
+# Keras layers that were made before, for whatever else runs layers of the same networks; those that
+# are made are added. Building a layer takes longer than running it on a few samples.
+Made = dict[Layer, Any]
+
 
 def evaluate(
     network: Network,
@@ -35,7 +39,7 @@ def evaluate(
     reduce: Callable[[Tensor, np.ndarray], np.ndarray] = lambda tensor, value: value,
     *,
     batch_size: int | None = None,
-    made: dict[Layer, Any] | None = None,
+    made: Made | None = None,
 ) -> dict[Tensor, np.ndarray]:
     """The values of some tensors of a network, each batch reduced before it is kept.
 
@@ -45,8 +49,7 @@ def evaluate(
         tensors: What to observe.
         reduce: Called with a tensor and its value for one batch; returns what to keep.
         batch_size: Samples per batch; None takes what memory allows.
-        made: Keras layers that were made before, which networks that have layers in common share;
-            those that are made now are added.
+        made: See `Made`.
 
     Returns:
         For each tensor, the reduced values of all samples.
@@ -171,7 +174,7 @@ class _Alive:
 class _Operations:
     """Layers that run, each made when it is first called."""
 
-    def __init__(self, made: dict[Layer, Any] | None = None):
+    def __init__(self, made: Made | None = None):
         self._made = {} if made is None else made
 
     def __call__(self, layer: Layer, node: Node, value: Callable[[Tensor], Any]) -> list[Any]:
@@ -210,6 +213,7 @@ class Stepper:
         x: Inputs, samples first; of several a dict by name.
         batch_size: Samples that a layer is given at once; None takes what memory allows.
         memory: Bytes that the values of all samples may take from one node to the next.
+        made: See `Made`.
     """
 
     def __init__(
@@ -219,9 +223,10 @@ class Stepper:
         batch_size: int | None = None,
         *,
         memory: float = MEMORY,
+        made: Made | None = None,
     ):
         self._network = network
-        self._operations = _Operations()
+        self._operations = _Operations(made)
         self._given = given_to(network, x)
         self._samples = len(next(iter(self._given.values())))
         self._batch_size = batch_size or batch_size_of(peak_floats(network))

@@ -20,7 +20,7 @@ from tfmot_pam.graph.calling import answers_by_head, for_model
 from tfmot_pam.graph.heads import Inputs, all_heads, common_inputs, common_types, leaves
 from tfmot_pam.graph.inputs import as_types, rows
 from tfmot_pam.graph.network import Network
-from tfmot_pam.graph.runner import evaluate
+from tfmot_pam.graph.runner import Made, evaluate
 from tfmot_pam.merging.alignment import Alignment
 
 
@@ -82,14 +82,17 @@ def _as_types(calibration: Samples, types: Mapping[str, str]) -> Samples:
 
 
 def check_crossing(
-    by_task: Mapping[str, keras.Model], networks: Sequence[Network], calibration: Samples
+    by_task: Mapping[str, keras.Model],
+    networks: Sequence[Network],
+    calibration: Samples,
+    made: Made,
 ) -> None:
     """Raises ValueError unless the networks, as they are read, compute what their models do."""
     for (task, model), network in zip(by_task.items(), networks, strict=True):
         outputs = leaves(task, network.outputs)
         x = rows(calibration.by_head[next(iter(outputs))].x, slice(0, 4))
         answered = answers_by_head(model(for_model(model, x), training=False), task)
-        found = evaluate(network, x, outputs.values())
+        found = evaluate(network, x, outputs.values(), made=made)
         for head, tensor in outputs.items():
             expected = keras.ops.convert_to_numpy(answered[head])
             _check_same(task, expected, found[tensor])

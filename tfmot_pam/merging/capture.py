@@ -10,7 +10,7 @@ import numpy as np
 
 from tfmot_pam.graph.heads import Inputs, leaves
 from tfmot_pam.graph.network import Tensor
-from tfmot_pam.graph.runner import evaluate
+from tfmot_pam.graph.runner import Made, evaluate
 from tfmot_pam.merging.alignment import Alignment
 from tfmot_pam.merging.grouping import free_spaces
 from tfmot_pam.merging.observations import Observations
@@ -58,6 +58,7 @@ def observe(
     *,
     reduction: str = "max",
     outputs_as: Callable[[str, np.ndarray], np.ndarray] = lambda head, value: value,
+    made: Made | None = None,
 ) -> tuple[dict[int, Observations], dict[str, np.ndarray]]:
     """One network's activations in the free trunk spaces, and its outputs by head.
 
@@ -70,6 +71,7 @@ def observe(
         x: Calibration inputs, `[samples, ...]`; of several a dict by name.
         reduction: How space is reduced: `max`, `mean` or `max+mean`.
         outputs_as: What is kept of the outputs of a head in a batch, which may be whole maps.
+        made: See `Made`.
 
     Returns:
         Observations by index of the trunk space (the channels in the order of its `channels`),
@@ -93,7 +95,7 @@ def observe(
     for space in free_spaces(alignment):
         channels = alignment.spaces[space].channels[index]
         wanted |= {t for t, labels in places.items() if np.isin(labels, channels).any()}
-    found = evaluate(network, x, [*wanted, *outputs.values()], reduce)
+    found = evaluate(network, x, [*wanted, *outputs.values()], reduce, made=made)
     spaces = {
         space: _space_observations(alignment.spaces[space].channels[index], places, found, wanted)
         for space in free_spaces(alignment)

@@ -18,6 +18,7 @@ from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.generation import same_generation
 from tfmot_pam.graph.heads import leaves
 from tfmot_pam.graph.network import Network
+from tfmot_pam.graph.runner import Made
 from tfmot_pam.merging.alignment import Alignment, TrunkSpace, align
 from tfmot_pam.merging.arguments import check_estimator, check_options, named_models, read_models
 from tfmot_pam.merging.assemble import Assembly, IrregularLayout, assemble
@@ -151,7 +152,8 @@ def merge(
     alignment = _aligned(by_task, networks, once, plan)
     threshold = _check_alpha_tasks(threshold, alignment.tasks)
     calibration = calibration_samples(by_task, networks, data, samples, seed)
-    check_crossing(by_task, networks, calibration)
+    made: Made = {}
+    check_crossing(by_task, networks, calibration, made)
     with display:
         fingerprints = tuple(fingerprint(network) for network in networks)
         if plan is not None:
@@ -165,7 +167,7 @@ def merge(
             paths: Paths = {}
             if chosen.needs_relevance or (width == "own" and not chosen.own_width):
                 paths = _relevance(
-                    by_task, alignment, calibration, estimator, reduction, seed, display
+                    by_task, alignment, calibration, estimator, reduction, seed, display, made
                 )
             inputs = inputs_of_tasks(alignment, calibration) if chosen.matches else ()
             request = Request(alignment, paths, threshold, seed, inputs)
@@ -192,6 +194,7 @@ def merge(
                 fit,
                 functools.partial(display.show, "fitting"),
                 own=own_samples(alignment, calibration),
+                made=made,
             )
             display.show("fitting", 1.0, line="done")
     merged = emit(network)
@@ -227,6 +230,7 @@ def _relevance(
     reduction: str,
     seed: int,
     display: Display,
+    made: Made,
 ) -> Paths:
     name, options = check_estimator(estimator)
     kinds = {
@@ -243,7 +247,7 @@ def _relevance(
             return output[first].copy()
         return output if name == "kde" else rows_of_outputs(output, kinds[head], head)
 
-    observed, outputs = _observe_all(alignment, calibration, reduction, kept, display)
+    observed, outputs = _observe_all(alignment, calibration, reduction, kept, display, made)
     targets = {
         task: joint_targets(
             [
@@ -276,6 +280,7 @@ def _observe_all(
     reduction: str,
     kept: Callable[[str, np.ndarray], np.ndarray],
     display: Display,
+    made: Made,
 ) -> tuple[dict[str, list[dict[int, Observations]]], dict[str, dict[str, np.ndarray]]]:
     """For each task, every network's observations on that task's data, and its own outputs."""
     observed: dict[str, list[dict[int, Observations]]] = {}
@@ -290,8 +295,9 @@ def _observe_all(
             head = next(iter(leaves(task, alignment.networks[position].outputs)))
             x = calibration.by_head[head].x
             needed = other == task or calibration.shared
+            take = kept if needed else _nothing
             spaces, result = observe(
-                alignment, k, x, reduction=reduction, outputs_as=kept if needed else _nothing
+                alignment, k, x, reduction=reduction, outputs_as=take, made=made
             )
             found.append(spaces)
             if needed:
