@@ -85,11 +85,16 @@ def test_task_sets_stay():
     assert group.tasks == ("a", "b")
 
 
-def test_models_with_functions_of_their_own_are_tuned_and_compressed(x):
+def test_models_with_functions_of_their_own_are_tuned(x):
     models = {"a": classifier(4, 3), "b": classifier(6, 2)}
     merged = tfmot_pam.merge(models, x, verbose=0)
     tuned = tfmot_pam.fine_tune(merged, x, models, epochs=1, verbose=0)
     assert tuned.predict(x, verbose=0)["a"].shape == (48, 3)
+
+
+@pytest.mark.slow
+def test_models_with_functions_of_their_own_are_compressed(x):
+    models = {"a": classifier(4, 3), "b": classifier(6, 2)}
     result = tfmot_pam.compress(
         models, x, 0.9, arms=["trunk"], effort=1, target=0.9, verbose=0, seed=0
     )

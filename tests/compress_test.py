@@ -252,6 +252,7 @@ def test_arms_and_methods_of_ones_own(models):
     assert first.macs == pytest.approx(halves + 2 * 8 * 4 / 3)
 
 
+@pytest.mark.slow
 def test_methods_by_which_channels_become_one_are_arms(models):
     options = {**QUICK, "arms": ["mtz", "zip"], "effort": 1}
     found = tfmot_pam.compress(models, samples(), 0.5, target=0.9, **options)

@@ -280,7 +280,7 @@ FLAT = (sequential, shared_layer, several_inputs, several_outputs, composite, im
 
 @BOTH
 @pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
-@pytest.mark.parametrize("build", STRUCTURES)
+@pytest.mark.parametrize("build", regular(STRUCTURES, 10))
 def test_structures(build, kerases):
     assert_crosses(build(kerases))
 

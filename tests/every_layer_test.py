@@ -6,7 +6,7 @@ import pytest
 
 from tests import every_layer
 
-_BLOCK = 10
+_BLOCK = 5
 
 
 @pytest.mark.parametrize("block", range(1))
@@ -16,7 +16,7 @@ def test_identities_on_random_networks_of_every_layer(block):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", range(1, 1000))
+@pytest.mark.parametrize("block", range(1, 2000))
 def test_identities_on_many_random_networks(block):
     for seed in range(_BLOCK * block, _BLOCK * (block + 1)):
         every_layer.check(seed)

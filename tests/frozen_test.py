@@ -95,13 +95,17 @@ def test_what_is_pruned_on_the_way_trains_all(models, merged, x):
     assert tfmot_pam.cost(small).macs <= 0.75 * tfmot_pam.cost(merged).macs
 
 
-def test_compress_trains_all_unless_told(models, x):
+def test_what_is_to_be_trained_is_told(models):
     network = read(models["a"])
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         assert frozen_layers(with_trainable(network, "all")) == []
     with pytest.warns(UserWarning, match="stay as they are"):
         assert with_trainable(network, "as-trained") is network
+
+
+@pytest.mark.slow
+def test_compress_trains_all_unless_told(models, x):
     options = {"arms": ["trunk"], "effort": 1, "target": 0.9, "verbose": 0, "seed": 0}
     result = tfmot_pam.compress(models, x, 0.95, **options)
     assert frozen_layers(read(result.model)) == []

@@ -22,6 +22,7 @@ from tests.small_nets import (
     plain_conv,
     vectors,
 )
+from tests.tiers import regular
 from tfmot_pam.task_group import TaskGroup
 
 layers = keras.layers
@@ -648,8 +649,13 @@ class Mirror(layers.Layer):
     ("make", "reason"),
     [
         (Mirror, "Mirror 'odd': there is no rule for this kind of layer"),
-        (layers.LayerNormalization, "LayerNormalization 'odd': its statistics are of all channels"),
-        (lambda name: layers.Softmax(name=name), "Softmax 'odd': it normalises over the channels"),
+        *regular(
+            [
+                (layers.Softmax, "Softmax 'odd': it normalises over the channels"),
+                (layers.LayerNormalization, "LayerNormalization 'odd': its statistics are of all"),
+            ],
+            several=True,
+        ),
     ],
 )
 def test_a_layer_that_is_not_understood_freezes_its_space_and_no_more(make, reason):

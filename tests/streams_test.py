@@ -116,6 +116,7 @@ def test_a_stream_is_the_same_data_as_its_arrays(compressed, kind):
 
 
 @pytest.mark.filterwarnings("ignore:The model of:UserWarning")
+@pytest.mark.slow
 def test_a_stream_in_another_order_goes_on_by_its_name(compressed, tmp_path):
     run, _, folder = compressed
     stream = tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(56).batch(8)

@@ -76,6 +76,7 @@ def test_what_is_no_name_is_refused(name, x):
         tfmot_pam.merge({name: model(8, 3), "b": model(6, 2)}, x, verbose=0)
 
 
+@pytest.mark.slow
 def test_compress_takes_any_name(x, tmp_path):
     models = {"what digit": model(8, 3), "größe/+": model(6, 2)}
     options = {"arms": ["separate"], "effort": 2, "target": 0.9, "verbose": 0, "seed": 0}

@@ -77,6 +77,7 @@ def _fail_at_sign(folder, job, threads, verbose):
     workers_module._go_on(folder, job, threads, verbose)
 
 
+@pytest.mark.slow
 def test_where_a_worker_fails_the_others_do_not_search_to_the_end(models, monkeypatch, tmp_path):  # noqa: F811
     monkeypatch.setattr(workers_module, "_go_on", _fail_at_sign)
     options = {**QUICK, "effort": 2000, "arms": ["separate"], "directory": tmp_path}
