@@ -24,7 +24,8 @@ from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.selection import all_combinations, select
 from tfmot_pam.merging.alignment import Alignment, align
-from tfmot_pam.merging.assemble import IrregularLayout, assemble
+from tfmot_pam.merging.assemble import assemble
+from tfmot_pam.merging.building import IrregularLayout
 from tfmot_pam.merging.grouping import Grouping, everything, fixed_masks, free_spaces
 from tfmot_pam.merging.methods import Request, Threshold
 from tfmot_pam.merging.regroup import regroup

@@ -21,7 +21,8 @@ from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.runner import Made
 from tfmot_pam.merging.alignment import Alignment, TrunkSpace, align
 from tfmot_pam.merging.arguments import check_estimator, check_options, named_models, read_models
-from tfmot_pam.merging.assemble import Assembly, IrregularLayout, assemble
+from tfmot_pam.merging.assemble import Assembly, assemble
+from tfmot_pam.merging.building import IrregularLayout
 from tfmot_pam.merging.calibration import (
     calibration_samples,
     check_crossing,

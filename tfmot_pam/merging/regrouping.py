@@ -19,7 +19,8 @@ from tfmot_pam.graph.reader import check_model, read
 from tfmot_pam.graph.selection import network_heads, select
 from tfmot_pam.graph.task_sets import reached_tasks, tasks_of_nodes
 from tfmot_pam.merging.alignment import alone
-from tfmot_pam.merging.assemble import IrregularLayout, assemble_anew
+from tfmot_pam.merging.assemble import assemble_anew
+from tfmot_pam.merging.building import IrregularLayout
 from tfmot_pam.merging.calibration import calibration_samples
 from tfmot_pam.merging.fusing import places_of_channels
 from tfmot_pam.merging.grouping import Grouping, mask_of, tasks_of
