@@ -66,6 +66,20 @@ def test_single_precision_stays_close(samples):
     np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-5)
 
 
+@pytest.mark.parametrize("width", [1, 2, 9])
+@pytest.mark.parametrize("samples", [400, 60], ids=["N>n", "N<n"])
+def test_a_whole_gram_matrix_gives_the_same_path(monkeypatch, width, samples):
+    """With many more channels than are taken out of it at a time, of several columns each."""
+    columns, targets = _sample(samples, columns=180)
+    standard, labels = greedy.standardised(columns), greedy.standardised(targets.matrix())
+    channel_of = np.arange(180) // width
+    apart = gaussian._greedy(rows_by_channel(standard, channel_of), labels, 0.5)
+    monkeypatch.setattr(gaussian, "_SINGLE_PRECISION_FROM", 0)
+    whole = gaussian._greedy(rows_by_channel(standard, channel_of), labels, 0.5)
+    np.testing.assert_array_equal(whole[0], apart[0])
+    np.testing.assert_allclose(whole[1], apart[1], atol=1e-10)
+
+
 def test_values_grow_along_the_path():
     columns, targets = _sample(50)
     path = relevance_path(Observations(columns, np.arange(14)), targets)

@@ -3,10 +3,13 @@
 With columns Z and targets U, G = Z'Z/N + ridge I and B = Z'U/N, a block of columns j explains
 B_j' G_jj^-1 B_j of the targets' mean squares. Conditioning on a block takes what it explains out
 of G and B. It needs one new column (per column of the block) of the residual Gram matrix and of its
-partial Cholesky factor; the matrix itself is never formed, let alone updated.
+partial Cholesky factor. The matrix itself need not be formed; where it may be, columns come out of
+it at once, and what blocks took is taken out of it many blocks at a time.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 from scipy import linalg
@@ -46,14 +49,16 @@ class BlockSystem:
       rows: `[width, blocks, samples]`, as from `rows_by_channel`; used up by the system.
       targets: `[samples, targets]`.
       ridge: Added to the diagonal of G.
+      whole: Whether G is kept as a whole, which is faster for thousands of columns; it has the
+        square of their number of values.
     """
 
-    def __init__(self, rows: np.ndarray, targets: np.ndarray, ridge: float):
+    def __init__(self, rows: np.ndarray, targets: np.ndarray, ridge: float, *, whole: bool = False):
         width, blocks, samples = rows.shape
         self.live = blocks
         self._rows = rows
         kind = _ChannelFactor if width * blocks <= samples else _SampleFactor
-        self._factor = kind(rows, ridge)
+        self._factor = (_WholeGram if whole else kind)(rows, ridge)
         self._diagonal = np.einsum("scn,tcn->stc", rows, rows) / samples
         self._diagonal += ridge * np.eye(width, dtype=rows.dtype)[:, :, None]
         flat = rows.reshape(-1, samples)
@@ -152,6 +157,46 @@ class _SampleFactor:
 
     def move(self, source: int, destination: int) -> None:
         """Nothing here is kept per channel."""
+
+
+class _WholeGram:
+    """The same columns out of the residual Gram matrix itself."""
+
+    def __init__(self, rows: np.ndarray, ridge: float):
+        width, channels, samples = rows.shape
+        flat = rows.reshape(-1, samples)
+        gram = flat @ flat.T
+        gram /= samples
+        self._gram = gram.reshape(width, channels, width, channels)
+        self._ridge = ridge
+        self._pending = np.zeros((width, channels, _PENDING + width), rows.dtype)
+        self._used = 0
+
+    def columns(self, pick: int, live: int) -> np.ndarray:
+        """Returns the residual Gram columns of one channel, `[width, live, width]`."""
+        gram = self._gram[:, pick, :, :live].transpose(1, 2, 0).copy()
+        used = self._pending[:, :, : self._used]
+        gram -= used[:, :live] @ used[:, pick].T
+        gram[:, pick] += self._ridge * np.eye(len(gram), dtype=gram.dtype)
+        return gram
+
+    def condition(self, new: np.ndarray, root: np.ndarray) -> None:
+        """Notes what the picked channel takes out of the matrix, or takes all that is noted."""
+        del root
+        width, live, added = new.shape
+        self._pending[:, :live, self._used : self._used + added] = new
+        self._used += added
+        if self._used >= _PENDING:
+            used = self._pending[:, :live, : self._used]
+            for row, column in itertools.product(range(width), repeat=2):
+                self._gram[row, :live, column, :live] -= used[row] @ used[column].T
+            self._used = 0
+
+    def move(self, source: int, destination: int) -> None:
+        """Lets the channel at `source` take the place of the picked one."""
+        self._pending[:, destination] = self._pending[:, source]
+        self._gram[:, destination] = self._gram[:, source]
+        self._gram[..., destination] = self._gram[..., source]
 
 
 def _block_gains(blocks: np.ndarray, cross: np.ndarray) -> np.ndarray:

@@ -2,9 +2,7 @@
 
 With standardised channels Z, standardised targets U and G = Z'Z/N + ridge I, the channels X say
 R2_l(X) = B_X' G_XX^-1 B_X about target l (B = Z'U/N), and I(X; Y) = sum_l -1/2 log(1 - R2_l(X)).
-The greedy path conditions what is left on every channel it picks. It needs one new column (per
-picked column) of the residual Gram matrix and of its partial Cholesky factor per step; the matrix
-itself is never formed, let alone updated.
+The greedy path conditions what is left on every channel it picks (`BlockSystem`).
 
 Source: the greedy loop is step 2 of PAM (He et al., KDD 2021, section 4); the estimator replaces
 the paper's kernel estimate.
@@ -26,8 +24,9 @@ _CEILING = 0.999  # of R2: keeps the logarithm finite
 _LEAST_RIDGE = 0.01
 _SHUFFLES = 5
 # Columns from which single precision is used: half the memory traffic of the products per step,
-# whose rounding is far below the ridge of so many columns.
-_SINGLE_PRECISION_FROM = 1024
+# whose rounding is far below the ridge of so many columns; and up to which their Gram matrix is
+# kept, of 1 GiB.
+_SINGLE_PRECISION_FROM, _WHOLE_UP_TO = 1024, 16384
 
 
 def gaussian_path(
@@ -83,7 +82,9 @@ def gaussian_path(
 
 def _greedy(rows: np.ndarray, targets: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
     """Returns the order in which channels are picked and the joint value after each step."""
-    system = BlockSystem(rows, targets, ridge)
+    width, channels, _ = rows.shape
+    whole = _SINGLE_PRECISION_FROM < width * channels <= _WHOLE_UP_TO
+    system = BlockSystem(rows, targets, ridge, whole=whole)
     index = np.arange(system.live)
     explained = np.zeros(targets.shape[1])
     values = np.empty(system.live)
