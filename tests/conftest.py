@@ -33,6 +33,25 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repository")
 
 
+def pytest_collection_finish() -> None:
+    _keep_what_lives()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or nextitem.path != item.path:
+        _keep_what_lives()
+
+
+def _keep_what_lives() -> None:
+    """Leaves what is there out of later collections of garbage: modules, and what they keep.
+
+    TensorFlow's converter collects once a file, and would look through all of it each time.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Seeds Python, NumPy and Keras before each test that has Keras loaded."""

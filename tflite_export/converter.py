@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -66,7 +68,8 @@ def convert(
         if quantization.finish is None:
             _quantize_while_converting(converter, network, quantization, calibration, integer_io)
         try:
-            content = converter.convert()
+            with _little_garbage():
+                content = converter.convert()
         except Exception as error:
             raise ValueError(_conversion_failure(str(error))) from error
     if quantization.finish is None:
@@ -74,6 +77,23 @@ def convert(
     used = calibration if quantization.calibrated else None
     samples = None if used is None else _own(network, used)
     return quantization.finish(content, signature, samples, integer_io)
+
+
+@contextlib.contextmanager
+def _little_garbage() -> Iterator[None]:
+    """Leaves what there is already out of the collections of garbage that come.
+
+    TensorFlow's converter collects once a file, and looks through the objects of all modules: that
+    takes as long as the rest of a small file.
+    """
+    if gc.get_freeze_count():  # the user's, whose objects would be let go below
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _quantize_while_converting(
