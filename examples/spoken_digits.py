@@ -24,6 +24,7 @@ _OUTPUT = flags.DEFINE_string("output_dir", "build/demo", "Where to write; must 
 _EPOCHS = flags.DEFINE_integer("epochs", 12, "Epochs of training per network.", lower_bound=1)
 _EFFORT = flags.DEFINE_integer("effort", 24, "Epochs of compressing per network and arm.")
 _DROP = flags.DEFINE_float("max_accuracy_drop", 0.005, "Accuracy that a task may lose, 0 to 1.")
+_ARMS = flags.DEFINE_list("arms", ["auto"], "What is searched: auto, or arms of docs/guide.md.")
 _WORKERS = flags.DEFINE_integer("workers", 2, "Searches that run at a time.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.")
 
@@ -100,7 +101,8 @@ def main(argv: list[str]) -> None:
     print("Right after the merge, before any training:", accuracies(merged, x, labels))
     print(tfmot_pam.report(merged, originals=models))
     # Compress: several ways to share are searched, and pruning separately, at equal effort.
-    search = {"effort": _EFFORT.value, "workers": _WORKERS.value, "seed": _SEED.value}
+    arms = "auto" if _ARMS.value == ["auto"] else _ARMS.value
+    search = {"arms": arms, "effort": _EFFORT.value, "workers": _WORKERS.value, "seed": _SEED.value}
     result = tfmot_pam.compress(
         models, train, _DROP.value, validation_data=validation, augment=shift, **search
     )

@@ -73,7 +73,7 @@ def outputs(model, x):
     return np.array(model(x.reshape(-1, *model.input_shape[1:]), training=False))
 
 
-@pytest.fixture(params=regular(KINDS, 6))
+@pytest.fixture(params=regular(KINDS, 4))
 def model(request):
     return KINDS[request.param]()
 

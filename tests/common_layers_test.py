@@ -164,10 +164,8 @@ def test_a_merge_with_common_layers_trains_prunes_saves_and_exports(tmp_path):
     assert sorted(p.name for p in (tmp_path / "files").glob("*.tflite"))
 
 
-@pytest.mark.parametrize(
-    "trained_from",
-    [100, pytest.param(None, marks=pytest.mark.slow), pytest.param(0, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("trained_from", [100, None, 0])
 def test_mobilenet_v2_frozen_whole_to_the_middle_and_fine_tuned(trained_from):
     """`trained_from`: the first layer that was trained, as in Keras' guide to fine-tuning."""
     keras.utils.set_random_seed(0)

@@ -63,7 +63,7 @@ APART = {**QUICK, "arms": ["separate"]}
 
 @pytest.fixture(scope="module")
 def result(models):
-    return tfmot_pam.compress(models, samples(), 0.1, target=0.4, **QUICK)
+    return tfmot_pam.compress(models, samples(), 0.1, target=0.5, **QUICK)
 
 
 # --- what comes out -----------------------------------------------------------------------------

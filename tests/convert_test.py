@@ -303,7 +303,7 @@ def test_dict_outputs_keep_their_keys_and_order(kerases):
 
 
 @given(st.integers(0, 1_000_000))
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_random_networks(seed):
     model = random_models.family(seed, tasks=2, unknown=False).models["t0"]
     there = assert_crosses(model)
@@ -516,6 +516,7 @@ def check_application(kerases, name):
     print(f"{name:17} {kerases.__name__:9} there {errors[0]:.1e}  and back {errors[1]:.1e}")
 
 
+@pytest.mark.slow
 def test_the_hardest_application():
     check_application(keras, "MobileNetV3Small")
 

@@ -70,7 +70,7 @@ def model(kind: str, width: int, classes: int, seed: int) -> keras.Model:
     return randomise(keras.Model(x, layers.Dense(classes, name="out")(h)), seed)
 
 
-@pytest.fixture(params=regular(FIRST, 5))
+@pytest.fixture(params=regular(FIRST, 3))
 def pair(request):
     """Two networks of one kind, whose first layers differ in width."""
     models = {"a": model(request.param, 5, 3, 0), "b": model(request.param, 8, 4, 1)}

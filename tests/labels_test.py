@@ -323,6 +323,7 @@ def test_merging_measures_a_task_on_its_labelled_samples():
 # --- compression --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_compression_counts_known_labels_only():
     keras.utils.set_random_seed(0)
     x = vectors(280)

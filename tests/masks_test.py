@@ -77,7 +77,7 @@ def assert_same(found, expected):
     np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("source", "reader"), regular(CASES, 8, several=True))
+@pytest.mark.parametrize(("source", "reader"), regular(CASES, 5, several=True))
 def test_masks_run_and_cross(source, reader):
     trained, x = model(source, reader), padded(source)
     expected = trained(x)

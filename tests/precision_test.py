@@ -8,6 +8,7 @@ import pytest
 
 import tflite_export
 import tfmot_pam
+from tests.tiers import regular
 from tflite_export import checks, subnetworks, verify
 from tflite_export.quantization import QUANTIZATIONS
 from tfmot_pam.graph.emitter import emit
@@ -16,12 +17,8 @@ from tfmot_pam.graph.precision import in_float32, is_in_float32
 from tfmot_pam.graph.reader import read
 
 layers = keras.layers
-# Two in the regular run: the others differ from them in the number of bits alone.
-POLICIES = [
-    "float64",
-    *(pytest.param(p, marks=pytest.mark.slow) for p in ("float16", "bfloat16", "mixed_float16")),
-    "mixed_bfloat16",
-]
+# Of which the first runs each time: float32 beside half precision.
+POLICIES = ["mixed_bfloat16", "float64", "float16", "bfloat16", "mixed_float16"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +40,7 @@ def model(policy: str, width=6, classes=3) -> keras.Model:
         keras.config.set_dtype_policy(before)
 
 
-@pytest.fixture(scope="module", params=POLICIES)
+@pytest.fixture(scope="module", params=regular(POLICIES))
 def models(request):
     return {"a": model(request.param, 6, 3), "b": model(request.param, 8, 2)}
 

@@ -174,7 +174,7 @@ def first_space(model):
     return graph, next(space for space in graph.spaces if space.name == "first")
 
 
-@pytest.mark.parametrize("name", regular(KINDS, 20))
+@pytest.mark.parametrize("name", regular(KINDS, 12))
 def test_pruned(name):
     model = built(name)
     graph, space = first_space(model)

@@ -75,6 +75,7 @@ def test_a_trim_to_widths_that_were_refused_goes_on_from_that_network(problem):
     assert shapes(search.model(4)) != shapes(search.model(1))
 
 
+@pytest.mark.slow
 def test_a_trim_begins_anew_where_the_same_widths_held_or_came_from_elsewhere(problem):
     search = search_of(problem)
     search.take(Action("warm", 0, 1))

@@ -412,6 +412,7 @@ def test_tolerances_for_other_heads(models, drop, parts):
         tfmot_pam.compress(models, (IMAGES, LABELS), drop)
 
 
+@pytest.mark.slow
 def test_a_list_of_outputs_is_trained_and_compressed():
     keras.utils.set_random_seed(7)
     model = detector(list)

@@ -212,6 +212,7 @@ def test_budgets_warn_of_layers_that_they_take_for_nothing():
 # --- the whole way --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_compress_counts_at_the_size_of_the_data(models, x):
     options = {"arms": ["separate"], "effort": 3, "target": 0.8, "verbose": 0, "seed": 0}
     # Of classes no more than 0.9 is lost, whatever is removed.

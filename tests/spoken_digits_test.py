@@ -32,6 +32,7 @@ def output(tmp_path_factory) -> pathlib.Path:
         recordings = {**archive, **{name: archive[name][::12] for name in ("x_train", "y_train")}}
         np.savez(folder / "some.npz", **recordings)
     options = [f"--data={folder / 'some.npz'}", "--epochs=1", "--effort=1", "--workers=1"]
+    options += ["--arms=separate"]
     run_demo(folder / "out", *options, "--max_accuracy_drop=0.2")
     return folder / "out"
 

@@ -133,6 +133,7 @@ def test_a_stream_in_another_order_goes_on_by_its_name(compressed, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:The model of:UserWarning")
+@pytest.mark.slow
 def test_validation_data_may_be_a_stream(compressed, tmp_path):
     run, *_ = compressed
     plain = run((X[:40], {t: y[:40] for t, y in Y.items()}), tmp_path, validation_data=(X, Y))

@@ -169,6 +169,7 @@ def test_tuned_files_compute_the_same(model, tmp_path, tune, mode):
         assert plain[0].path.read_bytes() != tuned[0].path.read_bytes()
 
 
+@pytest.mark.slow
 def test_tuned_combinations_share_their_weights(tmp_path):
     widths = (28, 9, 10), (30, 12, 11), (28, 14, 13)
     model = grouped("depthwise", widths=widths, size=32)

@@ -80,7 +80,7 @@ def model(kind: str, classes: int, seed: int) -> keras.Model:
     return randomise(keras.Model(x, layers.Dense(classes, name="out")(build(x))), seed)
 
 
-@pytest.fixture(params=regular(KINDS, 6))
+@pytest.fixture(params=regular(KINDS, 4))
 def pair(request):
     return {"a": model(request.param, 3, 0), "b": model(request.param, 4, 1)}, KINDS[request.param][
         1

@@ -106,7 +106,7 @@ def test_a_mixed_start_gives_every_task_its_own_width():
 # --- juxtaposed -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", regular(range(12), 4))
+@pytest.mark.parametrize("seed", regular(range(12), 2))
 def test_networks_side_by_side_compute_what_they_computed(seed):
     found = family(100 + seed)
     networks = [read(model) for model in found.models.values()]
