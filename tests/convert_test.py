@@ -286,7 +286,7 @@ def test_structures(build, kerases):
 
 
 @BOTH
-@pytest.mark.parametrize("build", FLAT)
+@pytest.mark.parametrize("build", regular(FLAT, 3))
 def test_names_and_weights_stay(build, kerases):
     model = randomise(build(kerases))
     there = cross(model)

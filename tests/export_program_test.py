@@ -118,6 +118,7 @@ def test_models_of_any_size_are_exported_at_one(tmp_path):
     assert (tmp_path / "out" / "a.tflite").exists()
 
 
+@pytest.mark.slow
 def test_all_combinations_and_overwrite_from_npy(saved_model, tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.ones((2, 6)))
     arguments = [

@@ -248,6 +248,7 @@ def test_pruned_at_once_a_model_computes_what_its_gates_masked(merged, importanc
         assert_same(found[head], values)
 
 
+@pytest.mark.slow
 def test_pruned_while_training_by_the_gradients_of_each_task(merged, models):
     schedule = tfmot_pam.prune_channels(
         merged, pruning_schedule=_steps(), importance="taylor", measure="channels"

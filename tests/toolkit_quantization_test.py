@@ -97,6 +97,7 @@ def test_convolutions_without_zeros_are_named(heads):
         tfmot_pam.quantize_model(merged_model(heads), preserve="sparsity+clusters")
 
 
+@pytest.mark.slow
 def test_layers_that_tfmot_cannot_quantise(tmp_path):
     """They compute in floats, their outputs are quantised, and the rest is as always."""
     layers = keras.layers

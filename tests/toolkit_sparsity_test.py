@@ -127,6 +127,7 @@ def test_xnnpack_policy_on_other_models():
 
 
 @HEADS
+@pytest.mark.slow
 def test_sparsity_comes_back_to_keras_and_stays(heads):
     back = tfmot_pam.from_tf_keras(treated("half", heads))
     before = {w.path: np.array(w.numpy()) for w in back.trainable_weights if len(w.shape) > 1}

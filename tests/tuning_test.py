@@ -134,6 +134,7 @@ def test_padded_files_in_every_quantisation(quantization, tmp_path):
     assert max(tensor.shape[-1] for tensor in graph.tensors if len(tensor.shape) == 4) == 32
 
 
+@pytest.mark.slow
 def test_measurement_takes_the_fastest():
     networks = [_two_groups(size, 64, 64) for size in (64, 8)]
     found = tuning.measured(networks, _file)

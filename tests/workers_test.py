@@ -50,6 +50,7 @@ def test_a_worker_goes_on_from_what_one_process_left(models, tmp_path):  # noqa:
     assert set(tmp_path.rglob("state.json")) == kept
 
 
+@pytest.mark.slow
 def test_a_loss_that_cannot_be_sent_is_named(models):  # noqa: F811
     def own(y_true, y_pred):
         return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
