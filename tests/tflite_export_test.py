@@ -1,5 +1,6 @@
 """Tests of the export: the files equal Keras, keep their names, and appear whole or not at all."""
 
+import gc
 import hashlib
 import json
 import subprocess
@@ -11,8 +12,8 @@ import pytest
 from keras import layers
 
 import tflite_export
+from tflite_export import converter, verify
 from tflite_export import samples as samples_of
-from tflite_export import verify
 
 COMBINATIONS = [
     ("speaker",),
@@ -439,3 +440,18 @@ def test_head_that_was_never_trained(tmp_path):
     with pytest.raises(ValueError, match="output for 'digit' is the same for all 16 inputs"):
         tflite_export.export(model, tmp_path / "other", verbose=0)
     assert not (tmp_path / "other").exists()
+
+
+def test_conversion_leaves_the_users_frozen_objects_frozen():
+    before = gc.get_freeze_count()
+    gc.unfreeze()
+    try:
+        with converter._little_garbage():
+            assert gc.get_freeze_count() > 0
+        assert gc.get_freeze_count() == 0
+        gc.freeze()
+        with converter._little_garbage():
+            pass
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.freeze() if before else gc.unfreeze()

@@ -104,11 +104,15 @@ class _ChannelFactor:
 
     def columns(self, pick: int, live: int) -> np.ndarray:
         """Returns the residual Gram columns of one channel, `[width, live, width]`."""
-        gram = self._rows[:, :live] @ self._rows[:, pick].T / self._samples
+        gram = self._gram_columns(pick, live)
         used = self._factor[:, :, : self._used]
         gram -= used[:, :live] @ used[:, pick].T
         gram[:, pick] += self._ridge * np.eye(len(gram), dtype=gram.dtype)
         return gram
+
+    def _gram_columns(self, pick: int, live: int) -> np.ndarray:
+        """The columns from which the factor's part is still to be taken."""
+        return self._rows[:, :live] @ self._rows[:, pick].T / self._samples
 
     def condition(self, new: np.ndarray, root: np.ndarray) -> None:
         """Appends the new factor columns."""
@@ -159,42 +163,34 @@ class _SampleFactor:
         """Nothing here is kept per channel."""
 
 
-class _WholeGram:
-    """The same columns out of the residual Gram matrix itself."""
+class _WholeGram(_ChannelFactor):
+    """The same columns out of the matrix itself, from which the factor is taken now and then."""
 
     def __init__(self, rows: np.ndarray, ridge: float):
         width, channels, samples = rows.shape
+        self._ridge, self._used = ridge, 0
+        self._factor = np.zeros((width, channels, _PENDING + width), rows.dtype)
         flat = rows.reshape(-1, samples)
         gram = flat @ flat.T
         gram /= samples
         self._gram = gram.reshape(width, channels, width, channels)
-        self._ridge = ridge
-        self._pending = np.zeros((width, channels, _PENDING + width), rows.dtype)
-        self._used = 0
 
-    def columns(self, pick: int, live: int) -> np.ndarray:
-        """Returns the residual Gram columns of one channel, `[width, live, width]`."""
-        gram = self._gram[:, pick, :, :live].transpose(1, 2, 0).copy()
-        used = self._pending[:, :, : self._used]
-        gram -= used[:, :live] @ used[:, pick].T
-        gram[:, pick] += self._ridge * np.eye(len(gram), dtype=gram.dtype)
-        return gram
+    def _gram_columns(self, pick: int, live: int) -> np.ndarray:
+        return self._gram[:, pick, :, :live].transpose(1, 2, 0).copy()
 
     def condition(self, new: np.ndarray, root: np.ndarray) -> None:
-        """Notes what the picked channel takes out of the matrix, or takes all that is noted."""
-        del root
-        width, live, added = new.shape
-        self._pending[:, :live, self._used : self._used + added] = new
-        self._used += added
+        """Appends the new factor columns; many are taken out of the matrix at once."""
+        super().condition(new, root)
+        width, live, _ = new.shape
         if self._used >= _PENDING:
-            used = self._pending[:, :live, : self._used]
+            used = self._factor[:, :live, : self._used]
             for row, column in itertools.product(range(width), repeat=2):
                 self._gram[row, :live, column, :live] -= used[row] @ used[column].T
             self._used = 0
 
     def move(self, source: int, destination: int) -> None:
         """Lets the channel at `source` take the place of the picked one."""
-        self._pending[:, destination] = self._pending[:, source]
+        super().move(source, destination)
         self._gram[:, destination] = self._gram[:, source]
         self._gram[..., destination] = self._gram[..., source]
 

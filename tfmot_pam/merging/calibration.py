@@ -87,7 +87,10 @@ def check_crossing(
     calibration: Samples,
     made: Made,
 ) -> None:
-    """Raises ValueError unless the networks, as they are read, compute what their models do."""
+    """Raises ValueError unless the networks, as they are read, compute what their models do.
+
+    The layers that this runs are added to those that were `made`.
+    """
     for (task, model), network in zip(by_task.items(), networks, strict=True):
         outputs = leaves(task, network.outputs)
         x = rows(calibration.by_head[next(iter(outputs))].x, slice(0, 4))
