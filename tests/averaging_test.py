@@ -69,6 +69,7 @@ def test_every_weight_is_the_mean_and_none_is_changed():
     assert mean.count_params() == nets[0].count_params()
 
 
+@pytest.mark.slow
 def test_a_mean_of_one_is_the_network(trunk):
     x = samples()[0]
     again = mean_network([trunk])

@@ -37,17 +37,20 @@ def adder(number):
     return lambda x, rng: x + number
 
 
-def test_a_finished_call_made_again_goes_on_from_its_last_round(models, tmp_path):
-    options = {
-        **QUICK,
-        "effort": 2,
-        "arms": ["trunk"],
-        "target": 0.8,
-        "directory": tmp_path / "rounds",
-    }
-    first = tfmot_pam.compress(models, samples(), 0.5, **options)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "rounds").rglob("*.keras")}
-    again = tfmot_pam.compress(models, samples(), 0.5, **options)
+OPTIONS = {**QUICK, "effort": 2, "arms": ["trunk"], "target": 0.7}
+
+
+@pytest.fixture(scope="module")
+def whole(models, tmp_path_factory):
+    """What a search that nothing disturbed came to, and the folder of its rounds."""
+    folder = tmp_path_factory.mktemp("whole") / "rounds"
+    return tfmot_pam.compress(models, samples(), 0.1, directory=folder, **OPTIONS), folder
+
+
+def test_a_finished_call_made_again_goes_on_from_its_last_round(models, whole):
+    first, folder = whole
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.keras")}
+    again = tfmot_pam.compress(models, samples(), 0.1, directory=folder, **OPTIONS)
     assert again.best.rounds == first.best.rounds
     assert again.probes == first.probes
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -59,38 +62,32 @@ def test_a_finished_call_made_again_goes_on_from_its_last_round(models, tmp_path
 
 PROGRAM = """
 import sys, keras, numpy as np, tfmot_pam
-from tests.compress_test import QUICK, samples
+from tests.checkpoints_test import OPTIONS, samples
 models = {t: keras.saving.load_model(f"{sys.argv[1]}/{t}.keras") for t in ("sign", "sum")}
-options = {**QUICK, "effort": 2, "arms": ["pam"], "directory": sys.argv[1] + "/rounds"}
-result = tfmot_pam.compress(models, samples(), 0.1, target=0.7, **options)
+options = {**OPTIONS, "directory": sys.argv[1] + "/rounds"}
+result = tfmot_pam.compress(models, samples(), 0.1, **options)
 print(repr(result.best.rounds))
 np.savez(sys.argv[1] + "/out.npz", **result.model.predict(samples()[0], verbose=0))
 """
 
 
-def test_killed_at_any_moment_it_goes_on_with_nothing_lost(models, tmp_path):
-    outputs = []
-    for name in ("killed", "whole"):
-        folder = tmp_path / name
-        folder.mkdir()
-        for task, net in models.items():
-            net.save(folder / f"{task}.keras")
-        command = [sys.executable, "-c", PROGRAM, str(folder)]
-        if name == "killed":
-            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-            rounds = folder / "rounds" / "pam-pam"
-            while process.poll() is None and not (rounds / "round-0001").exists():
-                time.sleep(0.05)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            assert process.returncode == -signal.SIGKILL
-            kept = sorted(path.name for path in rounds.glob("round-*"))
-            assert kept[:2] == ["round-0000", "round-0001"]
-        outputs.append(
-            subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-        )
-    assert outputs[0] == outputs[1]
-    found, expected = (np.load(tmp_path / name / "out.npz") for name in ("killed", "whole"))
+def test_killed_at_any_moment_it_goes_on_with_nothing_lost(models, whole, tmp_path):
+    for task, net in models.items():
+        net.save(tmp_path / f"{task}.keras")
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not list(tmp_path.glob("rounds/trunk-*/round-0001")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    (rounds,) = tmp_path.glob("rounds/trunk-*")
+    kept = sorted(path.name for path in rounds.glob("round-*"))
+    assert kept[:2] == ["round-0000", "round-0001"]
+    again = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    result, _ = whole
+    assert again.stdout.strip() == repr(result.best.rounds)
+    found, expected = np.load(tmp_path / "out.npz"), result.model.predict(samples()[0], verbose=0)
     for task in ("sign", "sum"):
         np.testing.assert_allclose(found[task], expected[task], atol=1e-6)
 

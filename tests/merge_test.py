@@ -172,6 +172,7 @@ print(",".join(found), tfmot_pam.combinations(model)[-1])
 """
 
 
+@pytest.mark.slow
 def test_a_saved_model_computes_the_same_in_a_fresh_process(merged, pair, tmp_path):
     _, (x, _) = pair
     merged.save(tmp_path / "merged.keras")

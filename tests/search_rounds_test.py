@@ -102,6 +102,7 @@ def test_cuts_of_small_networks_look_at_more_samples_than_those_of_large_ones(
     assert seen == [samples]
 
 
+@pytest.mark.slow
 def test_cuts_beyond_what_is_trained_do_not_steer(problem):
     search, heard = search_of(problem), []
 

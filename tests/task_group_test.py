@@ -110,6 +110,7 @@ print(list(model.output), tfmot_pam.cost(model, "c").macs)
 """
 
 
+@pytest.mark.slow
 def test_saved_model_loads_in_a_fresh_process(tmp_path):
     model = hand_built.shake(hand_built.three_task_model(), seed=1)
     data = np.random.default_rng(0).normal(size=(3, 8, 8, 2)).astype("float32")

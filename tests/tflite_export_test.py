@@ -408,6 +408,7 @@ def test_one_file_run_in_turns_equals_the_files_bit_for_bit(exported):
         previous = name
 
 
+@pytest.mark.slow
 def test_weights_are_stored_once_for_all_combinations(tmp_path):
     signal = keras.Input((128,), name="signal")
     shared = layers.Dense(100, activation="relu")(signal)
