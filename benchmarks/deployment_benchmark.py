@@ -34,7 +34,7 @@ import tfmot_pam
 from benchmarks import quantizers, results_io
 from examples import spoken_digits as demo
 from tflite_export import verify
-from tflite_export.quantization import QUANTIZATIONS
+from tflite_export.compile.quantization import QUANTIZATIONS
 
 _TRAINING = flags.DEFINE_integer("training_epochs", 12, "Epochs of training per network.")
 _TUNING = flags.DEFINE_integer("tuning_epochs", 3, "Epochs of fine-tuning.")

@@ -16,10 +16,11 @@ import numpy as np
 
 import tflite_export
 import tfmot_pam
-from tflite_export import packing, subnetworks, verify
-from tflite_export.converter import convert, traced_module
-from tflite_export.model_inputs import inputs_of
-from tflite_export.quantization import QUANTIZATIONS, QUANTIZERS, Quantization
+from tflite_export import verify
+from tflite_export.compile import packing, subnetworks
+from tflite_export.compile.converter import convert, traced_module
+from tflite_export.compile.model_inputs import inputs_of
+from tflite_export.compile.quantization import QUANTIZATIONS, QUANTIZERS, Quantization
 
 # The machine is busy: the least disturbed of many rounds, in which all files take turns.
 _ROUNDS = 15

@@ -10,8 +10,9 @@ from keras import layers
 
 import tflite_export
 from tests.quantization_test import two_heads
-from tflite_export import ai_edge, subnetworks, verify
-from tflite_export.quantization import QUANTIZATIONS, QUANTIZERS, find_quantization
+from tflite_export import verify
+from tflite_export.compile import ai_edge, subnetworks
+from tflite_export.compile.quantization import QUANTIZATIONS, QUANTIZERS, find_quantization
 
 INSTALLED = importlib.util.find_spec("ai_edge_quantizer") is not None
 needs_package = pytest.mark.skipif(

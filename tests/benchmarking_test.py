@@ -11,7 +11,7 @@ import pytest
 from keras import layers
 
 import tflite_export
-from tflite_export import benchmarking, footprint, latency_tool, switching
+from tflite_export.bench import benchmarking, footprint, latency_tool, switching
 
 
 def _model(tasks=("digit", "speaker")):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tflite_export import manifest
+from tflite_export.ship import manifest
 
 ROOT = pathlib.Path(__file__).parent.parent
 # The inputs that the file of each task alone takes, and the outputs that it has.

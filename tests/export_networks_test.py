@@ -6,7 +6,8 @@ import pytest
 from keras import layers
 
 import tflite_export
-from tflite_export import manifest, verify
+from tflite_export import verify
+from tflite_export.ship import manifest
 
 TOGETHER = ("digit", "speaker")
 

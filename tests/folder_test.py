@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tflite_export import folder
+from tflite_export.ship import folder
 
 
 def _write_notes(directory: pathlib.Path) -> None:
@@ -19,7 +19,7 @@ def _write_notes(directory: pathlib.Path) -> None:
 def test_killed_export_leaves_no_folder(tmp_path):
     program = (
         "import os, signal, sys\n"
-        "from tflite_export import folder\n"
+        "from tflite_export.ship import folder\n"
         "with folder.whole_folder(sys.argv[1], False) as staging:\n"
         "    (staging / 'digit.tflite').write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -66,7 +66,7 @@ def test_folder_that_fills_up_meanwhile_is_kept(tmp_path):
 # system; where Python does not report it (the exchange), right before and right after.
 _REPLACE_AND_DIE = """
 import os, signal, sys
-from tflite_export import folder
+from tflite_export.ship import folder
 target, fatal = sys.argv[1], int(sys.argv[2])
 seen = 0
 def count(*_):

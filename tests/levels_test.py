@@ -6,7 +6,7 @@ from keras import layers
 
 from tests import small_nets
 from tests.lowering_test import BLOCKS, grouped
-from tflite_export import tuning
+from tflite_export.compile import tuning
 from tfmot_pam.graph.juxtapose import juxtapose
 from tfmot_pam.graph.levels import combination_times
 from tfmot_pam.graph.reader import read

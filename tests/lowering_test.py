@@ -12,7 +12,7 @@ from keras import layers
 import tfmot_pam
 from tests import random_models, small_nets
 from tests.tiers import regular
-from tflite_export import tuning
+from tflite_export.compile import tuning
 from tfmot_pam import lowering
 from tfmot_pam.graph.cost import network_cost
 from tfmot_pam.graph.emitter import emit

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tflite_export import model_card, snippets
+from tflite_export.ship import model_card, snippets
 
 
 def _tensor(shape, dtype="float32"):

@@ -18,7 +18,9 @@ import tfmot_pam
 from tests.model_card_test import _entry, _signature
 from tests.mutations import mutated
 from tests.small_nets import classes, dense_net, vectors
-from tflite_export import json_files, manifest, model_card, records, switching
+from tflite_export import json_files
+from tflite_export.bench import switching
+from tflite_export.ship import manifest, model_card, records
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.result import Round
 from tfmot_pam.pipeline.round_check import RoundCheck

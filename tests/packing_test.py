@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tflite_export import converter, packing, verify
-from tflite_export.quantization import QUANTIZATIONS
+from tflite_export import verify
+from tflite_export.compile import converter, packing
+from tflite_export.compile.quantization import QUANTIZATIONS
 
 
 def _file(network, signature):

@@ -9,8 +9,9 @@ import pytest
 import tflite_export
 import tfmot_pam
 from tests.tiers import regular
-from tflite_export import checks, subnetworks, verify
-from tflite_export.quantization import QUANTIZATIONS
+from tflite_export import verify
+from tflite_export.compile import checks, subnetworks
+from tflite_export.compile.quantization import QUANTIZATIONS
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.precision import in_float32, is_in_float32

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tfmot_pam
-from tflite_export import manifest
+from tflite_export.ship import manifest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PALETTE = {"red": (220, 40, 40), "green": (40, 220, 40)}

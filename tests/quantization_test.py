@@ -9,8 +9,9 @@ from keras import layers
 
 import tflite_export
 from tests.tiers import regular
-from tflite_export import packing, subnetworks, verify
-from tflite_export.quantization import QUANTIZATIONS, find_quantization
+from tflite_export import verify
+from tflite_export.compile import packing, subnetworks
+from tflite_export.compile.quantization import QUANTIZATIONS, find_quantization
 
 
 def two_heads(units=96):

@@ -12,8 +12,9 @@ import pytest
 from keras import layers
 
 import tflite_export
-from tflite_export import converter, verify
-from tflite_export import samples as samples_of
+from tflite_export import verify
+from tflite_export.compile import converter
+from tflite_export.compile import samples as samples_of
 
 COMBINATIONS = [
     ("speaker",),

@@ -12,9 +12,10 @@ import tflite_export
 from tests import small_nets
 from tests.lowering_test import grouped
 from tests.tiers import regular
-from tflite_export import exporter, tuning, verify
-from tflite_export.converter import convert
-from tflite_export.quantization import QUANTIZATIONS
+from tflite_export import verify
+from tflite_export.compile import exporter, tuning
+from tflite_export.compile.converter import convert
+from tflite_export.compile.quantization import QUANTIZATIONS
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
 from tfmot_pam.graph.time_model import estimated_time

@@ -5,9 +5,9 @@ Importing this package imports neither Keras nor TensorFlow; `export` does, when
 
 from __future__ import annotations
 
-from tflite_export.benchmarking import Benchmark as Benchmark
-from tflite_export.benchmarking import benchmark as benchmark
-from tflite_export.exporter import export as export
-from tflite_export.latency import measure_latency as measure_latency
-from tflite_export.records import ExportedFile as ExportedFile
-from tflite_export.records import ExportedSignature as ExportedSignature
+from tflite_export.bench.benchmarking import Benchmark as Benchmark
+from tflite_export.bench.benchmarking import benchmark as benchmark
+from tflite_export.bench.latency import measure_latency as measure_latency
+from tflite_export.compile.exporter import export as export
+from tflite_export.ship.records import ExportedFile as ExportedFile
+from tflite_export.ship.records import ExportedSignature as ExportedSignature

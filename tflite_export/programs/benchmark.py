@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from tflite_export.benchmarking import benchmark
+from tflite_export.bench.benchmarking import benchmark
 from tflite_export.programs.running import explained, run_program
 
 

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from tflite_export.compile.quantization import QUANTIZATIONS
 from tflite_export.programs import options
 from tflite_export.programs.data_files import load_data, load_function
 from tflite_export.programs.running import main_of
-from tflite_export.quantization import QUANTIZATIONS
 
 if TYPE_CHECKING:
     from tfmot_pam.pipeline.result import CompressionResult
@@ -192,7 +192,7 @@ def _export(
     folder: pathlib.Path,
 ) -> dict[tuple[str, ...], pathlib.Path]:
     """Writes the files and returns that of every combination."""
-    from tflite_export.exporter import export
+    from tflite_export.compile.exporter import export
     from tfmot_pam.graph.selection import file_name
 
     samples = _inputs(data, wanted)

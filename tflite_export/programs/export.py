@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tflite_export.exporter import MODES, export
-from tflite_export.loading import load_model
+from tflite_export.compile.exporter import MODES, export
+from tflite_export.compile.quantization import QUANTIZATIONS, QUANTIZERS
+from tflite_export.compile.tuning import TUNINGS
+from tflite_export.programs.loading import load_model
 from tflite_export.programs.options import read_shape
 from tflite_export.programs.running import explained, run_program
-from tflite_export.quantization import QUANTIZATIONS, QUANTIZERS
-from tflite_export.records import ExportedFile
-from tflite_export.tuning import TUNINGS
+from tflite_export.ship.records import ExportedFile
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from absl import flags
 
-from tflite_export.loading import load_model
 from tflite_export.programs.data_files import DataOptions, Wanted
+from tflite_export.programs.loading import load_model
 
 Parts = tuple[str, ...]
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from absl import flags
 
-from tflite_export.loading import load_model
 from tflite_export.programs import options
 from tflite_export.programs.data_files import Wanted, load_data
+from tflite_export.programs.loading import load_model
 from tflite_export.programs.running import main_of
 
 _FORMATS: dict[str, Callable[[Any], str]] = {

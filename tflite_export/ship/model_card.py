@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tflite_export import snippets
+from tflite_export.ship import snippets
 
 FILE_NAME = "README.md"
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tflite_export import subnetworks, verify
-from tflite_export.quantization import Quantization
+from tflite_export import verify
+from tflite_export.compile import subnetworks
+from tflite_export.compile.quantization import Quantization
 
 if TYPE_CHECKING:
     import keras

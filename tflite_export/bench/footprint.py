@@ -1,6 +1,6 @@
 """Measures the memory that loading and running a signature takes, in a process of its own.
 
-Run as `python -m tflite_export.footprint FILE SIGNATURE`; prints the bytes.
+Run as `python -m tflite_export.bench.footprint FILE SIGNATURE`; prints the bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def peak_memory(path: str | pathlib.Path, signature: str) -> int | None:
     """
     if sys.platform == "win32":
         return None
-    command = [sys.executable, "-m", "tflite_export.footprint", str(path), signature]
+    command = [sys.executable, "-m", "tflite_export.bench.footprint", str(path), signature]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tflite_export.model_inputs import inputs_of
+from tflite_export.compile.model_inputs import inputs_of
 
 if TYPE_CHECKING:
     import keras

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from tflite_export import folder as folders
-from tflite_export import manifest as manifests
-from tflite_export import model_card, verify
-from tflite_export.footprint import peak_memory
-from tflite_export.latency_tool import Latency, run_tool, summarise
-from tflite_export.switching import bytes_to_load
+from tflite_export import verify
+from tflite_export.bench.footprint import peak_memory
+from tflite_export.bench.latency_tool import Latency, run_tool, summarise
+from tflite_export.bench.switching import bytes_to_load
+from tflite_export.ship import folder as folders
+from tflite_export.ship import manifest as manifests
+from tflite_export.ship import model_card
 
 FILE_NAME = "benchmark.json"
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tflite_export.model_inputs import called, inputs_of
-from tflite_export.packing import LIMIT
-from tflite_export.samples import count
+from tflite_export.compile.model_inputs import called, inputs_of
+from tflite_export.compile.packing import LIMIT
+from tflite_export.compile.samples import count
 
 if TYPE_CHECKING:
     import keras

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tflite_export import manifest, model_card, networks, soundness, subnetworks
-from tflite_export.checks import Checks
-from tflite_export.converter import convert
-from tflite_export.folder import whole_folder
-from tflite_export.packing import pack
-from tflite_export.quantization import Quantization, find_quantization
-from tflite_export.records import ExportedFile, record
-from tflite_export.samples import count, representative_inputs, trial_inputs
-from tflite_export.tuning import TUNINGS, Costs, tune_alone, tune_together
+from tflite_export.compile import networks, soundness, subnetworks
+from tflite_export.compile.checks import Checks
+from tflite_export.compile.converter import convert
+from tflite_export.compile.packing import pack
+from tflite_export.compile.quantization import Quantization, find_quantization
+from tflite_export.compile.samples import count, representative_inputs, trial_inputs
+from tflite_export.compile.tuning import TUNINGS, Costs, tune_alone, tune_together
+from tflite_export.ship import manifest, model_card
+from tflite_export.ship.folder import whole_folder
+from tflite_export.ship.records import ExportedFile, record
 
 if TYPE_CHECKING:
     import keras

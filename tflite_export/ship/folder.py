@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-from tflite_export import manifest
+from tflite_export.ship import manifest
 
 # Constants of the two systems' calls that let two names change places in one step.
 _LINUX_CWD, _LINUX_EXCHANGE = -100, 2

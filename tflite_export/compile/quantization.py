@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tflite_export import ai_edge
+from tflite_export.compile import ai_edge
 from tflite_export.verify import largest_error, rms_error
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tflite_export import subnetworks
-from tflite_export.model_inputs import inputs_of
+from tflite_export.compile import subnetworks
+from tflite_export.compile.model_inputs import inputs_of
 
 if TYPE_CHECKING:
     import keras

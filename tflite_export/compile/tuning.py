@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tflite_export.latency import measure_latency
+from tflite_export.bench.latency import measure_latency
 
 if TYPE_CHECKING:
     from tfmot_pam.graph.network import Network

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tflite_export.model_inputs import called, inputs_of
-from tflite_export.quantization import Quantization
+from tflite_export.compile.model_inputs import called, inputs_of
+from tflite_export.compile.quantization import Quantization
 from tflite_export.quiet import quiet_stderr
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tflite_export import json_files, manifest_schema, verify
+from tflite_export import json_files, verify
+from tflite_export.ship import manifest_schema
 
 FILE_NAME = "manifest.json"
 SCHEMA_VERSION = 1

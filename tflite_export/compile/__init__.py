@@ -1,0 +1,1 @@
+"""What becomes a file: sub-networks, lowered, converted, quantised, packed, and checked."""

@@ -1,0 +1,1 @@
+"""What lies beside the files: the folder, its manifest, the model card."""
