@@ -1,5 +1,6 @@
 """Tests of every quantisation: errors, sizes, integer inputs and outputs, sparse weights."""
 
+import dataclasses
 import json
 
 import keras
@@ -91,6 +92,52 @@ def test_calibrated_exports_say_so(exports):
         manifest = json.loads((files[0].path.parent / "manifest.json").read_text())
         assert manifest["calibrated_on"] == (24 if QUANTIZATIONS[name].calibrated else None)
         assert manifest["checked_on"] == {"inputs": "given", "number": 24}
+
+
+def half(converter):
+    import tensorflow as tf
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_types = [tf.float16]
+
+
+def test_a_quantization_of_the_users_own(exports, model, tmp_path):
+    mine = tflite_export.Quantization("half", half, tolerance=0.01, weight_bytes=2)
+    options = {"combinations": ["digit"], "verbose": 0}
+    (file,) = tflite_export.export(model, tmp_path / "out", quantization=mine, **options)
+    assert file.quantization == "half"
+    assert file.bytes < 0.6 * exports["none"][0].bytes
+    assert "stored as half" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    one, other = (
+        tflite_export.export(model, tmp_path / folder, quantization=way, **options)[0]
+        for folder, way in (("name", "none"), ("object", QUANTIZATIONS["none"]))
+    )
+    assert one.path.read_bytes() == other.path.read_bytes()
+    strict = dataclasses.replace(mine, tolerance=1e-9)
+    with pytest.raises(ValueError, match="digit"):
+        tflite_export.export(model, tmp_path / "strict", quantization=strict, **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"name": ""}, TypeError, "Received name=''"),
+        ({"configure": None}, TypeError, "Pass the functions themselves"),
+        ({"name": "int8"}, ValueError, "one of your own called 'int8'"),
+        ({"quantizer": "ai-edge-quantizer"}, ValueError, "Leave `quantizer` out"),
+    ],
+)
+def test_bad_quantizations(model, tmp_path, changes, error, message):
+    about = {"name": "half", "configure": half, **changes}
+    quantizer = about.pop("quantizer", "converter")
+    with pytest.raises(error, match=message):
+        tflite_export.export(
+            model,
+            tmp_path / "out",
+            quantization=tflite_export.Quantization(**about),
+            quantizer=quantizer,
+            verbose=0,
+        )
 
 
 @pytest.mark.parametrize("name", ["int8", "int16x8"])

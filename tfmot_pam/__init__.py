@@ -33,6 +33,7 @@ from tfmot_pam.pruning.callbacks import PruningSummaries as PruningSummaries
 from tfmot_pam.pruning.callbacks import UpdatePruningStep as UpdatePruningStep
 from tfmot_pam.pruning.history import PruningHistory as PruningHistory
 from tfmot_pam.pruning.importance import Evidence as Evidence
+from tfmot_pam.pruning.importance import Importance as Importance
 from tfmot_pam.pruning.prune import prune_channels as prune_channels
 from tfmot_pam.pruning.prune import strip_pruning as strip_pruning
 from tfmot_pam.reporting.report import report as report

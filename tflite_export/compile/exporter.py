@@ -41,7 +41,7 @@ def export(
     *,
     combinations: str | Iterable[str | Iterable[str]] = "all",
     mode: str = "both",
-    quantization: str = "none",
+    quantization: str | Quantization = "none",
     quantizer: str = "converter",
     representative_data: Any = None,
     integer_io: bool = False,
@@ -79,11 +79,11 @@ def export(
             its own in any mode; networks of a dict share no weights, so that `"both"` is `"files"`.
         quantization: `"none"` (float32), `"float16"` (weights; half the size), `"dynamic"` (8-bit
             weights, activations quantised on the fly; a quarter of the size), `"int8"`
-            (everything in 8 bits) or `"int16x8"` (activations in 16, weights in 8 bits). A file
-            beyond its quantization's tolerance is an error: 1e-4 for none (absolute up to outputs
-            of size 1, relative beyond; up to 2e-3 where Keras, held against double precision, is
-            itself as far off); for the root mean square of the difference relative to the
-            outputs' 0.01, 0.1, 0.2 and 0.1.
+            (everything in 8 bits), `"int16x8"` (activations in 16, weights in 8 bits), or a
+            `Quantization`. A file beyond its quantization's tolerance is an error: 1e-4 for none
+            (absolute up to outputs of size 1, relative beyond; up to 2e-3 where Keras, held against
+            double precision, is itself as far off); for the root mean square of the difference
+            relative to the outputs' 0.01, 0.1, 0.2 and 0.1.
         quantizer: What quantises: `"converter"`, TensorFlow's, or `"ai-edge-quantizer"`, the
             package of that name, which quantises float32 files to `"float16"`, `"dynamic"`,
             `"int8"` and `"int16x8"`; install `tfmot-pam[ai-edge-quantizer]`.
@@ -138,7 +138,7 @@ def export(
     given = networks.split(model, combinations, input_shape)
     aware = any(subnetworks.is_quantization_aware(one) for one, _ in given)
     scheme = find_quantization(quantization, quantizer, aware=aware)
-    _check_options(mode, quantization, scheme, integer_io, tune)
+    _check_options(mode, scheme, integer_io, tune)
     if aware:
         tune = _check_aware([one for one, _ in given], representative_data, tune)
     if isinstance(model, Mapping):
@@ -159,7 +159,7 @@ def export(
     about = {
         "tasks": tasks,
         "mode": mode,
-        "quantization": quantization,
+        "quantization": scheme.name,
         "quantization_aware_training": aware,
         "quantizer": quantizer,
         "tune": tune,
@@ -181,7 +181,7 @@ def export(
                 entries.append(entry)
         about.update(files=entries, other_files=[model_card.FILE_NAME])
         model_card.write(folder, manifest.write(folder, about))
-    return tuple(record(pathlib.Path(directory), entry, quantization) for entry in entries)
+    return tuple(record(pathlib.Path(directory), entry, scheme.name) for entry in entries)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,9 +315,7 @@ def _write_file(
     return manifest.file_entry(path, signatures, agreements, costs)
 
 
-def _check_options(
-    mode: str, quantization: str, scheme: Quantization, integer_io: bool, tune: str
-) -> None:
+def _check_options(mode: str, scheme: Quantization, integer_io: bool, tune: str) -> None:
     if not isinstance(mode, str) or mode not in MODES:
         raise ValueError(
             f"Unknown mode. Received: {mode!r}. Expected one of: {list(MODES)}. Choose one."
@@ -328,7 +326,7 @@ def _check_options(
         )
     if integer_io and scheme.integers is None:
         raise ValueError(
-            f"`integer_io` needs quantization='int8' or 'int16x8'. Received: {quantization!r}, "
+            f"`integer_io` needs quantization='int8' or 'int16x8'. Received: {scheme.name!r}, "
             "whose inputs and outputs are floating-point numbers."
         )
 

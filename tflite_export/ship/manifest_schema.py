@@ -51,7 +51,7 @@ _SIGNATURE = json_files.record(
 _MANIFEST = json_files.record(
     {
         "tasks": _TASKS,
-        "quantization": json_files.one_of("none", "float16", "dynamic", "int8", "int16x8"),
+        "quantization": json_files.text,
         "checked_on": json_files.record({"inputs": json_files.text, "number": json_files.whole}),
         "accuracy": json_files.maybe(json_files.table(json_files.number)),
         "files": json_files.many(

@@ -38,15 +38,19 @@ def text(manifest: Mapping[str, Any]) -> str:
     return "\n\n".join(paragraphs) + "\n"
 
 
+# What is said of quantizations by name; a user's own has its name alone.
+_STORED = {
+    "none": "float32",
+    "float16": "16-bit floating-point weights",
+    "dynamic": "8-bit weights, activations quantised while running",
+    "int8": "8-bit integers",
+    "int16x8": "16-bit activations and 8-bit weights",
+}
+
+
 def _opening(manifest: Mapping[str, Any]) -> str:
     checked = manifest["checked_on"]
-    given = {
-        "none": "float32",
-        "float16": "16-bit floating-point weights",
-        "dynamic": "8-bit weights, activations quantised while running",
-        "int8": "8-bit integers",
-        "int16x8": "16-bit activations and 8-bit weights",
-    }[manifest["quantization"]]
+    given = _STORED.get(manifest["quantization"], manifest["quantization"])
     if manifest.get("quantization_aware_training"):
         given += " (quantisation aware training)"
     if manifest.get("quantizer", "converter") != "converter":

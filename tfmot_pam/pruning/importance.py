@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import keras
 import numpy as np
 
 from tfmot_pam.graph.channels import known_rule
@@ -54,17 +55,38 @@ class Evidence:
     seed: int = 0
 
 
+@keras.saving.register_keras_serializable(package="tfmot_pam")
 @dataclasses.dataclass(frozen=True)
 class Importance:
-    """One way to rate channels.
+    """One way to rate channels; `prune_channels` and `compress` take one, or know some by name.
+
+    A function alone does for a way that looks at gradients: it is `Importance(function,
+    gradients=True)`. Models that are saved while they are pruned need a function that Keras can
+    save (`keras.saving.register_keras_serializable`).
 
     Args:
         score: `score(evidence) -> [channels]`: the harm that removing each would do, at least 0.
-        gradients: Whether gradients have to be observed for it.
+        gradients: Whether gradients are observed for it while the model trains.
         stochastic: Whether it needs random gates.
         at_once: Whether it can rate a model that is not being trained.
         inputs: Whether it needs calibration inputs.
-        refits: Whether the weights that stay are refitted in closed form.
+        refits: Whether the weights that stay are refitted in closed form when channels go at once;
+            this needs inputs.
+
+    Raises:
+        TypeError: `score` is no function, or another argument no bool.
+        ValueError: `refits` without `inputs`, or `stochastic` with `at_once`.
+
+    Example:
+    >>> import keras, numpy as np, tfmot_pam
+    >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
+    >>> def last_first(evidence):
+    ...     return np.arange(len(evidence.keep), 0, -1)
+    >>> way = tfmot_pam.Importance(last_first, inputs=True, refits=True)
+    >>> small = tfmot_pam.strip_pruning(tfmot_pam.prune_channels(model, 0.5, way, data=x))
+    >>> small.layers[1].units
+    4
     """
 
     score: Callable[[Evidence], np.ndarray]
@@ -73,6 +95,36 @@ class Importance:
     at_once: bool = True
     inputs: bool = False
     refits: bool = False
+
+    def __post_init__(self) -> None:
+        switches = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)[1:]}
+        wrong = {name: value for name, value in switches.items() if not isinstance(value, bool)}
+        if not callable(self.score) or wrong:
+            raise TypeError(
+                f"Received score={self.score!r} and {switches}. Expected a function "
+                "score(evidence) -> [channels], and bools. Pass the function itself."
+            )
+        if self.refits and not self.inputs:
+            raise ValueError(
+                "Received refits=True with inputs=False. Expected inputs=True: fits are made on "
+                "inputs. Pass both, or neither."
+            )
+        if self.stochastic and self.at_once:
+            raise ValueError(
+                "Received stochastic=True with at_once=True. Expected at_once=False: random gates "
+                "are learnt while a model trains. Pass at_once=False."
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the importance as plain data."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**fields, "score": keras.saving.serialize_keras_object(self.score)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Importance:
+        """Makes an importance from what `get_config` returned."""
+        score = keras.saving.deserialize_keras_object(config["score"])
+        return cls(**{**config, "score": score})
 
 
 def _taylor(evidence: Evidence) -> np.ndarray:
@@ -179,23 +231,26 @@ IMPORTANCES: Mapping[str, Importance] = MappingProxyType(
 
 
 def find_importance(importance: Any) -> Importance:
-    """The entry of a name, or one around a callable (which is given gradients too).
+    """The importance of a name, one itself, or one around a function (which sees gradients too).
 
     Raises:
         ValueError: there is none of that name.
-        TypeError: it is neither a name nor callable.
+        TypeError: it is something else.
     """
+    if isinstance(importance, Importance):
+        return importance
     if isinstance(importance, str):
         if importance not in IMPORTANCES:
             raise ValueError(
-                f"Unknown `importance`: {importance!r}. Expected one of {sorted(IMPORTANCES)}, or "
-                "a callable that takes an Evidence. Choose one."
+                f"Unknown `importance`: {importance!r}. Expected one of {sorted(IMPORTANCES)}, a "
+                "tfmot_pam.Importance, or a callable that takes an Evidence. Choose one."
             )
         return IMPORTANCES[importance]
     if not callable(importance):
         raise TypeError(
-            f"`importance` must be a name or a callable. Received: {importance!r} of type "
-            f"{type(importance).__name__}. Choose one of {sorted(IMPORTANCES)}."
+            f"`importance` must be a name, a tfmot_pam.Importance or a callable. Received: "
+            f"{importance!r} of type {type(importance).__name__}. Choose one of "
+            f"{sorted(IMPORTANCES)}."
         )
     return Importance(importance, gradients=True)
 

@@ -42,7 +42,7 @@ _SAMPLES = 2048
 def prune_channels(
     model: keras.Model,
     pruning_schedule: Callable[[int], tuple[Any, Any]] | float,
-    importance: str | Callable[..., Any] = "taylor",
+    importance: str | Importance | Callable[..., Any] = "taylor",
     *,
     data: Any = None,
     measure: Any = "channels",
@@ -77,8 +77,8 @@ def prune_channels(
             much noise they can take), `"magnitude"`, `"magnitude-l1"`, `"batch-norm"`,
             `"reconstruction"` (closed form, at once: what other channels cannot make up for; the
             weights that stay are refitted), `"pagcp"` (at once: the loss of the tasks, measured
-            layer by layer), `"random"`, or a function from `Evidence` to one
-            number a channel.
+            layer by layer), `"random"`, an `Importance`, or a function from `Evidence` to one
+            number a channel, which sees gradients.
         data: Calibration inputs for `"reconstruction"` and `"pagcp"`, from the training split: any
             form of data that `merge` takes.
         measure: What the fraction is of: `"channels"`, `"macs"` (expected MACs), `"parameters"`,

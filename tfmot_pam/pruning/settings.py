@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -16,6 +16,9 @@ from tfmot_pam.pruning.costs import WidthCosts
 from tfmot_pam.pruning.schedules import Ramp
 from tfmot_pam.toolkit.crossing import import_tfmot
 
+if TYPE_CHECKING:  # It rates by what these settings let go.
+    from tfmot_pam.pruning.importance import Importance
+
 _TFMOT_SCHEDULES = ("ConstantSparsity", "PolynomialDecay")
 
 
@@ -26,7 +29,7 @@ class PruningSettings:
 
     Args:
         schedule: `schedule(step) -> (should_prune, fraction)`, or None where nothing is left to do.
-        importance: A name in `IMPORTANCES`, or a callable.
+        importance: A name in `IMPORTANCES`, an `Importance`, or a callable.
         measure: What the schedule's fraction is a fraction of.
         usage: Probability of each combination.
         scope: `"global"` or `"per-layer"`.
@@ -41,7 +44,7 @@ class PruningSettings:
     """
 
     schedule: Callable[[int], tuple[Any, Any]] | None = None
-    importance: str | Callable[..., Any] = "taylor"
+    importance: str | Importance | Callable[..., Any] = "taylor"
     measure: Any = "channels"
     usage: Mapping[tuple[str, ...], float] | None = None
     scope: Scope = "global"
@@ -81,7 +84,7 @@ class PruningSettings:
             for field in dataclasses.fields(self)
             if field.name not in ("schedule", "usage", "measure")
         }
-        if callable(self.importance):
+        if not isinstance(self.importance, str):
             config["importance"] = keras.saving.serialize_keras_object(self.importance)
         usage = self.usage and [[list(c), p] for c, p in self.usage.items()]
         config["task_weights"] = self.task_weights and dict(self.task_weights)
