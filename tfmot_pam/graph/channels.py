@@ -203,7 +203,13 @@ class Tracing:
             self.copy(node, ins, reason)
             return
         self.roles[node.name] = rule.role
-        getattr(self, f"_visit_{rule.role}")(node, call, rule, ins)
+        visits = {
+            "mixing": self._visit_mixing,
+            "channelwise": self._visit_channelwise,
+            "join": self._visit_join,
+            "concatenate": self._visit_concatenate,
+        }
+        visits[rule.role](node, call, rule, ins)
 
     def _visit_mixing(self, node: Node, call: Call, rule: LayerRule, ins: _Labels) -> None:
         self._write(node)

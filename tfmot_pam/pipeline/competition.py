@@ -23,10 +23,11 @@ from tfmot_pam.pipeline.price import (
     measure_name,
 )
 from tfmot_pam.pipeline.problem import Problem
-from tfmot_pam.pipeline.result import ArmResult, CompressionResult, Round, cheapest, verdict
+from tfmot_pam.pipeline.result import ArmResult, CompressionResult, Round, cheapest
 from tfmot_pam.pipeline.search import Search
 from tfmot_pam.pipeline.searches import Searches
 from tfmot_pam.pipeline.strategy import Action
+from tfmot_pam.pipeline.verdict import verdict
 from tfmot_pam.pipeline.workers import Job, run_jobs
 from tfmot_pam.reporting.report import report
 

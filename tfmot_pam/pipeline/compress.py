@@ -33,9 +33,10 @@ from tfmot_pam.pipeline.arms import Arm, find_arms
 from tfmot_pam.pipeline.competition import Competition
 from tfmot_pam.pipeline.identity import identity
 from tfmot_pam.pipeline.inputs import heads_of_originals, opened, originals_by_task, prepared, split
+from tfmot_pam.pipeline.portfolio import told_portfolio
 from tfmot_pam.pipeline.price import TaskSet, find_price
 from tfmot_pam.pipeline.problem import make_problem
-from tfmot_pam.pipeline.result import CompressionResult, told_portfolio
+from tfmot_pam.pipeline.result import CompressionResult
 from tfmot_pam.pruning.importance import find_importance
 from tfmot_pam.pruning.settings import PruningSettings
 

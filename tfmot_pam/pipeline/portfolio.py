@@ -54,3 +54,21 @@ class Portfolio:
     def bytes(self) -> int:
         """Bytes of all networks' weights in float32."""
         return sum(self.bytes_by_combination.values())
+
+
+def told_portfolio(portfolio: Portfolio, model: keras.Model, costs: Mapping[TaskSet, float]) -> str:
+    """What networks of their own save and weigh, in words.
+
+    Args:
+        portfolio: The networks.
+        model: The network that does all combinations.
+        costs: What it costs for each.
+    """
+    factors = {chosen: costs[chosen] / cost for chosen, cost in portfolio.costs.items()}
+    listed = ", ".join(f"{'+'.join(chosen)} {factor:.2f}x" for chosen, factor in factors.items())
+    together = bytes_of(model)
+    return (
+        f"Networks of their own cost less by: {listed}. They take {portfolio.bytes:,} bytes as "
+        f"float32, the one network {together:,}; when the tasks change, an app loads up to "
+        f"{max(portfolio.bytes_by_combination.values()):,} bytes."
+    )

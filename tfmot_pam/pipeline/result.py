@@ -24,8 +24,8 @@ from tfmot_pam.graph.selection import (
     task_names,
 )
 from tfmot_pam.graph.tf_keras.convert import to_tf_keras
-from tfmot_pam.pipeline.portfolio import Portfolio, bytes_of
-from tfmot_pam.pipeline.price import Price, TaskSet
+from tfmot_pam.pipeline.portfolio import Portfolio
+from tfmot_pam.pipeline.price import TaskSet
 from tfmot_pam.reporting.result import Report, refuse_existing
 
 
@@ -323,24 +323,6 @@ class CompressionResult:
         }
 
 
-def told_portfolio(portfolio: Portfolio, model: keras.Model, costs: Mapping[TaskSet, float]) -> str:
-    """What networks of their own save and weigh, in words.
-
-    Args:
-        portfolio: The networks.
-        model: The network that does all combinations.
-        costs: What it costs for each.
-    """
-    factors = {chosen: costs[chosen] / cost for chosen, cost in portfolio.costs.items()}
-    listed = ", ".join(f"{'+'.join(chosen)} {factor:.2f}x" for chosen, factor in factors.items())
-    together = bytes_of(model)
-    return (
-        f"Networks of their own cost less by: {listed}. They take {portfolio.bytes:,} bytes as "
-        f"float32, the one network {together:,}; when the tasks change, an app loads up to "
-        f"{max(portfolio.bytes_by_combination.values()):,} bytes."
-    )
-
-
 def cheapest(arms: Sequence[ArmResult]) -> ArmResult:
     """The accepted arm of least expected cost; there must be one."""
     return min((arm for arm in arms if arm.accepted), key=lambda arm: arm.cost)
@@ -348,55 +330,3 @@ def cheapest(arms: Sequence[ArmResult]) -> ArmResult:
 
 def _cheapest_for(combination: TaskSet, arms: Sequence[ArmResult]) -> ArmResult:
     return min(arms, key=lambda arm: arm.costs[combination])
-
-
-def verdict(arms: tuple[ArmResult, ...], price: Price, obstacle: str | None = None) -> str:
-    """Whether merging pays, in words.
-
-    Args:
-        arms: What each arm found, at least one of them accepted.
-        price: What the costs are.
-        obstacle: Why the networks cannot be merged, or None.
-    """
-
-    def told(arm: ArmResult) -> str:
-        return price.told(arm.cost)
-
-    best = cheapest(arms)
-    separate = next((arm for arm in arms if arm.name == "separate"), None)
-    if len(best.macs) == 1:
-        return f"One task: {told(best)}, {100 * best.share:.1f} % of the original's."
-    if separate is None:
-        return (
-            f"{_named(best)} is the best of {[arm.name for arm in arms]}: {told(best)} expected. "
-            "Whether merging pays was not measured: add 'separate' to `arms`."
-        )
-    if len(arms) == 1 and obstacle is None:
-        return (
-            f"Separate pruning: {told(best)} expected, {100 * best.share:.1f} % of the originals'. "
-            "Whether merging pays was not measured: add 'late' to `arms`."
-        )
-    if best is not separate:
-        return (
-            f"Merging pays: {_named(best)} costs {separate.cost / best.cost:.2f}x less than "
-            f"separate pruning at equal effort, in expectation ({told(best)} against "
-            f"{told(separate)})."
-        )
-    others = [arm for arm in arms if arm is not separate and arm.accepted]
-    rival = min(others, key=lambda arm: arm.cost, default=None)
-    what = (
-        (obstacle or "no merged network was within the tolerances")
-        if rival is None
-        else f"the best merged network, {_named(rival)}, costs {told(rival)}"
-    )
-    return (
-        f"Merging does not pay here: separate pruning costs {told(separate)} expected; "
-        f"{what.rstrip('.')}. The result is the separate networks side by side."
-    )
-
-
-def _named(arm: ArmResult) -> str:
-    """An arm's start, and which tasks have a network of their own beside a merged one."""
-    alone = [tasks[0] for tasks in arm.rounds if len(tasks) == 1]
-    merged = len(alone) < len(arm.rounds)
-    return f"'{arm.start}'" + (f" with {alone} alone" if alone and merged else "")
