@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +34,33 @@ class Axes:
     fanout: Callable[[Mapping[str, Any]], int] = lambda config: 1
     fill: float = 0.0
     later: bool = False
+
+    def resized(
+        self, shape: Sequence[int], config: Mapping[str, Any], inputs: int, outputs: int
+    ) -> list[int]:
+        """The shape of a weight with other numbers of channels."""
+        result = list(shape)
+        if self.inputs is not None:
+            result[self.inputs] = inputs * self.fanout(config)
+        if self.outputs is not None:
+            result[self.outputs] = outputs
+        return result
+
+    def index(
+        self,
+        shape: Sequence[int],
+        config: Mapping[str, Any],
+        inputs: np.ndarray | None = None,
+        outputs: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, ...]:
+        """Where a weight's entries of some channels are, in their order; None stands for all."""
+        places: list[np.ndarray] = [np.arange(size) for size in shape]
+        if self.inputs is not None and inputs is not None:
+            fanout = self.fanout(config)
+            places[self.inputs] = (inputs[:, None] * fanout + np.arange(fanout)).ravel()
+        if self.outputs is not None and outputs is not None:
+            places[self.outputs] = outputs
+        return np.ix_(*places)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

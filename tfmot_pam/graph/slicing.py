@@ -226,39 +226,18 @@ def slice_weights(
     return result
 
 
-def _shape(
-    original: np.ndarray, axes: Axes, fanout: int, rows: Layout, columns: Layout
-) -> list[int]:
-    """The shape of a weight of which some channels are left."""
-    shape = list(original.shape)
-    if axes.inputs is not None:
-        shape[axes.inputs] = len(rows) * fanout
-    if axes.outputs is not None:
-        shape[axes.outputs] = len(columns)
-    return shape
-
-
 def _slice(
     name: str, axes: Axes, calls: Mapping[int, Call], rows: Layout, columns: Layout, lead: Call
 ) -> np.ndarray:
-    fanout = axes.fanout(lead.config)
-    original = lead.layer.weights[name]
-    shape = _shape(original, axes, fanout, rows, columns)
+    original, config = lead.layer.weights[name], lead.config
+    shape = axes.resized(original.shape, config, len(rows), len(columns))
     merged = np.full(shape, axes.fill, original.dtype)
     for net, call in calls.items():
+        # A common channel is written once, with the weights that are alike everywhere.
+        read, written = np.flatnonzero(rows.of(net)), np.flatnonzero(columns.of(net))
         source = call.layer.weights[name]
-        place: list[np.ndarray] = [np.arange(size) for size in shape]
-        taken: list[np.ndarray] = [np.arange(size) for size in shape]
-        if axes.inputs is not None:
-            own = np.flatnonzero(rows.of(net))
-            place[axes.inputs] = _spread(own, fanout)
-            taken[axes.inputs] = _spread(rows.at(net)[own], fanout)
-        if axes.outputs is not None:
-            # A common channel is written once, with the weights that are alike everywhere.
-            own = np.flatnonzero(columns.of(net))
-            place[axes.outputs] = own
-            taken[axes.outputs] = columns.at(net)[own]
-        merged[np.ix_(*place)] = source[np.ix_(*taken)]
+        taken = axes.index(source.shape, config, rows.at(net)[read], columns.at(net)[written])
+        merged[axes.index(shape, config, read, written)] = source[taken]
     return merged
 
 
@@ -277,34 +256,26 @@ def _fuse(
     all that it stands for, so that rows are added up; without outputs of their own (depthwise
     kernels) they are outputs themselves.
     """
-    fanout = axes.fanout(lead.config)
-    original = lead.layer.weights[name]
-    shape = _shape(original, axes, fanout, rows, columns)
+    original, config = lead.layer.weights[name], lead.config
+    shape = axes.resized(original.shape, config, len(rows), len(columns))
     total, count = np.zeros(shape), np.zeros(shape)
     for net, call in calls.items():
-        read: list[np.ndarray | None] = [None]
-        written: list[np.ndarray | None] = [None]
-        if axes.inputs is not None:
-            read = [*rows.places(net)]
-        if axes.outputs is not None:
-            written = [*_written(columns, net, calls)]
+        source = call.layer.weights[name]
+        read = [None] if axes.inputs is None else rows.places(net)
         if not any(found is None or np.any(found >= 0) for found in read):
             continue
-        for outputs in written:
-            place: list[np.ndarray] = [np.arange(size) for size in shape]
-            taken: list[np.ndarray] = [np.arange(size) for size in shape]
-            if axes.outputs is not None and outputs is not None:
-                place[axes.outputs] = np.flatnonzero(outputs >= 0)
-                taken[axes.outputs] = outputs[outputs >= 0]
+        for outputs in [None] if axes.outputs is None else _written(columns, net, calls):
+            columns_here = _there(outputs)
             if added_up:
-                count[np.ix_(*place)] += 1
+                count[axes.index(shape, config, None, columns_here[0])] += 1
             for inputs in read:
-                if axes.inputs is not None and inputs is not None:
-                    place[axes.inputs] = _spread(np.flatnonzero(inputs >= 0), fanout)
-                    taken[axes.inputs] = _spread(inputs[inputs >= 0], fanout)
-                total[np.ix_(*place)] += call.layer.weights[name][np.ix_(*taken)]
+                rows_here = _there(inputs)
+                place = axes.index(shape, config, rows_here[0], columns_here[0])
+                total[place] += source[
+                    axes.index(source.shape, config, rows_here[1], columns_here[1])
+                ]
                 if not added_up:
-                    count[np.ix_(*place)] += 1
+                    count[place] += 1
     mean = np.where(count > 0, total / np.maximum(count, 1), axes.fill)
     return mean.astype(original.dtype)
 
@@ -319,8 +290,9 @@ def _written(columns: Layout, net: int, calls: Mapping[int, Call]) -> list[np.nd
     return [np.where(own, first, -1), *fused]
 
 
-def _spread(positions: np.ndarray, fanout: int) -> np.ndarray:
-    return (positions[:, None] * fanout + np.arange(fanout)).ravel()
+def _there(places: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Which channels have a place, and it; None stands for all."""
+    return (None, None) if places is None else (np.flatnonzero(places >= 0), places[places >= 0])
 
 
 def with_scaled_rows(rule: LayerRule, call: Call, factors: np.ndarray) -> Call:
@@ -361,12 +333,7 @@ def scatter_weights(
         if whole is None:
             # Compensation adds biases, one number a channel.
             whole = np.zeros(call.out_shape[-1], part.dtype)
-        place: list[np.ndarray] = [np.arange(size) for size in whole.shape]
-        if axes.inputs is not None:
-            place[axes.inputs] = _spread(rows.positions, axes.fanout(call.config))
-        if axes.outputs is not None:
-            place[axes.outputs] = columns.positions
         whole = whole.copy()
-        whole[np.ix_(*place)] = part
+        whole[axes.index(whole.shape, call.config, rows.positions, columns.positions)] = part
         result[name] = whole
     return result

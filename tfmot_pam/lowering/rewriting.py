@@ -14,7 +14,7 @@ from tfmot_pam.graph.network import Layer, Network, Node, Tensor, map_tensors, u
 from tfmot_pam.graph.rules import Axes, Call, LayerRule, call_of
 from tfmot_pam.lowering.parts import reads_several_channels
 from tfmot_pam.lowering.views import Joined, Part, View, chained
-from tfmot_pam.lowering.weights import CannotLowerError, embedded, entries, moved
+from tfmot_pam.lowering.weights import CannotLowerError, embedded, moved
 
 LOWERED = "_lowered"  # what the names of rewritten layers end with
 
@@ -298,6 +298,4 @@ class _Rewriting:
 
 def _rows(weight: np.ndarray, axes: Axes, call: Call, span: range) -> np.ndarray:
     """The entries of a weight that belong to the input channels of a span."""
-    if axes.inputs is None:
-        return weight
-    return np.take(weight, entries(np.array(span), axes.fanout(call.config)), axis=axes.inputs)
+    return weight[axes.index(weight.shape, call.config, np.array(span))]

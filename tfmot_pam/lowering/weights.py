@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -45,28 +44,14 @@ def embedded(
         if any(not np.array_equal(first, call.layer.weights[name]) for call in calls):
             raise CannotLowerError(f"The weight '{name}' does not depend on channels.")
         return first
-    fanout = axes.fanout(calls[0].config)
-    shape = list(first.shape)
-    if axes.inputs is not None:
-        shape[axes.inputs] = in_width * fanout
-    if axes.outputs is not None:
-        shape[axes.outputs] = out_width
+    config = calls[0].config
+    shape = axes.resized(first.shape, config, in_width, out_width)
     if hollow:
         return np.broadcast_to(np.zeros((), first.dtype), shape)
     wide = np.full(shape, axes.fill, first.dtype)
     for call, read, written in zip(calls, reads, writes, strict=True):
-        index: list[Any] = [np.arange(size) for size in shape]
-        if axes.inputs is not None:
-            index[axes.inputs % len(shape)] = entries(read, fanout)
-        if axes.outputs is not None:
-            index[axes.outputs % len(shape)] = written
-        wide[np.ix_(*index)] = call.layer.weights[name]
+        wide[axes.index(shape, config, read, written)] = call.layer.weights[name]
     return wide
-
-
-def entries(channels: np.ndarray, fanout: int) -> np.ndarray:
-    """The positions of channels on an axis with several entries per channel."""
-    return (channels[:, None] * fanout + np.arange(fanout)).ravel()
 
 
 def moved(sources: np.ndarray, positions: np.ndarray, wide: np.ndarray) -> np.ndarray:

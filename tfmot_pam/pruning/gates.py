@@ -13,6 +13,7 @@ from keras import ops
 from tfmot_pam.graph.channels import ChannelGraph, known_rule
 from tfmot_pam.graph.following import follow_channels
 from tfmot_pam.graph.network import Layer, Network, Node, Tensor, map_tensors, unique_name
+from tfmot_pam.graph.slicing import with_scaled_rows
 from tfmot_pam.graph.task_sets import tasks_of_nodes
 from tfmot_pam.pruning.channels import Group, PrunableChannels
 from tfmot_pam.pruning.settings import PruningSettings
@@ -312,13 +313,5 @@ def _folded(
         found = positions[node.inputs[0]]
         factors = np.where(found >= 0, mean[found], 1.0)
         call = graph.call(node, calls)
-        rule, layer = known_rule(call), layers[node.layer]
-        weights = dict(layer.weights)
-        for name, axes in rule.weights.items():
-            if name in weights and axes.inputs is not None and not axes.later:
-                shape = [1] * weights[name].ndim
-                shape[axes.inputs] = -1
-                spread = np.repeat(factors, axes.fanout(call.config)).reshape(shape)
-                weights[name] = (weights[name] * spread).astype(weights[name].dtype)
-        layers[node.layer] = dataclasses.replace(layer, weights=weights)
+        layers[node.layer] = with_scaled_rows(known_rule(call), call, factors).layer
     return graph.network.replace(layers=layers)

@@ -248,7 +248,7 @@ def find_importance(importance: Any) -> Importance:
         return IMPORTANCES[importance]
     if not callable(importance):
         raise TypeError(
-            f"`importance` must be a name, a tfmot_pam.Importance or a callable. Received: "
+            f"`importance` must be a name or a callable, or a tfmot_pam.Importance. Received: "
             f"{importance!r} of type {type(importance).__name__}. Choose one of "
             f"{sorted(IMPORTANCES)}."
         )
