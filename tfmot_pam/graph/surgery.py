@@ -25,13 +25,13 @@ from tfmot_pam.graph.network import (
     iterate_tensors,
     map_tensors,
     prune_to,
-    unique_name,
 )
 from tfmot_pam.graph.picking import picking
 from tfmot_pam.graph.rearranging import Placed, moves_axes, spatial_key
 from tfmot_pam.graph.rules import Call, call_of
 from tfmot_pam.graph.slicing import Layout, Origin, slice_weights
 from tfmot_pam.graph.space_rules import with_sizes
+from tfmot_pam.graph.writing import Writer
 
 
 def output_channels(graph: ChannelGraph) -> np.ndarray:
@@ -155,8 +155,7 @@ class _Cutting:
             for tensor, labels in graph.labels.items()
         }
         self.tensors: dict[Tensor, Tensor] = {}
-        self.nodes: list[Node] = []
-        self.layers: dict[str, Layer] = {}
+        self.writer = Writer()
         self.written: dict[tuple, str] = {}
         self.starved: set[str] = set()
         self.origins: dict[str, Origin] = {}
@@ -231,26 +230,13 @@ class _Cutting:
             shape = (*self.network.shape(place.source)[:-1], len(positions))
             layer, arguments = picking(positions, len(shape), self.network.layer_of(node))
             name = self._add(layer, (node.name, output))
-            picked = Tensor(self._append(name, (picked, *arguments), {}, (shape,)))
+            picked = self.writer.add_call(name, (picked, *arguments), {}, (shape,))
         key = spatial_key(self._call(node))
         if key is not None:
             name = self._add(self.network.layer_of(node), (node.layer,))
             shape = (*self.network.shape(output)[:-1], len(positions))
-            picked = Tensor(self._append(name, (picked, key), {}, (shape,)))
+            picked = self.writer.add_call(name, (picked, key), {}, (shape,))
         self.tensors[output] = picked
-
-    def _append(
-        self,
-        layer: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        shapes: tuple[Shape | None, ...],
-    ) -> str:
-        """Writes a call of a layer; returns its name."""
-        calls = sum(other.layer == layer for other in self.nodes)
-        name = layer if calls == 0 else f"{layer}@{calls}"
-        self.nodes.append(Node(name, layer, args, kwargs, shapes))
-        return name
 
     def _call(self, node: Node) -> Call:
         return call_of(self.network, node, self.calls)
@@ -264,7 +250,7 @@ class _Cutting:
         )
         layer = self._layer(call, role, shapes)
         args, kwargs = map_tensors((node.args, dict(node.kwargs)), self.tensors.__getitem__)
-        name = self._append(layer, args, kwargs, shapes)
+        name = self.writer.add_call(layer, args, kwargs, shapes).node
         # What several calls need is not fitted to one of them.
         if call.layer.weights and role in ("mixing", "channelwise") and call.calls == 1:
             rows, columns = map(self._layout, (original.inputs[0], Tensor(node.name)))
@@ -307,9 +293,7 @@ class _Cutting:
 
     def _add(self, layer: Layer, key: tuple) -> str:
         if key not in self.written:
-            name = unique_name(layer.name, self.layers)
-            self.layers[name] = dataclasses.replace(layer, name=name)
-            self.written[key] = name
+            self.written[key] = self.writer.add_layer(layer)
         return self.written[key]
 
     def _finish(self) -> Cut:
@@ -322,11 +306,8 @@ class _Cutting:
                 f"'{first}' would lose all channels that it reads, and an output needs it. Keep at "
                 "least one channel of every tensor that a layer reads."
             )
-        network = self.network.replace(
-            layers=self.layers,
-            nodes=tuple(self.nodes),
-            inputs=tuple(self.tensors[tensor] for tensor in self.network.inputs),
-        )
+        inputs = tuple(self.tensors[tensor] for tensor in self.network.inputs)
+        network = self.writer.onto(self.network).replace(inputs=inputs)
         network = prune_to(network, map_tensors(self.network.outputs, self.tensors.__getitem__))
         kept = network.nodes_by_name
         origins = {name: found for name, found in self.origins.items() if name in kept}

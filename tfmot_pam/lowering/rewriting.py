@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from tfmot_pam.graph.levels import likeness, usable_rule
-from tfmot_pam.graph.network import Layer, Network, Node, Tensor, map_tensors, unique_name
+from tfmot_pam.graph.network import Layer, Network, Node, Tensor, map_tensors
 from tfmot_pam.graph.rules import Axes, Call, LayerRule, call_of
+from tfmot_pam.graph.writing import Writer
 from tfmot_pam.lowering.parts import reads_several_channels
 from tfmot_pam.lowering.views import Joined, Part, View, chained
 from tfmot_pam.lowering.weights import CannotLowerError, embedded, moved
@@ -87,9 +88,7 @@ class _Rewriting:
         self.widths = widths or {}
         self.hollow = hollow
         self.views: dict[Tensor, View] = {}
-        self.layers: dict[str, Layer] = {}
-        self.nodes: dict[str, Node] = {}
-        self.joined: dict[tuple[Tensor, ...], Tensor] = {}
+        self.writer = Writer(taken={*network.layers, *network.nodes_by_name})
 
     def run(self) -> Network:
         nodes = self.network.nodes
@@ -113,12 +112,8 @@ class _Rewriting:
         if written < len(nodes):
             raise CannotLowerError("Layers of a fused level read each other.")
         outputs = map_tensors(self.network.outputs, self._whole)
-        return self.network.replace(
-            inputs=tuple(self._whole(tensor) for tensor in self.network.inputs),
-            outputs=outputs,
-            layers=self.layers,
-            nodes=tuple(self.nodes.values()),
-        )
+        inputs = tuple(self._whole(tensor) for tensor in self.network.inputs)
+        return self.writer.onto(self.network).replace(inputs=inputs, outputs=outputs)
 
     def _read_by_unit(self, node: Node) -> set[Tensor]:
         """What the unit of a node reads: it is written when all of that is."""
@@ -147,8 +142,8 @@ class _Rewriting:
     def _copy(self, node: Node) -> set[str]:
         args = map_tensors(node.args, self._whole)
         kwargs = map_tensors(node.kwargs, self._whole)
-        self.layers[node.layer] = self.network.layer_of(node)
-        self.nodes[node.name] = dataclasses.replace(node, args=args, kwargs=kwargs)
+        copied = dataclasses.replace(node, args=args, kwargs=kwargs)
+        self.writer.copy(self.network.layer_of(node), copied)
         for tensor, shape in zip(node.outputs, node.shapes, strict=True):
             self._see(tensor, tensor, shape[-1] or 0 if shape else 1)
         return {node.name}
@@ -164,32 +159,13 @@ class _Rewriting:
         view = self.views[tensor]
         if not all(part.whole for part in view):
             raise CannotLowerError(f"'{tensor.node}' would be needed as it was.")
-        return self._side_by_side(tuple(part.tensor for part in view))
-
-    def _side_by_side(self, tensors: tuple[Tensor, ...]) -> Tensor:
-        """One tensor of the channels of all, in this order."""
-        if len(tensors) == 1:
-            return tensors[0]
-        if tensors not in self.joined:
-            shapes = [self.nodes[tensor.node].shapes[tensor.index] for tensor in tensors]
-            width = sum(shape[-1] for shape in shapes)
-            shape = (*shapes[0][:-1], width)
-            layer = self._layer("Concatenate", "concatenate", axis=-1)
-            self.joined[tensors] = self._emit(layer, ([*tensors],), shape)
-        return self.joined[tensors]
+        return self.writer.side_by_side([part.tensor for part in view])
 
     @staticmethod
     def _layer(kind: str, name: str, **config: Any) -> Layer:
         import keras
 
         return Layer(name, getattr(keras.layers, kind), config, {})
-
-    def _emit(self, layer: Layer, args: tuple[Any, ...], shape: tuple[int | None, ...]) -> Tensor:
-        taken = {*self.layers, *self.network.layers, *self.nodes}
-        layer = dataclasses.replace(layer, name=unique_name(layer.name, taken))
-        self.layers[layer.name] = layer
-        self.nodes[layer.name] = Node(layer.name, layer.name, args, {}, (shape,))
-        return Tensor(layer.name)
 
     # --- units --------------------------------------------------------------------------------
 
@@ -208,7 +184,9 @@ class _Rewriting:
         if self.split.intersection(node.name for node in nodes) and len(joined.tensors) > 1:
             written = self._sum(layer, rule, calls[0], joined, shape)
         else:
-            written = self._emit(layer, (self._side_by_side(joined.tensors),), shape)
+            written = self.writer.write(
+                layer, (self.writer.side_by_side(joined.tensors),), {}, shape
+            )
         for node, positions in zip(nodes, writes, strict=True):
             self._see(Tensor(node.name), written, width, positions)
         return {node.name for node in nodes}
@@ -248,13 +226,13 @@ class _Rewriting:
             config = rule.resized(call, len(span), shape[-1])
             config |= {"activation": "linear", "use_bias": bias}
             term = dataclasses.replace(layer, config=config, weights=weights)
-            terms.append(self._emit(term, (tensor,), shape))
-        total = self._emit(self._layer("Add", f"{layer.name}_sum"), (terms,), shape)
+            terms.append(self.writer.write(term, (tensor,), {}, shape))
+        total = self.writer.write(self._layer("Add", f"{layer.name}_sum"), (terms,), {}, shape)
         activation = call.config.get("activation")
         if activation in (None, "linear"):
             return total
         after = self._layer("Activation", f"{layer.name}_activation", activation=activation)
-        return self._emit(after, (total,), shape)
+        return self.writer.write(after, (total,), {}, shape)
 
     def _widen(self, node: Node, rule: LayerRule, ready: Sequence[Node]) -> set[str]:
         """Applies a layer to all channels of its new inputs, once for all groups alike."""
@@ -280,9 +258,9 @@ class _Rewriting:
             for call, found in zip(calls, positions, strict=True)
         ]
         layer = self._rewritten(rule, calls, positions, writes, width, len(wide))
-        tensors = iter([self._side_by_side(joined.tensors) for joined in inputs])
+        tensors = iter([self.writer.side_by_side(joined.tensors) for joined in inputs])
         args = map_tensors(node.args, lambda _: next(tensors))
-        written = self._emit(layer, args, (*calls[0].out_shape[:-1], len(wide)))
+        written = self.writer.write(layer, args, {}, (*calls[0].out_shape[:-1], len(wide)))
         for one, found in zip(nodes, writes, strict=True):
             self._see(Tensor(one.name), written, len(wide), found)
         return {one.name for one in nodes}

@@ -16,7 +16,7 @@ from tfmot_pam.graph.slicing import Layout
 from tfmot_pam.merging.alignment import Alignment
 from tfmot_pam.merging.grouping import Grouping, everything, group_order, numbers_of_one
 from tfmot_pam.merging.pieces import Piece, seen_by_others, with_fused
-from tfmot_pam.merging.writer import Writer
+from tfmot_pam.merging.writer import MergeWriter
 
 Calls = Mapping[int, Call]  # corresponding calls by network
 
@@ -49,7 +49,7 @@ class Building:
         self.grouping = grouping
         self.numbers = numbers_of_one(alignment, grouping) if grouping.fused else None
         self.everyone = everything(len(alignment.tasks))
-        self.writer = Writer(alignment)
+        self.writer = MergeWriter(alignment)
         self.inputs: dict[str, Tensor] = {}
         self.by_name = isinstance(
             common_inputs({str(k): network for k, network in enumerate(alignment.networks)}),
@@ -64,7 +64,7 @@ class Building:
         return Network(
             name=name,
             layers=self.writer.layers,
-            nodes=tuple(self.writer.nodes),
+            nodes=tuple(self.writer.nodes.values()),
             inputs=tuple(self.inputs.values()),
             outputs=outputs,
             dict_inputs=self.by_name,
@@ -130,11 +130,9 @@ class Building:
     def side_by_side(self, pieces: list[Piece]) -> tuple[Tensor, Layout]:
         """The pieces' channels in one tensor."""
         layout = Layout.concatenate([piece.layout for piece in pieces])
-        tensors = tuple(piece.tensor for piece in pieces)
-        if len(tensors) == 1:
-            return tensors[0], layout
         mask = functools.reduce(operator.and_, (piece.mask for piece in pieces))
-        return self.writer.concatenate(tensors, mask), layout
+        tensors = [piece.tensor for piece in pieces]
+        return self.writer.side_by_side(tensors, self.writer.task_names(mask)), layout
 
     def seen_by_others(self, calls: Calls, layout: Layout, output: int = 0) -> Layout:
         """The layout of a layer's output with what other channels its own ones stand for."""

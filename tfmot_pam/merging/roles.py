@@ -215,11 +215,9 @@ def _join(
     args = map_tensors(call.node.args, lambda _: next(queue))
     kwargs = map_tensors(call.node.kwargs, lambda _: next(queue))
     shape = (*call.out_shape[:-1], len(layout))
-    name = building.writer.group_name(call, mask, single)
-    tensor = building.writer.write(
-        name, call.layer, call.layer.config, {}, mask, args, kwargs, (shape,)
-    )
-    return Piece(tensor, mask, layout)
+    wanted = building.writer.group_name(call, mask, single)
+    name = building.writer.group(wanted, call, call.layer.config, {}, mask)
+    return Piece(building.writer.add_call(name, args, kwargs, (shape,)), mask, layout)
 
 
 def write_concatenate(building: Building, calls: Calls) -> None:
@@ -287,10 +285,10 @@ def _copy(building: Building, k: int, calls: Calls, mask: int, owner: int) -> li
     key = (k, call.layer.name, mask)
     if key not in building.copies:
         wanted, tasks = _copy_name(building, k, call, mask, owner)
-        building.copies[key] = building.writer.add_layer(
-            wanted, call.layer, call.layer.config, call.layer.weights, tasks
+        building.copies[key] = building.writer.group(
+            wanted, call, call.layer.config, call.layer.weights, tasks
         )
-    tensor = building.writer.add_node(building.copies[key], args, kwargs, call.node.shapes)
+    tensor = building.writer.add_call(building.copies[key], args, kwargs, call.node.shapes)
     pieces = []
     for output in range(len(call.node.shapes)):
         width = len(building.labels(k, Tensor(call.node.name, output)))

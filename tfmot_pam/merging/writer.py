@@ -1,18 +1,15 @@
-"""Writes the merged network: names, layers, calls, and where their weights come from."""
+"""Writes the merged network: names by task sets, and where weights come from."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfmot_pam.graph.network import (
     Layer,
-    MaybeNone,
-    Node,
     Shape,
     Tensor,
     family_name,
@@ -22,11 +19,12 @@ from tfmot_pam.graph.network import (
 )
 from tfmot_pam.graph.rules import Call
 from tfmot_pam.graph.slicing import Origin
+from tfmot_pam.graph.writing import Writer
 from tfmot_pam.merging.alignment import Alignment
 from tfmot_pam.merging.grouping import everything, tasks_of
 
 
-class Writer:
+class MergeWriter(Writer):
     """The merged network as far as it is written.
 
     Args:
@@ -34,13 +32,11 @@ class Writer:
     """
 
     def __init__(self, alignment: Alignment):
-        self.layers: dict[str, Layer] = {}
-        self.nodes: list[Node] = []
+        super().__init__()
         self.origins: dict[str, Origin] = {}
         self._tasks = alignment.tasks
         self._anew = len(alignment.networks) < len(alignment.tasks)  # its layers are groups already
         self._everyone = everything(len(alignment.tasks))
-        self._concatenated: dict[tuple[Tensor, ...], Tensor] = {}
         self._name_counts = Counter(
             name for network in alignment.networks for name in network.layers
         )
@@ -72,20 +68,6 @@ class Writer:
             return name
         return scope_name(name, self._tasks[k])
 
-    def concatenate(self, tensors: tuple[Tensor, ...], mask: int) -> Tensor:
-        """Tensors side by side; the same ones are concatenated once."""
-        if tensors not in self._concatenated:
-            shapes = [self._shape(tensor) for tensor in tensors]
-            shape = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
-            layer = Layer("concatenate", keras.layers.Concatenate, {"axis": -1}, {})
-            self._concatenated[tensors] = self.write(
-                layer.name, layer, layer.config, {}, mask, (list(tensors),), {}, (shape,)
-            )
-        return self._concatenated[tensors]
-
-    def _shape(self, tensor: Tensor) -> Shape | MaybeNone:
-        return next(n for n in reversed(self.nodes) if n.name == tensor.node).shapes[tensor.index]
-
     def emit(
         self,
         name: str,
@@ -100,46 +82,21 @@ class Writer:
         """Writes one group of a layer in the place of an original call."""
         args = map_tensors(call.node.args, lambda tensor: replace[tensor])
         kwargs = map_tensors(call.node.kwargs, lambda tensor: replace[tensor])
-        tensor = self.write(name, call.layer, config, weights, mask, args, kwargs, (shape,))
+        tensor = self.add_call(
+            self.group(name, call, config, weights, mask), args, kwargs, (shape,)
+        )
         if origin is not None:
             self.origins[tensor.node] = origin
         return tensor
 
-    def write(
-        self,
-        name: str,
-        layer: Layer,
-        config: Mapping[str, Any],
-        weights: Mapping[str, np.ndarray],
-        mask: int | None,
-        *called: Any,
-    ) -> Tensor:
-        """Writes a layer and its one call, which `add_node` takes."""
-        return self.add_node(self.add_layer(name, layer, config, weights, mask), *called)
-
-    def add_layer(
+    def group(
         self,
         wanted: str,
-        layer: Layer,
+        call: Call,
         config: Mapping[str, Any],
         weights: Mapping[str, np.ndarray],
         mask: int | None,
     ) -> str:
-        """Writes a layer with another configuration and other weights; returns its name."""
-        name = unique_name(wanted, self.layers)
+        """Writes an original's layer with another configuration and other weights; its name."""
         tasks = None if mask is None else self.task_names(mask)
-        self.layers[name] = Layer(name, layer.cls, {**config, "name": name}, weights, tasks)
-        return name
-
-    def add_node(
-        self,
-        layer: str,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        shapes: tuple[Shape | None, ...],
-    ) -> Tensor:
-        """Writes a call of a layer that was written before."""
-        calls = sum(node.layer == layer for node in self.nodes)
-        name = layer if calls == 0 else f"{layer}@{calls}"
-        self.nodes.append(Node(name, layer, tuple(args), kwargs, shapes))
-        return Tensor(name)
+        return self.add_layer(Layer(wanted, call.layer.cls, config, weights, tasks))
