@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -252,7 +251,7 @@ def write_page(rows: list[dict], output: str) -> None:
             results_io.markdown_table(table),
         ]
     )
-    results_io.write(output, "ablation", text, {"rows": rows})
+    results_io.write(output, "ablation", text, rows)
 
 
 def main(argv):
@@ -285,12 +284,11 @@ def main(argv):
 def _keep(work: pathlib.Path, row: dict) -> None:
     same = ("suite", "seed", "variant", "share")
     rows = [old for old in _kept(work) if any(old[key] != row[key] for key in same)]
-    (work / "rows.json").write_text(json.dumps([*rows, row], indent=1), encoding="utf-8")
+    results_io.write_raw(work / "rows.json", [*rows, row])
 
 
 def _kept(work: pathlib.Path) -> list[dict]:
-    path = work / "rows.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return results_io.read_raw(work / "rows.json", [])
 
 
 if __name__ == "__main__":

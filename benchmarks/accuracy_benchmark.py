@@ -146,7 +146,7 @@ def main(argv):
             results_io.markdown_table(lines),
         ]
     )
-    results_io.write(_OUTPUT.value, "accuracy", text, {"summary": summary(rows), "rows": rows})
+    results_io.write(_OUTPUT.value, "accuracy", text, rows)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
-import json
 import multiprocessing
 import pathlib
 import re
@@ -36,6 +35,7 @@ _ONLY = flags.DEFINE_list("only", [], "Which applications; all where empty.")
 _MEMORY = flags.DEFINE_float("memory_gib", 10.0, "Applications that need more are left out.")
 _STAGES = flags.DEFINE_list("stages", ["read", "separate", "pam", "units"], "What is measured.")
 _MINUTES = flags.DEFINE_float("minutes", 0.0, "Begins no further row after so long; 0: no limit.")
+_WORK = flags.DEFINE_string("work_dir", "build/applications", "Rows that were made already.")
 _OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Page's folder.")
 _PAGE = flags.DEFINE_string("page", "docs/applications.md", "The page for readers.")
 
@@ -232,8 +232,8 @@ def jobs(
 def main(argv):
     del argv
     results_io.one_thread()
-    path, began = pathlib.Path(_OUTPUT.value, "applications.json"), time.monotonic()
-    kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else {}
+    path, began = pathlib.Path(_WORK.value, "rows.json"), time.monotonic()
+    kept = results_io.read_raw(path, {})
     with contextlib.ExitStack() as readers:
         reader = readers.enter_context(_worker())
         for stage, name in jobs(kept, _ONLY.value, _STAGES.value):
@@ -243,6 +243,7 @@ def main(argv):
             with contextlib.nullcontext(reader) if stage == "read" else _worker() as worker:
                 found = worker.submit(attempt, stage, name, _MEMORY.value).result()
             kept[name] = {**kept.get(name, {}), **found}
+            results_io.write_raw(path, kept)
             write_page(kept)
             print(stage, name, found, flush=True)
     write_page(kept)
@@ -256,7 +257,7 @@ def _worker() -> concurrent.futures.ProcessPoolExecutor:
 
 
 def write_page(rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes the rows, and the page for readers."""
+    """Writes the numbers, and the page for readers."""
     from benchmarks import applications
 
     names = [name for name in applications.SIDES if name in rows]
@@ -285,9 +286,16 @@ def write_page(rows: Mapping[str, Mapping[str, Any]]) -> None:
         ),
     ]
     text = "\n\n".join(part for part in parts if part)
-    kept = {"rows": {name: rows[name] for name in names}}
-    results_io.write(_OUTPUT.value, "applications", text, kept, show=False)
+    numbers = [numbers_of(name, rows[name]) for name in names]
+    results_io.write(_OUTPUT.value, "applications", text, numbers, show=False)
     pathlib.Path(_PAGE.value).write_text(text + "\n", encoding="utf-8")
+
+
+def numbers_of(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the CSV: counts of what is frozen or uncounted, whose reasons are on the page."""
+    counted = ("frozen", "trunk frozen", "uncounted")
+    counts = {key: sum(row[key].values()) for key in counted if key in row}
+    return {"application": name, **row, **counts}
 
 
 def units_part(units: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -11,8 +11,8 @@ quantisation. The part `combinations` has every combination in float32, `quantiz
 quantises, `converter` a single conversion of all combinations with ours. The part `large` measures
 larger networks of random weights (latency does not depend on them), float32, merged, and merged and
 pruned, tuned by measurement and by the rule of thumb, against the networks alone, or pruned alone
-by as much. Writes
-benchmarks/results/deployment_*.json and .md, and the tables of docs/deployment.md.
+by as much. Writes benchmarks/results/deployment_*.csv and .md, and the tables of
+docs/deployment.md; what is behind the rows goes to the work folder.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-import re
 import tempfile
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -31,7 +31,7 @@ from keras import layers
 
 import tflite_export
 import tfmot_pam
-from benchmarks import quantizers, results_io
+from benchmarks import deployment_rows, quantizers, results_io
 from examples import spoken_digits as demo
 from tflite_export import verify
 from tflite_export.compile.quantization import QUANTIZATIONS
@@ -45,6 +45,7 @@ _PARTS = flags.DEFINE_list(
     ["trained", "combinations", "quantizers", "converter", "large"],
     "Which parts to run.",
 )
+_WORK = flags.DEFINE_string("work_dir", "build/deployment", "What is behind the rows.")
 _OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Directory of the results.")
 _DOCS = flags.DEFINE_string("docs", "docs/deployment.md", "The page with the tables; '' for none.")
 
@@ -103,7 +104,7 @@ def accuracy_of(file, x: np.ndarray, labels) -> dict[str, float]:
 
 
 def trained_rows(name, merged, models, train, test) -> tuple[list[dict], list[dict]]:
-    """One summary per quantisation, and the measurements behind it."""
+    """A row per quantisation, and the measurements behind it."""
     rows, details = [], []
     for quantization in QUANTIZATIONS:
         with tempfile.TemporaryDirectory() as folder:
@@ -126,66 +127,9 @@ def trained_rows(name, merged, models, train, test) -> tuple[list[dict], list[di
                     "benchmark": _without_folder(dataclasses.asdict(measured)),
                 }
             )
-            rows.append(_summary(name, quantization, files, measured, accuracy))
+            rows.append(deployment_rows.trained_row(name, quantization, files, measured, accuracy))
         print(rows[-1], flush=True)
     return rows, details
-
-
-def _summary(name, quantization, files, measured, accuracy) -> dict[str, Any]:
-    *own, together = files
-    signatures = [one for file in files for one in file.signatures]
-    largest, in_common = measured.rows[len(own) - 1], measured.rows[-1]
-
-    def per_file(value) -> str:
-        return f"{value(largest)} / {value(in_common)}"
-
-    return {
-        "model": name,
-        "quantization": quantization,
-        "all files, kB": f"{sum(file.bytes for file in own) / 1e3:.0f}",
-        "all tasks' file, kB": f"{own[-1].bytes / 1e3:.0f}",
-        "one file, kB": f"{together.bytes / 1e3:.0f}",
-        "ratio": f"{together.bytes / own[-1].bytes:.3f}",
-        "largest error": f"{max(one.max_abs_error for one in signatures):.1e}",
-        "mean error": f"{max(one.mean_abs_error for one in signatures):.1e}",
-        "same label": f"{min(one.label_agreement for one in signatures):.1%}",
-        "accuracy": " / ".join(f"{100 * value:.1f}" for value in accuracy.values()),
-        "ms, 1 thread": per_file(lambda row: f"{row.latency[0].median_ms:.2f}"),
-        "ms, 2 threads": per_file(lambda row: f"{row.latency[1].median_ms:.2f}"),
-        "memory, MB": per_file(lambda row: f"{row.peak_memory_bytes / 1e6:.1f}"),
-    }
-
-
-def combination_rows(name: str, file: str, measured) -> list[dict[str, Any]]:
-    """Every combination against the networks alone."""
-    comparisons = {(c.file, c.signature): c for c in measured.comparisons if c.threads == 1}
-    rows = []
-    for row in measured.rows:
-        compared = comparisons[row.file, row.signature]
-        latency = row.latency[0]
-        rows.append(
-            {
-                "model": name,
-                "file": file,
-                "combination": row.signature,
-                "MACs": f"{row.macs / 1e6:.2f} M",
-                "ms": f"{latency.lowest_ms:.2f}",
-                "median, highest": f"{latency.median_ms:.2f}, {latency.highest_ms:.2f}",
-                "alone, ms": f"{latency.lowest_ms * compared.speedup:.2f}",
-                "MACs alone / MACs": f"{compared.macs_ratio:.2f}",
-                "ms alone / ms": f"{compared.speedup:.2f}",
-                "realised": f"{compared.realised:.2f}",
-            }
-        )
-    return rows
-
-
-def loading_row(details: dict[str, Any]) -> dict[str, Any]:
-    """What an app loads at its start and at a change of tasks, by way of shipping."""
-    row = {"model": details["model"]}
-    for way, loaded in details["benchmark"]["bytes_to_load"].items():
-        row[f"{way}: start / change"] = f"{loaded['first'] / 1e3:.0f} / {loaded['mean'] / 1e3:.0f}"
-    return row
 
 
 @functools.cache
@@ -234,7 +178,7 @@ def run_combinations() -> list[dict]:
                 _, measured = export_and_measure(
                     tuned, alone, pathlib.Path(folder), (1,), mode=mode, samples=x
                 )
-            rows += combination_rows(name, file, measured)
+            rows += deployment_rows.combination_rows(name, file, measured)
     print(*rows, sep="\n", flush=True)
     return rows
 
@@ -302,7 +246,7 @@ def run_large() -> list[dict]:
                 _, measured = export_and_measure(
                     merged, models, pathlib.Path(folder), (1,), mode=mode, samples=x, tune=tune
                 )
-            rows += combination_rows(name, file, measured)
+            rows += deployment_rows.combination_rows(name, file, measured)
             print(*rows[-3:], sep="\n", flush=True)
     return rows
 
@@ -318,45 +262,40 @@ def _without_folder(value: Any) -> Any:
     return value
 
 
-def write_into_page(path: pathlib.Path, tables: dict[str, str]) -> None:
-    """Replaces what stands between the page's comments that name the tables."""
-    text = path.read_text(encoding="utf-8")
-    for name, table in tables.items():
-        marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        text = re.sub(
-            f"{marks[0]}.*?{marks[1]}",
-            lambda _, marks=marks, table=table: f"{marks[0]}\n{table}\n{marks[1]}",
-            text,
-            flags=re.DOTALL,
-        )
-    path.write_text(text, encoding="utf-8")
-
-
 def main(argv):
     del argv
     keras.utils.set_random_seed(0)
     tables = {}
     if "trained" in _PARTS.value:
         rows, details = run_trained()
-        tables["trained"] = _write("trained", rows, details)
-        floats = [one for one in details if one["quantization"] == "none"]
-        tables["loading"] = results_io.markdown_table([loading_row(one) for one in floats])
+        tables["trained"] = _write("trained", rows, deployment_rows.shown_trained, details)
+        floats = [deployment_rows.shown_loading(r) for r in rows if r["quantization"] == "none"]
+        tables["loading"] = results_io.markdown_table(floats)
     if "combinations" in _PARTS.value:
-        tables["combinations"] = _write("combinations", run_combinations(), [])
+        shown = deployment_rows.shown_combination
+        tables["combinations"] = _write("combinations", run_combinations(), shown)
     if "quantizers" in _PARTS.value:
-        tables["quantizers"] = _write("quantizers", *run_quantizers())
+        rows, details = run_quantizers()
+        tables["quantizers"] = _write("quantizers", rows, deployment_rows.shown_quantizer, details)
     if "converter" in _PARTS.value:
-        tables["converter"] = _write("converter", run_converter(), [])
+        tables["converter"] = _write("converter", run_converter(), deployment_rows.shown_converter)
     if "large" in _PARTS.value:
-        tables["large"] = _write("large", run_large(), [])
+        tables["large"] = _write("large", run_large(), deployment_rows.shown_combination)
     if _DOCS.value:
-        write_into_page(pathlib.Path(_DOCS.value), tables)
+        results_io.write_parts(pathlib.Path(_DOCS.value), tables)
 
 
-def _write(part: str, rows: list[dict], details: list[dict]) -> str:
-    table = results_io.markdown_table(rows)
-    data = {"rows": rows, "details": details}
-    results_io.write(_OUTPUT.value, f"deployment_{part}", f"# Deployment: {part}\n\n{table}", data)
+def _write(
+    part: str,
+    rows: list[dict],
+    shown: Callable[[dict], dict[str, str]],
+    details: Sequence[dict] = (),
+) -> str:
+    """Writes a part's page, and what is behind it; returns its table."""
+    if details:
+        results_io.write_raw(pathlib.Path(_WORK.value, f"{part}.json"), details)
+    table = results_io.markdown_table([shown(row) for row in rows])
+    results_io.write(_OUTPUT.value, f"deployment_{part}", f"# Deployment: {part}\n\n{table}", rows)
     return table
 
 

@@ -13,7 +13,6 @@ comes, in a process of its own with one thread, and is not made again: call it a
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import multiprocessing
 import pathlib
 import resource
@@ -29,6 +28,7 @@ from benchmarks import results_io
 _NETWORKS = flags.DEFINE_list("networks", ["MobileNetV2"], "Names in keras.applications.")
 _SIZE = flags.DEFINE_integer("size", 96, "Height and width of the images.")
 _SAMPLES = flags.DEFINE_list("samples", ["1024"], "Numbers of calibration samples.")
+_WORK = flags.DEFINE_string("work_dir", "build/merging", "Rows that were made already.")
 _OUTPUT = flags.DEFINE_string("output", "benchmarks/results", "Directory of the results.")
 
 _KIB = 1 if sys.platform == "darwin" else 1024  # of the unit in which memory is told
@@ -68,8 +68,8 @@ def main(argv):
     del argv
     results_io.one_thread()
     context = multiprocessing.get_context("spawn")
-    path = pathlib.Path(_OUTPUT.value, "merging.json")
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    path = pathlib.Path(_WORK.value, "rows.json")
+    rows = results_io.read_raw(path, [])
     done = {(row["networks"], row["samples"]) for row in rows}
     for name in _NETWORKS.value:
         for samples in map(int, _SAMPLES.value):
@@ -80,8 +80,9 @@ def main(argv):
                 1, context, initializer=results_io.end_with_parent
             ) as pool:
                 rows.append(pool.submit(measure, name, _SIZE.value, samples).result())
+            results_io.write_raw(path, rows)
             text = "# Merging two networks\n\n" + results_io.markdown_table(rows)
-            results_io.write(_OUTPUT.value, "merging", text, {"rows": rows})
+            results_io.write(_OUTPUT.value, "merging", text, rows)
 
 
 if __name__ == "__main__":

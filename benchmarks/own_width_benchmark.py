@@ -12,6 +12,8 @@ before any training and after 12 and 48 epochs of distillation.
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -58,18 +60,23 @@ def rows_of(name: str, seed: int) -> list[dict]:
             lost[epochs] = tfmot_pam.fine_tune(
                 merged, splits["train"], models, int(epochs), joint=1.0, seed=seed, verbose=0
             )
-        row = {
-            "suite": name,
-            "seed": seed,
-            "merge": way,
-            **{"MACs of the originals'": ", ".join(f"{c} {s:.2f}" for c, s in shares.items())},
-        }
+        row = {"suite": name, "seed": seed, "merge": way, "MACs of the originals'": shares}
         for epochs, model in lost.items():
             found = suites.losses(chosen, models, model, splits["test"])
-            row[f"lost after {epochs}"] = ", ".join(f"{t} {v:.2f}" for t, (v, _) in found.items())
-        print(row, flush=True)
+            row[f"lost after {epochs}"] = {task: loss for task, (loss, _) in found.items()}
         rows.append({**row, "dearest": round(float(np.max(list(shares.values()))), 3)})
+        print(rows[-1], flush=True)
     return rows
+
+
+def shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as the page shows it: all combinations or tasks in one column."""
+    told = {
+        key: ", ".join(f"{name} {number:.2f}" for name, number in value.items())
+        for key, value in row.items()
+        if isinstance(value, Mapping)
+    }
+    return {**row, **told}
 
 
 def main(argv):
@@ -84,10 +91,10 @@ def main(argv):
             "split right after the merge (0 epochs) and after distillation, all tasks in every "
             "step, without other views of the data. `dearest`: the largest share of any "
             "combination; at own width it is at most 1.",
-            results_io.markdown_table(rows),
+            results_io.markdown_table([shown(row) for row in rows]),
         ]
     )
-    results_io.write(_OUTPUT.value, "own_width", text, {"rows": rows})
+    results_io.write(_OUTPUT.value, "own_width", text, rows)
 
 
 if __name__ == "__main__":

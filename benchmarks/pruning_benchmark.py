@@ -100,7 +100,7 @@ def main(argv):
             results_io.markdown_table(rows),
         ]
     )
-    results_io.write(_OUTPUT.value, "pruning", text, {"summary": summary, "rows": rows})
+    results_io.write(_OUTPUT.value, "pruning", text, rows)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 
 import tflite_export
 import tfmot_pam
+from benchmarks.deployment_rows import agreement
 from tflite_export import verify
 from tflite_export.compile import packing, subnetworks
 from tflite_export.compile.converter import convert, traced_module
@@ -41,7 +42,7 @@ def quantizer_rows(
     accuracy_of: Callable[..., dict[str, float]],
     epochs: int,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Every quantisation by every quantiser, for one trained model: the table and what is behind.
+    """Every quantisation by every quantiser, for one trained model: the rows and what is behind.
 
     Args:
         name: What the model is called.
@@ -107,19 +108,13 @@ def _lowest_times(paths: list[pathlib.Path]) -> list[float]:
 
 def _row(name, quantization, quantizer, files, accuracy, time) -> dict[str, Any]:
     *_, largest, together = files
-    signatures = [one for file in files for one in file.signatures]
     return {
         "model": name,
         "quantization": quantization,
         "quantised by": quantizer,
-        "all tasks' file, kB": f"{largest.bytes / 1e3:.1f}",
-        "one file, kB": f"{together.bytes / 1e3:.1f}",
-        "ratio": f"{together.bytes / largest.bytes:.3f}",
-        "largest error": f"{max(one.max_abs_error for one in signatures):.1e}",
-        "mean error": f"{max(one.mean_abs_error for one in signatures):.1e}",
-        "same label": f"{min(one.label_agreement for one in signatures):.1%}",
-        "accuracy": " / ".join(f"{100 * value:.1f}" for value in accuracy.values()),
-        "ms": f"{time:.3f}",
+        "bytes": {"own": largest.bytes, "one": together.bytes},
+        **agreement(files, accuracy),
+        "ms": time,
     }
 
 
@@ -149,13 +144,13 @@ def converter_rows(model: Any, x: np.ndarray) -> list[dict[str, Any]]:
             "one conversion": _converted_together(networks, quantization, x),
             "joined": packing.pack(alone),
         }
-        row = {"quantization": name, "all tasks' file, kB": f"{len(alone[-1]) / 1e3:.0f}"}
-        for kind, content in contents.items():
-            error = _largest_rms_error(content, inputs, expected)
-            row[f"{kind}, kB"] = f"{len(content) / 1e3:.0f}"
-            row[f"{kind}, ratio"] = f"{len(content) / len(alone[-1]):.2f}"
-            row[f"{kind}, rms error"] = f"{error:.1e}"
-        rows.append(row)
+        sizes = {kind: len(content) for kind, content in contents.items()}
+        errors = {
+            kind: _largest_rms_error(content, inputs, expected)
+            for kind, content in contents.items()
+        }
+        own = {"own": len(alone[-1])}
+        rows.append({"quantization": name, "bytes": own | sizes, "rms error": errors})
     return rows
 
 

@@ -16,7 +16,6 @@ the estimators alone, each size in a process of its own; sizes that `kde` would 
 from __future__ import annotations
 
 import itertools
-import json
 import multiprocessing
 import os
 import pathlib
@@ -250,8 +249,11 @@ def main(argv: list[str]) -> None:
         "scaling": rows,
     }
     output = pathlib.Path(_OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "relevance.json").write_text(json.dumps(report, indent=1) + "\n")
+    tables = {"comparison": comparison, "scaling": rows}
+    results_io.write_records(
+        output / "relevance.csv",
+        [{"table": name, **row} for name, table in tables.items() for row in table],
+    )
     (output / "relevance.md").write_text(to_markdown(report))
     if rows:
         plot(rows, output / "relevance.png")

@@ -1,4 +1,7 @@
-"""Writes what a benchmark measured: JSON for machines, a Markdown table for people."""
+"""Writes what a benchmark measured: a CSV of its numbers, and a Markdown page for people.
+
+What a run needs to go on, and raw measurements, are JSON in work folders below `build/`.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,12 @@ from typing import Any
 _PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "ai-edge-litert")
 
 
-def environment() -> dict[str, Any]:
-    """What the figures depend on besides the code."""
-    return {
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in _PACKAGES},
-    }
+def environment() -> str:
+    """What the figures depend on besides the code, in a line."""
+    versions = {"python": platform.python_version()}
+    versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+    told = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"Measured on {platform.machine()} (cores: {os.cpu_count()}) with {told}."
 
 
 def one_thread() -> None:
@@ -60,6 +61,17 @@ def in_processes(
             yield done.result()
 
 
+def read_raw(path: pathlib.Path, otherwise: Any) -> Any:
+    """What an earlier call left in a work folder; `otherwise` where there is no file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else otherwise
+
+
+def write_raw(path: pathlib.Path, data: Any) -> None:
+    """Writes raw data into a work folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=1), encoding="utf-8")
+
+
 def read_cells(folder: pathlib.Path) -> list[dict[str, Any]]:
     """What cells have written into a folder."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
@@ -80,6 +92,25 @@ def write_rows(path: pathlib.Path, fields: Sequence[str], rows: Sequence[Mapping
         writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_records(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Writes records into a CSV file: a column for each key that one of them has."""
+    rows = [flat(record) for record in records]
+    write_rows(path, list(dict.fromkeys(key for row in rows for key in row)), rows)
+
+
+def flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as a row of a CSV: `outer.inner` of dicts, lists as text, numbers of 8 digits."""
+    row: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            row.update((f"{key}.{inner}", entry) for inner, entry in flat(value).items())
+        elif isinstance(value, (list, tuple)):
+            row[key] = " ".join(map(str, value))
+        else:
+            row[key] = f"{value:.8g}" if isinstance(value, float) else value
+    return row
 
 
 def updated(
@@ -112,14 +143,31 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def write_parts(path: pathlib.Path, parts: Mapping[str, str]) -> None:
+    """Replaces what stands between the comments of a page that name its parts.
+
+    Raises:
+        ValueError: The page has no such comments.
+    """
+    text = path.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        before, opening, rest = text.partition(f"<!-- {name} -->")
+        _, closing, after = rest.partition(f"<!-- end of {name} -->")
+        if not opening or not closing:
+            raise ValueError(
+                f"{path} has no comments '<!-- {name} -->' and '<!-- end of {name} -->'. Add them "
+                "where that part belongs."
+            )
+        text = f"{before}{opening}\n{part}\n{closing}{after}"
+    path.write_text(text, encoding="utf-8")
+
+
 def write(
-    directory: str, name: str, text: str, data: Mapping[str, Any], *, show: bool = True
+    directory: str, name: str, text: str, rows: Sequence[Mapping[str, Any]], *, show: bool = True
 ) -> None:
-    """Writes `name`.json and `name`.md, and prints the Markdown."""
+    """Writes `name`.csv and `name`.md, which ends with the environment, and prints the Markdown."""
     folder = pathlib.Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {"environment": environment(), **data}
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+    write_records(folder / f"{name}.csv", rows)
+    (folder / f"{name}.md").write_text(f"{text}\n\n{environment()}\n", encoding="utf-8")
     if show:
         print(text)

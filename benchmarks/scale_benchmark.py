@@ -15,6 +15,7 @@ import multiprocessing
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -43,7 +44,7 @@ def groups(count: int) -> dict[str, list[int]]:
 
 
 def measure(data_dir: str, count: int, effort: int, samples: int) -> dict[str, Any]:
-    """One row of the page."""
+    """The numbers of one row."""
     images, classes = fashion.load(data_dir, "train")
     tasks = groups(count)
     training = fashion.composites(images[:50_000], classes[:50_000], samples, 0, tasks)
@@ -67,17 +68,23 @@ def measure(data_dir: str, count: int, effort: int, samples: int) -> dict[str, A
         "seconds": round(seconds),
         "peak memory, GiB": round(_memory() / 2**30, 2),
         "before, GiB": round(before / 2**30, 2),
-        "outside of rounds": _share(seconds - sum(arm.seconds for arm in result.arms), seconds),
-        **{
-            f"{arm.name}: seconds, training steps": f"{arm.seconds:.0f}, "
-            f"{_share(arm.step_seconds, arm.seconds)}"
+        "outside of rounds": 1.0 - sum(arm.seconds for arm in result.arms) / seconds,
+        "arms": {
+            arm.name: {"seconds": arm.seconds, "training steps": arm.step_seconds / arm.seconds}
             for arm in result.arms
         },
     }
 
 
-def _share(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.0f} %"
+def shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as the page shows it: shares in percent, a column an arm."""
+    arms = {
+        f"{name}: seconds, training steps": f"{arm['seconds']:.0f}, "
+        f"{100 * arm['training steps']:.0f} %"
+        for name, arm in row["arms"].items()
+    }
+    common = {key: value for key, value in row.items() if key != "arms"}
+    return {**common, "outside of rounds": f"{100 * row['outside of rounds']:.0f} %", **arms}
 
 
 def _memory() -> int:
@@ -106,10 +113,10 @@ def main(argv):
             "Outside of rounds: the originals' outputs on all views, trials of starts, merges. "
             "What of an arm's time is not training steps goes to choosing and fitting channels, "
             "to making graphs and to validation.",
-            results_io.markdown_table(rows),
+            results_io.markdown_table([shown(row) for row in rows]),
         ]
     )
-    results_io.write(_OUTPUT.value, "scale", text, {"effort": _EFFORT.value, "rows": rows})
+    results_io.write(_OUTPUT.value, "scale", text, rows)
 
 
 if __name__ == "__main__":

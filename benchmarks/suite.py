@@ -11,7 +11,6 @@ seen. Cells run in processes of their own; the pages are written anew from all c
 
 from __future__ import annotations
 
-import json
 import pathlib
 import time
 from collections.abc import Mapping
@@ -101,8 +100,7 @@ def run_cell(settings: Mapping[str, Any]) -> None:
             {"suite": name, **way, "seed": seed, **row}
             for row in suite_files.file_rows(suite, models, result, splits)
         ]
-    (folder / "cells").mkdir(parents=True, exist_ok=True)
-    (folder / "cells" / f"{label}.json").write_text(json.dumps(cell, indent=1), encoding="utf-8")
+    results_io.write_raw(folder / "cells" / f"{label}.json", cell)
 
 
 def _of_arm(name: str, arm: tfmot_pam.ArmResult, lost) -> list[dict[str, Any]]:

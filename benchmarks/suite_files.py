@@ -12,11 +12,22 @@ import keras
 
 import tflite_export
 import tfmot_pam
-from benchmarks import suites
+from benchmarks import results_io, suites
 from tflite_export import verify
 
 _CALIBRATION, _ROUNDS, _RUNS = 256, 5, 100
 _QUANTIZATIONS = ("none", "int8")
+_WAYS = ("separate", "merged")
+
+FIELDS = [
+    *("suite", "importance", "measure", "effort", "seed", "arm", "start", "quantization"),
+    *("combination", "below"),
+    *(
+        f"{number}.{way}"
+        for number in ("bytes", "ms", "peak_memory", "lost", "lost_error")
+        for way in _WAYS
+    ),
+]
 
 
 def file_rows(
@@ -105,11 +116,23 @@ def _losses(suite, models, file, split: suites.Split) -> dict[str, tuple[float, 
     return suites.drops(suite, models, outputs, split)
 
 
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as the CSV holds it, each loss apart from its standard error."""
+    lost = {
+        name: {way: row["lost"][way][place] for way in _WAYS}
+        for place, name in enumerate(("lost", "lost_error"))
+    }
+    return results_io.flat({**row, **lost})
+
+
 def shown(row: Mapping[str, Any]) -> dict[str, str]:
-    """A row as the page shows it: separate, then merged."""
+    """A row of the CSV as the page shows it: separate, then merged."""
+
+    def number(name: str, way: str) -> float:
+        return float(row[f"{name}.{way}"])
 
     def both(name: str, scale: float, form: str) -> str:
-        return " / ".join(format(value * scale, form) for value in row[name].values())
+        return " / ".join(format(number(name, way) * scale, form) for way in _WAYS)
 
     return {
         **{name: str(row[name]) for name in ("seed", "arm", "start")},
@@ -117,9 +140,9 @@ def shown(row: Mapping[str, Any]) -> dict[str, str]:
         "combination": row["combination"],
         "kB": both("bytes", 1e-3, ".1f"),
         "ms": both("ms", 1.0, ".3f"),
-        "time, below separate": f"{row['below']:.2f}",
+        "time, below separate": f"{float(row['below']):.2f}",
         "peak memory, MB": both("peak_memory", 1e-6, ".2f"),
         "worst loss": " / ".join(
-            f"{loss:.2f} ± {error:.2f}" for loss, error in row["lost"].values()
+            f"{number('lost', way):.2f} ± {number('lost_error', way):.2f}" for way in _WAYS
         ),
     }

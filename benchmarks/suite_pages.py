@@ -1,9 +1,8 @@
-"""The pages of the suites: one CSV of all rows, tables of them, and one of the exported files."""
+"""The pages of the suites, and of their exported files: a CSV of all rows each, and tables."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -120,12 +119,11 @@ def _write_costs(cells: list[list[dict]], output: pathlib.Path) -> None:
 
 
 def _write_files(cells: list[list[dict]], output: pathlib.Path) -> None:
-    table = output / "suites_files.json"
-    kept = json.loads(table.read_text(encoding="utf-8")) if table.exists() else []
-    ordered = results_io.joined(kept, cells, _cell_of)
-    if not ordered:
+    table = output / "suites_files.csv"
+    if not cells and not table.exists():
         return
-    table.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+    rows = [[suite_files.flat(row) for row in cell] for cell in cells]
+    ordered = results_io.updated(table, suite_files.FIELDS, rows, _cell_of)
     parts = [
         "# Suites: the files",
         "TFLite files of the merged networks against those of the separately pruned ones at the "

@@ -130,7 +130,7 @@ def main(argv):
             results_io.markdown_table(table),
         ]
     )
-    results_io.write(_OUTPUT.value, "time_model", text, {"correlations": table, "rows": rows})
+    results_io.write(_OUTPUT.value, "time_model", text, rows)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def main(argv):
             results_io.markdown_table(rows),
         ]
     )
-    results_io.write(_OUTPUT.value, "untrained", text, {"rows": rows})
+    results_io.write(_OUTPUT.value, "untrained", text, rows)
 
 
 if __name__ == "__main__":

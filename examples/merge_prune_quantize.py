@@ -20,7 +20,7 @@ from absl import app, flags
 
 import tflite_export
 import tfmot_pam
-from tfmot_pam.toolkit.crossing import import_tfmot
+from tfmot_pam.tfmot_bridge.crossing import import_tfmot
 
 ARCHIVE = pathlib.Path(__file__).parent / "data" / "fsdd_logmel_32.npz"
 CLASSES = {"digit": 10, "speaker": 6}

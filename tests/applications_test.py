@@ -142,6 +142,12 @@ def test_rows_tell_what_is_frozen_and_what_failed():
     assert found["file"] == "1e-06"
 
 
+def test_the_csv_counts_what_is_frozen():
+    row = {"side": 32, "frozen": {"A 'a': no rule": 1, "A 'b': no rule": 2}, "uncounted": {}}
+    found = applications_benchmark.numbers_of("X", row)
+    assert found == {"application": "X", "side": 32, "frozen": 3, "uncounted": 0}
+
+
 def test_the_page_tells_how_many_heads_and_channels_are_left():
     row = {"stripped": 1e-7, "left of pam": 0.6, "as predicted": True, "file": 1e-6}
     counts = {"heads of": 4, "heads left": 3, "channels of": 8, "channels left": 6}

@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 import tfmot_pam
-from tests.compress_test import models, samples  # noqa: F401
+from tests.quick_compress import both, samples
 from tests.search_test import round_of
 from tfmot_pam.data import HeadSamples, Samples
 from tfmot_pam.metrics.examination import Examination
@@ -16,6 +16,11 @@ from tfmot_pam.pipeline.averaging import mean_network, steadier
 from tfmot_pam.pipeline.strategy import tries_of
 
 TOLERANCES = {"sign": 0.01, "sum": 0.01}
+
+
+@pytest.fixture(scope="module")
+def models():
+    return both()
 
 
 def network(seed: int) -> keras.Model:
@@ -39,13 +44,13 @@ def moved(net: keras.Model, by: list[np.ndarray]) -> keras.Model:
 
 
 @pytest.fixture(scope="module")
-def trunk(models):  # noqa: F811
+def trunk(models):
     """A merged network whose weights are its own originals'."""
     return tfmot_pam.merge(models, samples()[0], method="separate", verbose=0)
 
 
 @pytest.fixture(scope="module")
-def examination(models):  # noqa: F811
+def examination(models):
     x, labels = samples()
     by_task = {task: HeadSamples(x, y) for task, y in labels.items()}
     return Examination(models, [Samples(by_task, True)])

@@ -11,7 +11,7 @@ import pytest
 from keras import layers
 
 import tflite_export
-from tflite_export.bench import benchmarking, footprint, latency_tool, switching
+from tflite_export.bench import benchmarking, footprint, latency_tool, loading_cost
 
 
 def _model(tasks=("digit", "speaker")):
@@ -126,13 +126,13 @@ def test_bytes_to_load_against_single_networks():
     sizes = [10, 20, 24]
     files = [file(size, tasks) for size, tasks in zip(sizes, combinations, strict=True)]
     manifest = {"files": [*files, file(25, *combinations)]}
-    found = switching.bytes_to_load(manifest, {"a": 11, "b": 19})
+    found = loading_cost.bytes_to_load(manifest, {"a": 11, "b": 19})
     assert found["files"] == {"first": 18, "mean": 18, "largest": 24}
     assert found["signatures"] == {"first": 25, "mean": 0, "largest": 0}
     # a -> b and a -> ab load b; b -> a and b -> ab load a; from both nothing is missing.
     assert found["alone"] == {"first": 20, "mean": 10, "largest": 19}
-    assert "alone" not in switching.bytes_to_load(manifest, {"a": 11})
-    assert switching.bytes_to_load({"files": files[:1]})["files"]["mean"] == 0
+    assert "alone" not in loading_cost.bytes_to_load(manifest, {"a": 11})
+    assert loading_cost.bytes_to_load({"files": files[:1]})["files"]["mean"] == 0
 
 
 def test_bad_arguments(folder, tmp_path):

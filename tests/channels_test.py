@@ -1,56 +1,25 @@
-"""The channel graph: per kind of layer, which channels are tied, passed on, mixed or frozen."""
+"""The channel graph: per kind of layer, which channels are tied, passed on or mixed."""
 
 from __future__ import annotations
 
 import re
 
-import keras
-import numpy as np
 import pytest
 from keras import layers, ops
 from keras.src.applications.convnext import LayerScale
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
-import tfmot_pam
-from tfmot_pam.graph import registry
-from tfmot_pam.graph.channels import build_channel_graph
-from tfmot_pam.graph.network import iterate_tensors
-from tfmot_pam.graph.reader import read
-
-IMAGE, SEQUENCE, VOLUME, VECTOR, STEPS = (8, 8, 3), (8, 3), (4, 4, 4, 3), (6,), (5, 6)
-
-
-def graph_of(shape, build):
-    x = keras.Input(shape, name="image")
-    return build_channel_graph(read(keras.Model(x, build(x))))
-
-
-def output(graph):
-    return next(iterate_tensors(graph.network.outputs))
-
-
-def after_conv(build, filters=4, shape=IMAGE):
-    """The graph of a convolution `conv` followed by what `build` adds."""
-    rank = len(shape) - 1
-    conv = (
-        layers.Dense(filters, name="conv")
-        if rank == 0
-        else getattr(layers, f"Conv{rank}D")(filters, 3, padding="same", name="conv")
-    )
-    return graph_of(shape, lambda x: build(conv(x)))
-
-
-def space(graph, name):
-    (found,) = [space for space in graph.spaces if space.name == name]
-    return found
-
-
-def positions(graph):
-    """For each position of the output, which channel of its space it carries."""
-    labels = graph.labels[output(graph)]
-    (index,) = graph.spaces_of(output(graph))
-    return np.searchsorted(graph.spaces[index].channels, labels).tolist()
-
+from tests.channel_graphs import (
+    IMAGE,
+    SEQUENCE,
+    STEPS,
+    VECTOR,
+    VOLUME,
+    after_conv,
+    graph_of,
+    positions,
+    space,
+)
 
 # --- layers that mix --------------------------------------------------------------------------
 
@@ -287,209 +256,6 @@ def test_residual_streams_are_one_space():
     graph = after_conv(build)
     assert space(graph, "conv").writers == ("conv", "outer_0", "outer_1", "outer_2")
     assert [found.width for found in graph.spaces] == [3, 4, 6, 6, 6]
-
-
-# --- frozen spaces ----------------------------------------------------------------------------
-
-
-class Unknown(layers.Layer):
-    def call(self, inputs, other=None):
-        return inputs if other is None else inputs + other
-
-
-@pytest.mark.parametrize(
-    ("build", "reason"),
-    [
-        (Unknown(), "Unknown '.*': there is no rule for this kind of layer"),
-        (layers.LayerNormalization(), "its statistics are of all channels"),
-        (layers.Permute((3, 1, 2)), "it moves the channels to another axis"),
-        (layers.Softmax(), "it normalises over the channels"),
-        (layers.Activation("softmax"), "its activation softmax may read other channels"),
-        (layers.Reshape((8, 16, 2)), r"it reshapes the channel axis from \(8, 8, 4\)"),
-        (layers.BatchNormalization(axis=1), "it normalises along axis 1"),
-        (layers.PReLU(shared_axes=[1, 2, 3]), "its slope is shared by the channels"),
-        (layers.Rescaling([1.0, 2.0, 3.0, 4.0]), "by a value of its own"),
-        (layers.Normalization(mean=[0.0] * 4, variance=[1.0] * 4), "constants"),
-        (layers.Dropout(0.1, noise_shape=(None, 1, 1, 4)), "noise shape"),
-        (lambda h: ops.mean(h, axis=-1), "it reduces over the channels"),
-        (lambda h: ops.sum(h), "it reduces over the channels"),
-        (lambda h: h * np.ones(4, "float32"), "an array of constants"),
-        (lambda h: h + ops.mean(h, axis=(1, 2)), "different ranks"),
-        (lambda h: h * layers.Conv2D(1, 1)(h), r"tensors of \[1, 4\] channels"),
-        (lambda h: h[..., :2], "picks, repeats or reorders channels"),
-        (lambda h: layers.LSTM(3)(layers.Reshape((64, 4))(h), initial_state=None), None),
-        (lambda h: Unknown()(h, other=h), "no rule"),
-    ],
-)
-def test_frozen_with_a_reason(build, reason):
-    graph = after_conv(build)
-    found = space(graph, "conv")
-    if reason is None:
-        assert found.frozen is None
-        return
-    assert re.search(reason, found.frozen), found.frozen
-    assert any(re.search(reason, text) for text in graph.reasons.values())
-    assert "copied" in graph.roles.values()
-
-
-def test_layers_with_several_tensor_arguments():
-    def build(h):
-        steps = layers.Reshape((64, 4))(h)
-        state = layers.Dense(3, name="state")(layers.GlobalAveragePooling2D()(h))
-        return layers.GRU(3, name="gru")(steps, initial_state=state)
-
-    graph = after_conv(build)
-    assert "it has several inputs" in space(graph, "conv").frozen
-    assert "it has several inputs" in space(graph, "state").frozen
-
-
-def test_layers_with_several_outputs():
-    graph = graph_of(STEPS, lambda x: layers.LSTM(4, return_state=True, name="lstm")(x)[1])
-    assert "it has several outputs" in graph.reasons["lstm"]
-
-
-def test_channels_first_is_frozen():
-    graph = after_conv(layers.GlobalAveragePooling2D(data_format="channels_first"))
-    assert "channels_first" in space(graph, "conv").frozen
-
-
-@pytest.mark.parametrize(
-    ("layer", "frozen"),
-    [
-        (layers.Conv2D(4, 1, name="shared"), True),
-        (layers.BatchNormalization(name="shared"), True),
-        (layers.DepthwiseConv2D(3, padding="same", name="shared"), True),
-        (layers.ReLU(name="shared"), False),
-        (layers.Activation("relu", name="shared"), False),
-    ],
-)
-def test_layers_called_twice(layer, frozen):
-    graph = after_conv(lambda h: layer(layers.Conv2D(4, 1)(layer(h))))
-    reason = space(graph, "conv").frozen
-    assert ("the layer is called 2 times" in reason) if frozen else reason is None
-
-
-def test_a_frozen_layer_leaves_other_spaces_alone():
-    def build(h):
-        frozen = layers.LayerNormalization()(layers.Conv2D(3, 1, name="below")(h))
-        return layers.Conv2D(5, 1, name="above")(frozen)
-
-    graph = after_conv(build)
-    assert space(graph, "conv").frozen is None
-    assert space(graph, "below").frozen is not None
-    assert space(graph, "above").frozen is None
-
-
-def test_preprocessing_of_the_input_is_given_whatever_it_is():
-    graph = graph_of(IMAGE, lambda x: layers.Conv2D(2, 1, name="conv")(Unknown(name="odd")(x)))
-    assert [(found.name, found.given) for found in graph.spaces] == [
-        ("image", True),
-        ("odd", True),
-        ("conv", False),
-    ]
-    assert space(graph, "conv").frozen is None
-
-
-def test_what_is_added_to_the_input_is_frozen():
-    graph = graph_of(IMAGE, lambda x: layers.Add()([x, layers.Conv2D(3, 1, name="conv")(x)]))
-    assert "combined with what is given, such as the network's input" in graph.spaces[0].frozen
-
-
-# --- users' rules -----------------------------------------------------------------------------
-
-
-class Gain(layers.Layer):
-    def build(self, shape):
-        self.gain = self.add_weight(shape=(shape[-1],), name="gain")
-
-    def call(self, inputs):
-        return inputs * self.gain
-
-
-@pytest.fixture
-def own_rules():
-    """Forgets the rules that a test registers."""
-    before = dict(registry._USER_RULES)
-    yield
-    registry._USER_RULES.clear()
-    registry._USER_RULES.update(before)
-
-
-RULE = tfmot_pam.LayerRule("channelwise", weights={"gain": tfmot_pam.Axes(outputs=0)})
-
-
-@pytest.mark.usefixtures("own_rules")
-@pytest.mark.parametrize("key", [Gain, "Gain"])
-def test_a_registered_rule_is_used(key):
-    before = after_conv(Gain(name="gain"))
-    assert space(before, "conv").frozen is not None
-    tfmot_pam.register_layer_rule(key, RULE)
-    after = after_conv(Gain(name="gain"))
-    assert space(after, "conv").frozen is None
-    assert space(after, "conv").members == ("gain",)
-
-
-@pytest.mark.usefixtures("own_rules")
-def test_merging_with_and_without_a_rule():
-    """An unknown layer never stops a merge; a rule lets its channels be shared."""
-
-    def model(seed, width):
-        x = keras.Input((6, 6, 2))
-        h = layers.Conv2D(width, 3, activation="relu", name="conv")(x)
-        h = layers.Flatten()(layers.Conv2D(4, 3, name="second")(Gain(name="gain")(h)))
-        return keras.Model(x, layers.Dense(2, name="head")(h))
-
-    models = {"a": model(0, 4), "b": model(1, 6)}
-    x = np.random.default_rng(0).normal(size=(8, 6, 6, 2)).astype("float32")
-    frozen = tfmot_pam.merge(models, x, method="shared", width="union", verbose=0)
-    reason = "Gain 'gain': there is no rule for this kind of layer (network of 'a')"
-    assert frozen.merge_plan.frozen == {"conv": reason, "gain": reason}
-    tfmot_pam.register_layer_rule(Gain, RULE)
-    options = {"method": "shared", "width": "union", "compensation": False}
-    shared = tfmot_pam.merge(models, x, **options, verbose=0)
-    assert shared.merge_plan.frozen == {}
-    assert shared.merge_plan.shared == 1.0
-    for merged in (frozen, shared):
-        for task, value in merged(x, training=False).items():
-            np.testing.assert_allclose(value, models[task](x, training=False), atol=1e-5)
-
-
-@pytest.mark.usefixtures("own_rules")
-def test_replacing_a_rule():
-    with pytest.raises(ValueError, match="There is a rule for 'Dense' already.*overwrite=True"):
-        tfmot_pam.register_layer_rule("Dense", RULE)
-    tfmot_pam.register_layer_rule("Dense", RULE, overwrite=True)
-    assert registry.find_rule(layers.Dense) is RULE
-
-
-@pytest.mark.parametrize(
-    ("layer", "rule", "match"),
-    [
-        (layers.ReLU(), RULE, "must be a layer class or its name. Received.*Pass the class"),
-        (Gain, "channelwise", "must be a tfmot_pam.LayerRule. Received: 'channelwise'"),
-    ],
-)
-def test_bad_rules(layer, rule, match):
-    with pytest.raises(TypeError, match=match):
-        tfmot_pam.register_layer_rule(layer, rule)
-
-
-def test_a_users_class_with_a_known_name_has_no_rule():
-    class Dense(layers.Layer):
-        def call(self, inputs):
-            return inputs
-
-    assert registry.find_rule(Dense) is None
-
-
-def test_the_rule_of_a_call_without_one_is_an_error():
-    class Own(layers.Layer):
-        def call(self, inputs):
-            return inputs
-
-    graph = graph_of(VECTOR, Own(name="own"))
-    with pytest.raises(ValueError, match="There is no rule for Own 'own'"):
-        graph.rule(graph.network.node("own"))
 
 
 # --- printing ---------------------------------------------------------------------------------

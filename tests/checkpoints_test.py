@@ -16,7 +16,7 @@ import pytest
 from keras import layers
 
 import tfmot_pam
-from tests.compress_test import QUICK, model, samples
+from tests.quick_compress import QUICK, both, model, samples
 from tests.small_nets import all_outputs
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.identity import digest
@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def models():
-    return {task: model(task) for task in ("sign", "sum")}
+    return both()
 
 
 def plan(task):

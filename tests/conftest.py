@@ -72,17 +72,20 @@ def readable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # Modules that take long, the longest first: begun last, one of them would run alone.
 LONG = (
-    "distribution spoken_digits compress every_layer docs convert toolkit_quantization fine_tune "
-    "metrics pretrained_example widening workers several_outputs several_inputs search_rounds "
-    "attention"
+    "distribution spoken_digits compress every_layer docs convert tfmot_bridge_quantization "
+    "fine_tune convert_files compress_arms metrics_compress fine_tune_data pretrained_example "
+    "widening workers several_outputs several_inputs search_rounds attention"
 ).split()
 
 
 # What has no need of TensorFlow: the modules that run on the other backends of Keras too.
 ON_ALL_BACKENDS = (
-    "averaging backends channels cloning compensate compress cost fine_tune first_layers frozen "
-    "identities levels masks merge prune_channels reader regroup relevance report runner "
-    "selection sensitivity several_inputs several_outputs surgery targets task_group units width"
+    "averaging backends channels cloning compensate compress compress_arms cost examination "
+    "fine_tune fine_tune_data fine_tune_errors fine_tune_losses first_layers frozen "
+    "frozen_channels identities importance_formulas layer_rules levels linear masks merge "
+    "merge_models merge_options output_forms prune_budgets prune_channels readable_groups reader "
+    "reader_layers regroup relevance report report_forms runner selection sensitivity "
+    "several_inputs several_outputs surgery targets task_group units width"
 ).split()
 
 

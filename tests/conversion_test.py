@@ -8,7 +8,7 @@ import pytest
 import tf_keras
 
 import tfmot_pam
-from tests.convert_test import assert_crosses
+from tests.crossings import assert_crosses
 
 
 class Scale(keras.layers.Layer):

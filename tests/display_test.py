@@ -7,8 +7,13 @@ import re
 import pytest
 
 import tfmot_pam
-from tests.compress_test import QUICK, models, samples  # noqa: F401
+from tests.quick_compress import QUICK, both, samples
 from tfmot_pam.display import Display, Lines, Live, find_display
+
+
+@pytest.fixture(scope="module")
+def models():
+    return both()
 
 
 @pytest.fixture
@@ -78,7 +83,7 @@ def test_live_lines_end_with_an_error(terminal, capsys):
 
 
 @pytest.mark.slow
-def test_searches_of_workers_are_shown_live(models, terminal, capsys):  # noqa: F811
+def test_searches_of_workers_are_shown_live(models, terminal, capsys):
     options = {**QUICK, "effort": 1, "target": 0.8, "arms": ["separate"], "verbose": 1}
     tfmot_pam.compress(models, samples(), 0.1, workers=2, **options)
     shown = plain(capsys.readouterr().out)

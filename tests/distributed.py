@@ -25,7 +25,7 @@ from keras import layers
 import tfmot_pam
 from tfmot_pam.distribution.devices import devices_of
 from tfmot_pam.pipeline.search import Search
-from tfmot_pam.toolkit.crossing import import_tfmot
+from tfmot_pam.tfmot_bridge.crossing import import_tfmot
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PATIENCE = 300  # seconds after which a process is killed: no test waits forever

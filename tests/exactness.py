@@ -24,7 +24,7 @@ from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.reader import read
 from tfmot_pam.pruning.costs import WidthCosts
 from tfmot_pam.pruning.gates import remove_gates
-from tfmot_pam.toolkit.crossing import import_tfmot
+from tfmot_pam.tfmot_bridge.crossing import import_tfmot
 
 Body = Callable[[keras.KerasTensor], keras.KerasTensor]
 

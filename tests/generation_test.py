@@ -12,7 +12,7 @@ import tflite_export
 import tfmot_pam
 from tests import small_nets
 from tfmot_pam.graph.generation import as_keras, is_tf_keras
-from tfmot_pam.toolkit.crossing import import_tfmot
+from tfmot_pam.tfmot_bridge.crossing import import_tfmot
 
 X = small_nets.images(96)
 

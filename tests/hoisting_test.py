@@ -11,7 +11,7 @@ import tfmot_pam
 from tests import small_nets
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.reader import read
-from tfmot_pam.toolkit.hoisting import hoist_concatenations
+from tfmot_pam.tfmot_bridge.hoisting import hoist_concatenations
 
 POOLINGS = {
     "max": lambda: layers.MaxPooling2D(),

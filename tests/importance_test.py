@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import tfmot_pam
-from tests.compress_test import QUICK, model, samples
-from tests.prune_channels_test import constant, data, trained, two_heads
+from tests.gated_nets import constant, data, trained, two_heads
+from tests.quick_compress import QUICK, both, samples
 from tests.surgery_test import assert_same_outputs
 from tests.tiers import regular
 from tfmot_pam.pipeline.identity import digest
@@ -72,7 +72,7 @@ def test_importances_are_told_apart_by_all_they_say():
 
 @pytest.mark.slow
 def test_a_search_takes_one():
-    models = {task: model(task) for task in ("sign", "sum")}
+    models = both()
     options = {**QUICK, "effort": 1, "arms": ["trunk"], "target": 0.8}
     one, other = (
         tfmot_pam.compress(models, samples(), 0.5, importance=way, **options)

@@ -5,7 +5,7 @@ import pytest
 from keras import layers
 
 from tests import small_nets
-from tests.lowering_test import BLOCKS, grouped
+from tests.grouped_nets import BLOCKS, grouped
 from tflite_export.compile import tuning
 from tfmot_pam.graph.juxtapose import juxtapose
 from tfmot_pam.graph.levels import combination_times

@@ -19,7 +19,7 @@ from tests.model_card_test import _entry, _signature
 from tests.mutations import mutated
 from tests.small_nets import classes, dense_net, vectors
 from tflite_export import json_files
-from tflite_export.bench import switching
+from tflite_export.bench import loading_cost
 from tflite_export.ship import manifest, model_card, records
 from tfmot_pam.pipeline.checkpoints import Checkpoints
 from tfmot_pam.pipeline.result import Round
@@ -141,7 +141,7 @@ def test_spoilt_manifests(count, tmp_path):
         )
         found = manifest.read(tmp_path)
         assert "# Tasks" in model_card.text(found)
-        ways = switching.bytes_to_load(found)
+        ways = loading_cost.bytes_to_load(found)
         assert set(ways) <= {"files", "signatures"}
         for entry in found["files"]:
             assert pathlib.Path(tmp_path, entry["file"]).parent == tmp_path

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 from keras import ops
 
-from tests.convert_test import assert_crosses, cross, layer_names
+from tests.crossings import assert_crosses, cross, layer_names
 
 KERAS = {
     "arithmetic": lambda x: (2.0 * x - 1.0) / 3.0 + x * x - (1.0 - x) ** 2,

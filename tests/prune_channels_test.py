@@ -12,60 +12,18 @@ import pytest
 from keras import layers
 
 import tfmot_pam
-from tests.small_nets import conv_net, dense_net
+from tests.gated_nets import constant, data, schedules, tfmot, trained, two_heads, widths
+from tests.small_nets import dense_net
 from tests.surgery_test import assert_same_outputs
 from tfmot_pam.graph.generation import is_tf_keras
 from tfmot_pam.graph.reader import read
 from tfmot_pam.pruning.callbacks import scalars
-from tfmot_pam.pruning.channels import find_prunable
 from tfmot_pam.pruning.costs import WidthCosts
 from tfmot_pam.pruning.gates import remove_gates
 from tfmot_pam.pruning.importance import IMPORTANCES
 from tfmot_pam.pruning.schedules import Ramp
-from tfmot_pam.toolkit.crossing import import_tfmot
 
-tfmot = import_tfmot()
-schedules = tfmot.sparsity.keras
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-
-def constant(fraction=0.5, begin=3, frequency=1):
-    return schedules.ConstantSparsity(fraction, begin_step=begin, frequency=frequency)
-
-
-def two_heads(width=8):
-    """A shared group, one group for each of the two tasks, and their heads."""
-    keras.utils.set_random_seed(0)
-    x = keras.Input((6,), name="vector")
-    shared = tfmot_pam.TaskGroup(layers.Dense(width, "relu", name="shared"), ("a", "b"))(x)
-    heads = {}
-    for task in ("a", "b"):
-        own = tfmot_pam.TaskGroup(layers.Dense(width, "relu", name=f"own_{task}"), (task,))(x)
-        heads[task] = layers.Dense(3, name=task)(layers.Concatenate()([shared, own]))
-    return keras.Model(x, heads)
-
-
-def data(tasks=("a", "b"), rows=64):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(rows, 6)).astype("float32")
-    return x, {task: (x @ rng.normal(size=(6, 3))).astype("float32") for task in tasks}
-
-
-def trained(gated, epochs=1, callbacks=None):
-    x, y = data()
-    gated.compile(keras.optimizers.SGD(0.01), {"a": "mse", "b": "mse"})
-    callbacks = [tfmot_pam.UpdatePruningStep()] if callbacks is None else callbacks
-    gated.fit(x, y, batch_size=8, epochs=epochs, verbose=0, callbacks=callbacks)
-    return gated
-
-
-def widths(model):
-    return {layer.name: layer.units for layer in dense_layers(model)}
-
-
-def dense_layers(model):
-    found = [getattr(layer, "layer", layer) for layer in model.layers]
-    return [layer for layer in found if isinstance(layer, layers.Dense)]
 
 
 # --- the calling pattern ------------------------------------------------------------------------
@@ -182,182 +140,6 @@ gated.fit(found["x"], {{t: found[t] for t in ("a", "b")}}, verbose=0,
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert result.returncode == 0, result.stderr[-2000:]
-
-
-# --- importances --------------------------------------------------------------------------------
-
-
-def test_taylor_equals_the_gradient_of_a_linear_model_in_closed_form():
-    """y = sum_j v_j h_j with h = x W: dL/dg_j = mean 2 (y - t) v_j h_j for the squared error."""
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((4,))
-    hidden = layers.Dense(5, use_bias=False, name="hidden")
-    output = layers.Dense(1, use_bias=False, name="out")
-    model = keras.Model(inputs, output(hidden(inputs)))
-    rng = np.random.default_rng(0)
-    x, t = rng.normal(size=(16, 4)).astype("float32"), rng.normal(size=(16, 1)).astype("float32")
-    h = x @ hidden.kernel.numpy()
-    v = output.kernel.numpy()[:, 0]
-    residual = h @ v[:, None] - t
-    expected = np.abs(np.mean(2 * residual * v * h, axis=0)) / np.mean(residual**2)
-    seen = {}
-
-    def importance(evidence):
-        seen["taylor"] = IMPORTANCES["taylor"].score(evidence)
-        seen["abs"] = IMPORTANCES["taylor-abs"].score(evidence)
-        return seen["taylor"]
-
-    gated = tfmot_pam.prune_channels(model, constant(0.2, begin=0), importance)
-    gated.compile(keras.optimizers.SGD(0.0), "mse")
-    gated.fit(x, t, batch_size=16, verbose=0, callbacks=[tfmot_pam.UpdatePruningStep()])
-    np.testing.assert_allclose(seen["taylor"], expected, rtol=1e-4)
-    np.testing.assert_allclose(seen["abs"], expected * np.mean(residual**2), rtol=1e-4)
-    assert np.argmin(expected) == np.flatnonzero(np.array(gated.gates.mask) == 0)[0]
-
-
-def test_taylor_does_not_let_tasks_cancel():
-    """Two tasks that pull a shared channel in opposite directions: taylor-abs sees nothing."""
-    found = {}
-
-    def importance(evidence):
-        found["squared"], found["joint"] = evidence.squared_gradients, evidence.mean_gradient
-        return np.ones(len(evidence.prunable))
-
-    inputs = keras.Input((1,))
-    hidden = layers.Dense(2, use_bias=False, kernel_initializer="ones", name="hidden")(inputs)
-    heads = {
-        task: layers.Dense(1, use_bias=False, kernel_initializer="ones", name=task)(hidden)
-        for task in ("a", "b")
-    }
-    gated = tfmot_pam.prune_channels(keras.Model(inputs, heads), constant(0.5, 0), importance)
-    gated.compile(keras.optimizers.SGD(0.0), {"a": "mse", "b": "mse"})
-    x = np.ones((8, 1), "float32")
-    gated.fit(x, {"a": x * 1.0, "b": x * 3.0}, verbose=0, callbacks=[tfmot_pam.UpdatePruningStep()])
-    np.testing.assert_allclose(found["joint"], [0.0, 0.0], atol=1e-6)
-    assert np.all(found["squared"] > 1.0)
-
-
-def test_stochastic_gates_fold_exactly():
-    gated = tfmot_pam.prune_channels(conv_net(0), constant(), "vib")
-    rng = np.random.default_rng(0)
-    gated.gates.mean.assign(rng.normal(size=gated.gates.channels))
-    mask = np.ones(gated.gates.channels)
-    mask[[1, 9]] = 0
-    gated.gates.mask.assign(mask)
-    images = rng.normal(size=(3, 8, 8, 1)).astype("float32")
-    assert_same_outputs(gated, tfmot_pam.strip_pruning(gated), images)
-
-
-def test_the_divergence_has_its_closed_form():
-    gated = tfmot_pam.prune_channels(conv_net(0, widths=(3, 2)), constant(), "vib")
-    gates = gated.gates
-    mean, log_variance = np.array(gates.mean), np.array(gates.log_variance)
-    sizes = np.array([64.0] * 3 + [1.0] * 2)  # 8x8 places; the last is read after pooling.
-    expected = 0.5 * np.sum(sizes * np.log1p(mean**2 / np.exp(log_variance)))
-    assert float(gates.divergence()) == pytest.approx(expected, rel=1e-5)
-
-
-def test_magnitude_removes_the_smallest_filters():
-    model = dense_net(0, widths=(4,))
-    kernel = model.get_layer("fc0").kernel
-    kernel.assign(kernel * np.array([1.0, 0.01, 1.0, 0.02]))
-    small = tfmot_pam.strip_pruning(tfmot_pam.prune_channels(model, 0.5, "magnitude"))
-    assert small.pruning_history.removed == {"fc0": (1, 3)}
-
-
-def test_pagcp_rates_by_the_measured_loss_of_the_worst_task():
-    """Of two equal layers, the one whose channels the outputs do not depend on goes first."""
-    model, (x, _) = two_heads(), data()
-    for task in ("a", "b"):
-        kernel = model.get_layer(task).kernel
-        kernel.assign(kernel * np.where(np.arange(16) < 8, 1.0, 1e-3)[:, None])
-    gated = tfmot_pam.prune_channels(model, 0.5, "pagcp", data=x, measure="channels")
-    left = widths(tfmot_pam.strip_pruning(gated))
-    assert left["shared"] == 8
-    assert left.get("own_a", 0) + left.get("own_b", 0) == 4
-
-
-def test_batch_norm_scales_rate_channels():
-    x = keras.Input((4,))
-    h = layers.BatchNormalization(name="norm")(layers.Dense(4, name="hidden")(x))
-    model = keras.Model(x, layers.Dense(2)(layers.ReLU()(h)))
-    model.get_layer("norm").gamma.assign([0.1, 3.0, -2.0, 0.0])
-    small = tfmot_pam.strip_pruning(tfmot_pam.prune_channels(model, 0.5, "batch-norm"))
-    assert small.pruning_history.removed == {"hidden": (0, 3)}
-
-
-# --- budgets ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("measure", ["macs", "parameters", ("a",), [("a",), ("b",)]])
-def test_measures_are_met_and_hardly_missed(measure):
-    model = two_heads(40)
-    small = tfmot_pam.strip_pruning(
-        tfmot_pam.prune_channels(model, 0.6, "magnitude", measure=measure)
-    )
-
-    def size(network):
-        if measure == "parameters":
-            return [tfmot_pam.cost(network).parameters]
-        if measure == "macs":
-            return [tfmot_pam.report(network).expected_macs]
-        listed = measure if isinstance(measure, list) else [measure]
-        return [tfmot_pam.cost(network, tasks).macs for tasks in listed]
-
-    shares = [s / w for s, w in zip(size(small), size(model), strict=True)]
-    assert max(shares) <= 0.4
-    assert max(shares) > 0.35
-
-
-def test_channels_of_favourite_combinations_go_first():
-    """What runs often saves more when it goes: the favourite becomes the cheaper one."""
-    usage, costs = {("a",): 0.9, ("b",): 0.1}, {}
-    drawn = np.random.default_rng(0).uniform(0.5, 1.5, 120)
-    for favourite, shares in {"none": None, "a": usage}.items():
-        options = {"measure": "macs", "usage": shares}
-        gated = tfmot_pam.prune_channels(two_heads(40), 0.6, lambda e: drawn, **options)
-        small = tfmot_pam.strip_pruning(gated)
-        costs[favourite] = tfmot_pam.cost(small, "a").macs / tfmot_pam.cost(small, "b").macs
-    assert costs["a"] < 0.8 * costs["none"]
-
-
-def test_floors_and_width_multiples():
-    floor = tfmot_pam.prune_channels(dense_net(0, (8, 8)), 0.5, "magnitude", min_channels=4)
-    assert min(widths(tfmot_pam.strip_pruning(floor)).values()) >= 3
-    model = dense_net(0, (32, 32))
-    small = tfmot_pam.strip_pruning(
-        tfmot_pam.prune_channels(model, 0.4, "random", width_multiple=8)
-    )
-    assert all(width % 8 == 0 for n, width in widths(small).items() if n.startswith("fc"))
-
-
-def test_per_layer_removes_the_same_fraction_everywhere():
-    gated = tfmot_pam.prune_channels(dense_net(0, (10, 20)), 0.5, "magnitude", scope="per-layer")
-    assert widths(tfmot_pam.strip_pruning(gated)) == {"fc0": 5, "fc1": 10, "head": 3}
-
-
-def test_marginal_savings_are_differences_of_costs():
-    prunable = find_prunable(read(conv_net(0)))
-    costs, keep = WidthCosts(prunable), np.ones(len(prunable), bool)
-    weights = dict.fromkeys(prunable.node_tasks, 1.0)
-    keep[2] = False
-    saved = costs.marginal_macs(keep, weights)
-    for channel in (0, 5, 12):
-        fewer = keep.copy()
-        fewer[channel] = False
-        assert saved[channel] == pytest.approx(costs.macs(keep) - costs.macs(fewer))
-
-
-def test_policies_say_what_may_be_pruned():
-    class OnlyOwn:
-        def allow_pruning(self, layer):
-            return layer.name.startswith("own")
-
-    small = tfmot_pam.strip_pruning(
-        tfmot_pam.prune_channels(two_heads(), 0.5, "magnitude", pruning_policy=OnlyOwn())
-    )
-    assert widths(small)["shared"] == 8
-    assert widths(small)["own_a"] + widths(small)["own_b"] == 8
 
 
 def test_summaries_are_written(tmp_path):

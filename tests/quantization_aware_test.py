@@ -11,7 +11,7 @@ import tfmot_pam
 from tflite_export import verify
 from tfmot_pam.graph.emitter import emit
 from tfmot_pam.graph.tf_keras import reader, wrappers
-from tfmot_pam.toolkit.crossing import import_tfmot
+from tfmot_pam.tfmot_bridge.crossing import import_tfmot
 
 X = np.random.default_rng(0).normal(size=(64, 12, 12, 1)).astype("float32")
 LABELS = {"speaker": np.arange(64) % 4, "digit": np.arange(64) % 5}

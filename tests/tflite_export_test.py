@@ -1,4 +1,4 @@
-"""Tests of the export: the files equal Keras, keep their names, and appear whole or not at all."""
+"""Tests of the export: the files equal Keras, keep their names, and appear in one folder."""
 
 import gc
 import hashlib
@@ -12,6 +12,7 @@ import pytest
 from keras import layers
 
 import tflite_export
+from tests.exported_nets import head, small_model
 from tflite_export import verify
 from tflite_export.compile import converter
 from tflite_export.compile import samples as samples_of
@@ -50,40 +51,6 @@ def _multi_head_model():
         if isinstance(layer, layers.BatchNormalization):
             layer.set_weights([random.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
     return model
-
-
-def _head(units, name=None):
-    return layers.Dense(units, bias_initializer="random_normal", name=name)
-
-
-def _small_model(**options):
-    signal = keras.Input((6,), name="signal", **options)
-    hidden = layers.Dense(5, activation="relu")(signal)
-    return keras.Model(signal, {task: _head(3)(hidden) for task in ("digit", "speaker")})
-
-
-class _Forgetful(layers.Layer):
-    """Multiplies by the number of its calls: no file can agree with it."""
-
-    calls = 0
-
-    def call(self, inputs):
-        self.calls += 1
-        return inputs * self.calls
-
-
-class _Unsupported(layers.Layer):
-    """Uses an operation that TFLite lacks."""
-
-    def call(self, inputs):
-        import tensorflow as tf
-
-        return tf.math.betainc(inputs, inputs, inputs)
-
-
-def _plain_model(layer):
-    signal = keras.Input((6,), name="signal")
-    return keras.Model(signal, layer(signal))
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +151,7 @@ def test_chosen_combinations_and_modes(tmp_path):
     names = {}
     for mode in ("files", "signatures", "both"):
         files = tflite_export.export(
-            _small_model(), tmp_path / mode, combinations=chosen, mode=mode, verbose=0
+            small_model(), tmp_path / mode, combinations=chosen, mode=mode, verbose=0
         )
         names[mode] = [file.path.stem for file in files]
         written = {path.name for path in (tmp_path / mode).iterdir()}
@@ -202,7 +169,7 @@ def test_chosen_combinations_and_modes(tmp_path):
 def test_tasks_that_only_run_alone_and_one_named_like_the_common_file(tmp_path):
     signal = keras.Input((6,), name="signal")
     tasks = ("all_combinations", "digit")
-    model = keras.Model(signal, {task: _head(3)(signal) for task in tasks})
+    model = keras.Model(signal, {task: head(3)(signal) for task in tasks})
     chosen = ["all_combinations", "digit"]
     files = tflite_export.export(model, tmp_path / "out", combinations=chosen, verbose=0)
     stems = [file.path.stem for file in files]
@@ -213,7 +180,7 @@ def test_tasks_that_only_run_alone_and_one_named_like_the_common_file(tmp_path):
 def test_single_task_model_and_integer_input(tmp_path, capfd):
     token = keras.Input((4,), dtype="int32", name="token")
     embedded = layers.GlobalMaxPooling1D()(layers.Embedding(9, 6)(token))
-    model = keras.Model(token, _head(2, name="mood")(embedded))
+    model = keras.Model(token, head(2, name="mood")(embedded))
     (file,) = tflite_export.export(model, str(tmp_path / "out"), verbose=0)
     assert (file.tasks, file.path.name) == (("mood",), "mood.tflite")
     x = np.array([[1, 8, 3, 0]], "int32")
@@ -227,7 +194,7 @@ def test_single_task_model_and_integer_input(tmp_path, capfd):
 def test_sequential_model_and_replaced_folder(tmp_path):
     directory = tmp_path / "out"
     directory.mkdir()
-    model = keras.Sequential([keras.Input((6,), name="signal"), _head(3, name="digit")])
+    model = keras.Sequential([keras.Input((6,), name="signal"), head(3, name="digit")])
     (first,) = tflite_export.export(model, directory, verbose=0)
     model.layers[0].set_weights([np.ones((6, 3)), np.ones(3)])
     with pytest.raises(ValueError, match=r"exists and is not empty.*overwrite=True"):
@@ -241,137 +208,16 @@ def test_sequential_model_and_replaced_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_failed_export_leaves_the_old_folder(tmp_path):
-    directory = tmp_path / "out"
-    directory.mkdir()
-    (directory / "manifest.json").write_text('{"files": [{"file": "old.tflite"}]}')
-    (directory / "old.tflite").write_text("old")
-    model = _plain_model(_Forgetful(name="digit"))
-    message = r"digit\.tflite disagrees .* 'digit': its largest error over 16 inputs is \d.*0\.0001"
-    with pytest.raises(ValueError, match=message):
-        tflite_export.export(model, directory, overwrite=True, verbose=0)
-    assert (directory / "old.tflite").read_text() == "old"
-    with pytest.raises(ValueError, match=message):
-        tflite_export.export(model, tmp_path / "new" / "out", verbose=0)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_foreign_files_are_never_deleted(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"holds \['notes.txt'\], which no export wrote"):
-        tflite_export.export(_small_model(), tmp_path, overwrite=True, verbose=0)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
-
-
-def test_refuses_a_place_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="is a file; expected a directory"):
-        tflite_export.export(_small_model(), tmp_path / "file", verbose=0)
-    with pytest.raises(ValueError, match=r"Cannot write into .*Choose a directory"):
-        tflite_export.export(_small_model(), tmp_path / "file" / "out", verbose=0)
-
-
-def test_missing_operation_is_named_with_its_layer(tmp_path):
-    model = _plain_model(_Unsupported(name="odd_one"))
-    samples = np.full((1, 6), 0.5)
-    with pytest.raises(ValueError, match=r"odd_one\.tflite .* no operation for Betainc.*odd_one"):
-        tflite_export.export(model, tmp_path / "out", samples=samples, verbose=0)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"quantization": "int3"}, ValueError, r"'int3'\. Expected one of: \['none', 'float16"),
-        ({"mode": "file"}, ValueError, r"'file'\. Expected one of: \['both', 'files', 'signat"),
-        ({"integer_io": True}, ValueError, "needs quantization='int8' or 'int16x8'.*'none'"),
-        ({"accuracy": {"mood": 1.0}}, ValueError, r"keyed by tasks.*Received: \['mood'\]"),
-        ({"quantization": "int8"}, ValueError, "needs `representative_data`. Received: None"),
-        (
-            {"quantization": "int8", "representative_data": np.ones((15, 6))},
-            ValueError,
-            "at least 16 samples. Received: 15. Pass 100 or more",
-        ),
-        (
-            {"quantization": "int16x8", "representative_data": np.ones((20, 5))},
-            ValueError,
-            r"`representative_data` must be an array of shape \(n, 6\).*shape \(20, 5\)",
-        ),
-        ({"combinations": ["mood"]}, ValueError, r"\['mood'\] are unknown.*'digit', 'speaker'"),
-        ({"combinations": [("digit", "mood")]}, ValueError, r"\['mood'\] are unknown"),
-        ({"combinations": [[]]}, ValueError, "must name tasks.*Received: \\[\\]"),
-        ({"combinations": []}, ValueError, "`combinations` is empty"),
-        ({"combinations": "digit"}, TypeError, r"must be 'all' or a list.*\['digit'\]"),
-        ({"combinations": [3]}, TypeError, "A combination must be a sequence.*Received: 3"),
-        ({"samples": np.zeros((4, 5))}, ValueError, r"\(n, 6\).*Received: shape \(4, 5\)"),
-        ({"samples": np.zeros((0, 6))}, ValueError, r"n >= 1. Received: shape \(0, 6\)"),
-        ({"samples": np.full((2, 6), np.nan)}, ValueError, "`samples` must be finite"),
-        ({"samples": np.zeros((2, 6), complex)}, TypeError, "float32. Received: complex128"),
-    ],
-)
-def test_bad_arguments(tmp_path, arguments, error, message):
-    with pytest.raises(error, match=message):
-        tflite_export.export(_small_model(), tmp_path / "out", verbose=0, **arguments)
-    assert list(tmp_path.iterdir()) == []
-
-
-def _diverged_model():
-    model = _small_model()
-    kernel, bias = model.layers[1].get_weights()
-    kernel[2, 1] = np.nan
-    model.layers[1].set_weights([kernel, bias])
-    return model
-
-
-def _named_input(name):
-    signal = keras.Input((6,), name=name)
-    return keras.Model(signal, layers.Dense(3)(signal))
-
-
-def _unknown_size():
-    signal = keras.Input((None, 6))
-    return keras.Model(signal, layers.Conv1D(3, 1)(signal))
-
-
-class _Subclassed(keras.Model):
-    def call(self, inputs):
-        return inputs
-
-
-@pytest.mark.parametrize(
-    ("build", "error", "message"),
-    [
-        (_diverged_model, ValueError, r"NaN or infinity in 'dense\w*/kernel'"),
-        (lambda: _named_input("my signal"), ValueError, "Received: 'my signal'. Use letters"),
-        (_unknown_size, ValueError, r"fixed but for the batch. Received: \(None, None, 6\)"),
-        (lambda: keras.Sequential([layers.Dense(2)]), ValueError, "must be built"),
-        (_Subclassed, TypeError, "functional or sequential"),
-        (lambda: "model.keras", TypeError, "must be a keras.Model.*'model.keras'"),
-    ],
-)
-def test_models_that_cannot_be_exported(tmp_path, build, error, message):
-    with pytest.raises(error, match=message):
-        tflite_export.export(build(), tmp_path / "out", verbose=0)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_model_whose_own_output_is_not_finite(tmp_path):
-    model = _plain_model(layers.Lambda(lambda x: keras.ops.log(x) * 0, name="digit"))
-    samples = -np.ones((2, 6))
-    with pytest.raises(ValueError, match="own output for 'digit' holds NaN"):
-        tflite_export.export(model, tmp_path / "out", samples=samples, verbose=0)
-
-
 def test_at_most_256_samples_evenly_spaced():
     given = np.repeat(np.arange(1000.0)[:, np.newaxis], 6, axis=1)
-    (used,) = samples_of.trial_inputs(_small_model(), given, seed=0).values()
+    (used,) = samples_of.trial_inputs(small_model(), given, seed=0).values()
     assert used.shape == (256, 6)
     assert (used[0, 0], used[-1, 0]) == (0, 999)
     assert set(np.diff(used[:, 0])) == {3, 4}
 
 
 def test_random_inputs_follow_the_seed():
-    drawn = [samples_of.trial_inputs(_small_model(), None, seed) for seed in (1, 1, 2)]
+    drawn = [samples_of.trial_inputs(small_model(), None, seed) for seed in (1, 1, 2)]
     first, again, other = (array for found in drawn for array in found.values())
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -414,7 +260,7 @@ def test_weights_are_stored_once_for_all_combinations(tmp_path):
     signal = keras.Input((128,), name="signal")
     shared = layers.Dense(100, activation="relu")(signal)
     heads = {
-        task: _head(5)(layers.Concatenate()([shared, layers.Dense(60, activation="relu")(signal)]))
+        task: head(5)(layers.Concatenate()([shared, layers.Dense(60, activation="relu")(signal)]))
         for task in ("digit", "speaker", "mood")
     }
     model = keras.Model(signal, heads)
@@ -429,19 +275,6 @@ def test_weights_are_stored_once_for_all_combinations(tmp_path):
             verbose=0,
         )
         assert files[-1].bytes <= 1.1 * files[-2].bytes
-
-
-def test_head_that_was_never_trained(tmp_path):
-    model = _small_model()
-    head = model.get_layer(model.output["digit"]._keras_history.operation.name)
-    kernel, bias = head.get_weights()
-    head.set_weights([kernel, 0 * bias])
-    with pytest.warns(UserWarning, match="last layer of task 'digit', is zero throughout"):
-        tflite_export.export(model, tmp_path / "out", verbose=0)
-    head.set_weights([0 * kernel, bias])
-    with pytest.raises(ValueError, match="output for 'digit' is the same for all 16 inputs"):
-        tflite_export.export(model, tmp_path / "other", verbose=0)
-    assert not (tmp_path / "other").exists()
 
 
 def test_conversion_leaves_the_users_frozen_objects_frozen():

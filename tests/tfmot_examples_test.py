@@ -14,6 +14,18 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from tests.tfmot_bridge_models import (
+    CLASSES,
+    LABELS,
+    LOSS,
+    SPEECH,
+    X,
+    kernels,
+    make_model,
+    stored_kernels,
+    xnnpack_model,
+    zeros,
+)
 from tests.tfmot_models import (
     BOTH,
     HALF,
@@ -30,19 +42,7 @@ from tests.tfmot_models import (
     zipped,
 )
 from tests.tiers import regular
-from tests.toolkit_models import (
-    CLASSES,
-    LABELS,
-    LOSS,
-    SPEECH,
-    X,
-    kernels,
-    make_model,
-    stored_kernels,
-    xnnpack_model,
-    zeros,
-)
-from tfmot_pam.toolkit.crossing import import_tfmot
+from tfmot_pam.tfmot_bridge.crossing import import_tfmot
 
 tfmot = import_tfmot()
 sparsity, clustering = tfmot.sparsity.keras, tfmot.clustering.keras

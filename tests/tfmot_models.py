@@ -13,7 +13,7 @@ import tf_keras
 from ai_edge_litert.interpreter import Interpreter
 
 import tfmot_pam
-from tests.toolkit_models import (
+from tests.tfmot_bridge_models import (
     CLASSES,
     LABELS,
     LOSS,
@@ -23,7 +23,7 @@ from tests.toolkit_models import (
     merge_trained,
     xnnpack_model,
 )
-from tfmot_pam.toolkit.crossing import import_tfmot
+from tfmot_pam.tfmot_bridge.crossing import import_tfmot
 
 sparsity = import_tfmot().sparsity.keras
 # The means of patches of a spectrogram.

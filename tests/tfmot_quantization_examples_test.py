@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from tests.tfmot_bridge_models import X, kernels, make_model, most_values, stored_kernels, zeros
 from tests.tfmot_models import (
     BOTH,
     HALF,
@@ -25,8 +26,7 @@ from tests.tfmot_models import (
     fresh,
     wrap,
 )
-from tests.toolkit_models import X, kernels, make_model, most_values, stored_kernels, zeros
-from tfmot_pam.toolkit.crossing import import_tfmot
+from tfmot_pam.tfmot_bridge.crossing import import_tfmot
 
 tfmot = import_tfmot()
 sparsity, clustering = tfmot.sparsity.keras, tfmot.clustering.keras

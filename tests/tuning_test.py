@@ -10,7 +10,7 @@ from keras import layers
 
 import tflite_export
 from tests import small_nets
-from tests.lowering_test import grouped
+from tests.grouped_nets import grouped
 from tests.tiers import regular
 from tflite_export import verify
 from tflite_export.compile import exporter, tuning

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import tfmot_pam
+from tests.groupings import AB, A, B, aligned, masks_in, only, path, paths_for, request
 from tests.random_models import family
-from tests.regroup_test import AB, A, B, aligned, masks_in, only, path, paths_for, request
 from tests.small_nets import conv_net, dense_net
 from tests.tiers import regular
 from tfmot_pam.graph.emitter import emit

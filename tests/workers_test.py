@@ -11,13 +11,18 @@ import numpy as np
 import pytest
 
 import tfmot_pam
-from tests.compress_test import QUICK, models, samples  # noqa: F401
+from tests.quick_compress import QUICK, both, samples
 from tests.tiers import regular
 from tfmot_pam.pipeline import workers as workers_module
 
 
+@pytest.fixture(scope="module")
+def models():
+    return both()
+
+
 @pytest.mark.parametrize("arms", regular([["separate"], ["trunk", "separate"]]))
-def test_workers_find_what_one_process_finds(models, capfd, arms):  # noqa: F811
+def test_workers_find_what_one_process_finds(models, capfd, arms):
     options = {**QUICK, "effort": 1, "target": 0.7, "arms": arms, "verbose": 1}
     results, told = [], []
     for count in (1, 2):
@@ -37,7 +42,7 @@ def test_workers_find_what_one_process_finds(models, capfd, arms):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_a_worker_goes_on_from_what_one_process_left(models, tmp_path):  # noqa: F811
+def test_a_worker_goes_on_from_what_one_process_left(models, tmp_path):
     options = {**QUICK, "arms": ["separate"], "directory": tmp_path}
     first = tfmot_pam.compress(models, samples(), 0.1, **options)
     kept = set(tmp_path.rglob("state.json"))
@@ -51,7 +56,7 @@ def test_a_worker_goes_on_from_what_one_process_left(models, tmp_path):  # noqa:
 
 
 @pytest.mark.slow
-def test_a_loss_that_cannot_be_sent_is_named(models):  # noqa: F811
+def test_a_loss_that_cannot_be_sent_is_named(models):
     def own(y_true, y_pred):
         return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
 
@@ -64,7 +69,7 @@ def _die(folder, job, threads, shown):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_worker_is_told(models, monkeypatch, tmp_path):  # noqa: F811
+def test_a_killed_worker_is_told(models, monkeypatch, tmp_path):
     monkeypatch.setattr(workers_module, "_go_on", _die)
     options = {**QUICK, "arms": ["separate"], "directory": tmp_path}
     with pytest.raises(RuntimeError, match="ended before its search did.*fewer `workers`"):
@@ -79,7 +84,7 @@ def _fail_at_sign(folder, job, threads, verbose):
 
 
 @pytest.mark.slow
-def test_where_a_worker_fails_the_others_do_not_search_to_the_end(models, monkeypatch, tmp_path):  # noqa: F811
+def test_where_a_worker_fails_the_others_do_not_search_to_the_end(models, monkeypatch, tmp_path):
     monkeypatch.setattr(workers_module, "_go_on", _fail_at_sign)
     options = {**QUICK, "effort": 2000, "arms": ["separate"], "directory": tmp_path}
     with pytest.raises(OSError, match="no space is left"):
@@ -90,7 +95,7 @@ def test_where_a_worker_fails_the_others_do_not_search_to_the_end(models, monkey
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "two"])
-def test_wrong_numbers_of_workers(models, wrong):  # noqa: F811
+def test_wrong_numbers_of_workers(models, wrong):
     with pytest.raises(ValueError, match="`workers` must be a whole number"):
         tfmot_pam.compress(models, samples(), 0.1, workers=wrong)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tflite_export.quiet import quiet_stderr
+from tflite_export.silence import quiet_stderr
 
 
 @dataclasses.dataclass(frozen=True)

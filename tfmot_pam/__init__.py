@@ -38,10 +38,10 @@ from tfmot_pam.pruning.prune import prune_channels as prune_channels
 from tfmot_pam.pruning.prune import strip_pruning as strip_pruning
 from tfmot_pam.reporting.report import report as report
 from tfmot_pam.task_group import TaskGroup as TaskGroup
-from tfmot_pam.toolkit.clustering import cluster_weights as cluster_weights
-from tfmot_pam.toolkit.pruning import prune_low_magnitude as prune_low_magnitude
-from tfmot_pam.toolkit.pruning import strip_wrappers as strip_wrappers
-from tfmot_pam.toolkit.quantization import quantize_model as quantize_model
-from tfmot_pam.toolkit.quantization import quantize_scope as quantize_scope
-from tfmot_pam.toolkit.sparsity import KeepSparsity as KeepSparsity
+from tfmot_pam.tfmot_bridge.clustering import cluster_weights as cluster_weights
+from tfmot_pam.tfmot_bridge.pruning import prune_low_magnitude as prune_low_magnitude
+from tfmot_pam.tfmot_bridge.pruning import strip_wrappers as strip_wrappers
+from tfmot_pam.tfmot_bridge.quantization import quantize_model as quantize_model
+from tfmot_pam.tfmot_bridge.quantization import quantize_scope as quantize_scope
+from tfmot_pam.tfmot_bridge.sparsity import KeepSparsity as KeepSparsity
 from tfmot_pam.training.fine_tune import fine_tune as fine_tune

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import keras
 
 import tfmot_pam
-from benchmarks import suites
+from benchmarks import results_io, suites
 from benchmarks.rivals import RIVALS
 from benchmarks.rivals.attempt import Attempt, combination_macs, originals_macs
 from benchmarks.rivals.pages import searched, share_of
@@ -78,9 +77,7 @@ def run_cell(settings: Mapping[str, Any]) -> None:
         return
     for row in rows:
         row.update({key: settings[key] for key in ("suite", "effort", "level", "seed")})
-    path = pathlib.Path(settings["path"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    results_io.write_raw(pathlib.Path(settings["path"]), rows)
 
 
 def rows_of(rival: str, attempt: Attempt) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 from tflite_export import verify
 from tflite_export.bench.footprint import peak_memory
 from tflite_export.bench.latency_tool import Latency, run_tool, summarise
-from tflite_export.bench.switching import bytes_to_load
+from tflite_export.bench.loading_cost import bytes_to_load
 from tflite_export.ship import folder as folders
 from tflite_export.ship import manifest as manifests
 from tflite_export.ship import model_card

@@ -6,7 +6,7 @@ import pathlib
 import statistics
 import time
 
-from tflite_export.quiet import quiet_stderr
+from tflite_export.silence import quiet_stderr
 from tflite_export.verify import open_file
 
 

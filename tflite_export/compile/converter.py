@@ -13,7 +13,7 @@ import numpy as np
 
 from tflite_export.compile.model_inputs import called, inputs_of
 from tflite_export.compile.quantization import Quantization
-from tflite_export.quiet import quiet_stderr
+from tflite_export.silence import quiet_stderr
 
 if TYPE_CHECKING:
     import keras

@@ -236,18 +236,18 @@ def _networks(
     part: _Part, mode: str, costs: Costs | None, options: Mapping[str, Any]
 ) -> Mapping[str, keras.Model]:
     """The networks of combinations, lowered for speed where `costs` tells that it pays."""
-    views = subnetworks.views(part.model, part.chosen)
+    shared = subnetworks.shared_models(part.model, part.chosen)
     if costs is None:
-        return views
+        return shared
     try:
-        return views | _lowered(part, mode, costs, options)
+        return shared | _lowered(part, mode, costs, options)
     except (TypeError, ValueError) as error:
         warnings.warn(
             f"The layers stay as they are, because they cannot be written otherwise "
             f"({' '.join(str(error).split())}). Pass tune='none' if that is what you want.",
             stacklevel=4,
         )
-        return views
+        return shared
 
 
 def _lowered(

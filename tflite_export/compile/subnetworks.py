@@ -158,7 +158,9 @@ def signature_names(combinations: Sequence[Sequence[str]]) -> dict[str, tuple[st
     return {file_name(tasks): tuple(tasks) for tasks in combinations}
 
 
-def views(model: keras.Model, combinations: Mapping[str, Sequence[str]]) -> dict[str, keras.Model]:
+def shared_models(
+    model: keras.Model, combinations: Mapping[str, Sequence[str]]
+) -> dict[str, keras.Model]:
     """Returns the networks of combinations, which share the layers and weights of `model`.
 
     All have the same name, so that equal operations of different networks have equal names too.

@@ -7,7 +7,7 @@ import pathlib
 import zipfile
 from typing import Any
 
-from tflite_export.quiet import quiet_stderr
+from tflite_export.silence import quiet_stderr
 
 
 def load_model(path: str | pathlib.Path) -> Any:

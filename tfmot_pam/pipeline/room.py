@@ -12,7 +12,7 @@ from tfmot_pam.graph.surgery import repeat_channels, repeatable_channels
 from tfmot_pam.graph.time_model import CallCost
 from tfmot_pam.graph.widening import widen
 from tfmot_pam.pipeline.price import combination_costs, expected_cost
-from tfmot_pam.pruning.channels import Group, PrunableChannels, find_prunable
+from tfmot_pam.pruning.channels import PrunableChannels, PrunableSpace, find_prunable
 from tfmot_pam.pruning.costs import Usage
 
 _MOST_ADDED = 0.05
@@ -39,7 +39,7 @@ def with_room(
     groups = [g for g in prunable.groups if len(g.tasks) > 1 and may[g.slice].all()]
     times = dict.fromkeys(groups, 1)
 
-    def cost(chosen: dict[Group, int]) -> float:
+    def cost(chosen: dict[PrunableSpace, int]) -> float:
         wider = repeat_channels(prunable.graph, _by_channel(prunable, chosen)).network
         return expected_cost(combination_costs(wider, measure), usage)
 
@@ -63,7 +63,7 @@ def with_room(
     return attention_together(widen(prunable.graph, _by_channel(prunable, times), seed))
 
 
-def _by_channel(prunable: PrunableChannels, times: dict[Group, int]) -> np.ndarray:
+def _by_channel(prunable: PrunableChannels, times: dict[PrunableSpace, int]) -> np.ndarray:
     """How often each channel of the graph is there."""
     result = np.ones(len(prunable.graph.space_of), int)
     for group, count in times.items():

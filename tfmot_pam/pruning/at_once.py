@@ -16,7 +16,7 @@ from tfmot_pam.graph.network import Network
 from tfmot_pam.graph.selection import head_weights
 from tfmot_pam.graph.surgery import remove_channels
 from tfmot_pam.pruning.budget import Budget
-from tfmot_pam.pruning.channels import Group, PrunableChannels, find_prunable
+from tfmot_pam.pruning.channels import PrunableChannels, PrunableSpace, find_prunable
 from tfmot_pam.pruning.importance import Evidence, find_importance, score
 from tfmot_pam.pruning.outputs import answers, relative_errors
 from tfmot_pam.pruning.refit import refitted
@@ -114,7 +114,9 @@ def _compared(network: Network, inputs: Inputs) -> Inputs:
     return rows(inputs, slice(None, None, -(-count(inputs) // wanted)))
 
 
-def _largest_saving(prunable: PrunableChannels, budget: Budget, keep: np.ndarray) -> Group | None:
+def _largest_saving(
+    prunable: PrunableChannels, budget: Budget, keep: np.ndarray
+) -> PrunableSpace | None:
     """The group of channels whose part of a choice saves the most by itself; None of no choice."""
     shares = {}
     for group in prunable.groups:

@@ -19,7 +19,7 @@ from tfmot_pam.graph.task_sets import tasks_of_nodes
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
+class PrunableSpace:
     """The prunable channels of one space.
 
     Args:
@@ -58,7 +58,7 @@ class PrunableChannels:
 
     graph: ChannelGraph
     tasks: tuple[str, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[PrunableSpace, ...]
     numbers: np.ndarray
     kept_whole: Mapping[str, str]
     node_tasks: Mapping[str, int]
@@ -116,7 +116,7 @@ def find_prunable(network: Network, policy: Any = None) -> PrunableChannels:
             continue
         needed = int(np.bitwise_or.reduce(channels[space.channels]))
         names = tuple(task for t, task in enumerate(tasks) if needed >> t & 1)
-        groups.append(Group(space.name, names, start, start + space.width))
+        groups.append(PrunableSpace(space.name, names, start, start + space.width))
         numbers.append(space.channels)
         start += space.width
     if not groups:

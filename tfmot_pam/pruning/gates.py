@@ -15,7 +15,7 @@ from tfmot_pam.graph.following import follow_channels
 from tfmot_pam.graph.network import Layer, Network, Node, Tensor, map_tensors, unique_name
 from tfmot_pam.graph.slicing import with_scaled_rows
 from tfmot_pam.graph.task_sets import tasks_of_nodes
-from tfmot_pam.pruning.channels import Group, PrunableChannels
+from tfmot_pam.pruning.channels import PrunableChannels, PrunableSpace
 from tfmot_pam.pruning.settings import PruningSettings
 
 # VIBNet's starting values: a mean near 1 and hardly any noise (Dai et al., ICML 2018, section 5).
@@ -244,7 +244,7 @@ class Ungated:
 
     def prunable(self) -> PrunableChannels:
         """The network's prunable channels, numbered like the gates."""
-        groups = tuple(Group(name, tuple(of), a, b) for name, of, a, b in self.groups)
+        groups = tuple(PrunableSpace(name, tuple(of), a, b) for name, of, a, b in self.groups)
         nodes = tasks_of_nodes(self.graph.network)
         tasks = tuple(self.gates.config["tasks"])
         return PrunableChannels(self.graph, tasks, groups, self.numbers, {}, nodes)

@@ -14,7 +14,7 @@ from tfmot_pam.pruning.budget import Budget, Limits, Scope, find_measures
 from tfmot_pam.pruning.channels import PrunableChannels
 from tfmot_pam.pruning.costs import WidthCosts
 from tfmot_pam.pruning.schedules import Ramp
-from tfmot_pam.toolkit.crossing import import_tfmot
+from tfmot_pam.tfmot_bridge.crossing import import_tfmot
 
 if TYPE_CHECKING:  # It rates by what these settings let go.
     from tfmot_pam.pruning.importance import Importance
