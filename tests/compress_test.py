@@ -192,6 +192,7 @@ def test_other_importances_and_single_models(models, importance):
     assert list(named.model.output) == ["which"]
 
 
+@pytest.mark.slow
 def test_a_function_is_what_becomes_small(models):
     def halves(kind, inputs, shape, macs):
         return macs / 2.0

@@ -33,8 +33,20 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repository")
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.option.markexpr != "slow":
+        _leave_graphs_as_they_are()
     _keep_what_lives()
+
+
+def _leave_graphs_as_they_are() -> None:
+    """Spares TensorFlow the rewriting of graphs, which takes longer than to run them a few times.
+
+    Slow tests, and those in processes of their own, run with it.
+    """
+    if "tensorflow" in sys.modules:
+        options = {"disable_meta_optimizer": True}
+        sys.modules["tensorflow"].config.optimizer.set_experimental_options(options)
 
 
 @pytest.hookimpl(trylast=True)

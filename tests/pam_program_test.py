@@ -135,6 +135,7 @@ def test_compressing_and_going_on(folder, tmp_path, capsys):
     assert "exists and is not an empty folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_model_with_views_and_a_metric(folder, tmp_path, capsys):
     (tmp_path / "own.py").write_text("def shifted(x, rng):\n    return x + rng.normal(0, 0.01)\n")
     arguments = [*_models(folder, "a"), f"--data={folder / 'train.npz'}", "--effort=1"]

@@ -8,6 +8,7 @@ from keras import layers
 import tflite_export
 import tfmot_pam
 from tests.exactness import assert_same
+from tests.tiers import regular
 from tflite_export import verify
 from tfmot_pam.graph.calling import for_model
 
@@ -194,7 +195,7 @@ def test_across_the_generations(merged):
         assert_same(values, merged.predict(X, verbose=0)[task])
 
 
-@pytest.mark.parametrize("quantization", [pytest.param("none", marks=pytest.mark.slow), "int8"])
+@pytest.mark.parametrize("quantization", regular(["none", "int8"]))
 @pytest.mark.tensorflow
 def test_files_take_the_inputs_that_their_tasks_need(merged, tmp_path, quantization):
     tflite_export.export(

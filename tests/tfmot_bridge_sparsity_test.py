@@ -117,6 +117,7 @@ def test_xnnpack_policy_refuses_concatenations():
         tfmot_pam.prune_low_magnitude(merged, pruning_policy=policy)
 
 
+@pytest.mark.slow
 def test_xnnpack_policy_on_other_models():
     policy = sparsity.PruneForLatencyOnXNNPack()
     with pytest.raises(ValueError, match="Could not find `Conv2D 3x3`"):

@@ -150,11 +150,12 @@ def _file(network):
     ("tune", "mode"),
     [
         ("estimate", "files"),
-        pytest.param("estimate", "signatures", marks=pytest.mark.slow),
-        pytest.param("measure", "files", marks=pytest.mark.slow),
-        pytest.param("measure", "signatures", marks=pytest.mark.slow),
+        ("estimate", "signatures"),
+        ("measure", "files"),
+        ("measure", "signatures"),
     ],
 )
+@pytest.mark.slow
 def test_tuned_files_compute_the_same(model, tmp_path, tune, mode):
     x = small_nets.images(4)
     combinations = ["a"] if (tune, mode) == ("measure", "files") else ["a", "a+b"]
