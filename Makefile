@@ -69,7 +69,6 @@ clean:
 	rm -rf $(VENV) build dist bazel-* *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Modules are compiled when first imported: most of what is installed never is.
 # The lock file pins one Python version; on the others pip picks what setup.py allows.
 define install
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 13) or sys.exit( \
@@ -77,7 +76,7 @@ define install
 	$(PYTHON) -m venv --clear $(@D)
 	@if $(@D)/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \
 		echo "Installing requirements.lock"; \
-		$(@D)/bin/python -m pip install --quiet --no-compile --requirement requirements.lock && \
+		$(@D)/bin/python -m pip install --quiet --requirement requirements.lock && \
 		$(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .; \
 	else \
 		echo "requirements.lock is for Python 3.11: installing what setup.py allows instead"; \
