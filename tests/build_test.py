@@ -1,4 +1,4 @@
-"""BUILD agrees with the tree and with the imports; rooms do not import each other in a circle."""
+"""BUILD agrees with the tree and its imports, which go round in no circle; modules are short."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pathlib
 import pytest
 from packaging.requirements import Requirement
 
-from tools.imports import ROOT, Module, dependencies, read_modules
+from tools.imports import FOLDERS, ROOT, Module, dependencies, read_modules
 from tools.lock_file import LOCK
 
 # Backends of Keras besides TensorFlow: nothing depends on them, and no lock file has them.
@@ -31,6 +31,9 @@ def _glob(patterns, exclude=()):
         return {f.relative_to(ROOT).as_posix() for name in names for f in ROOT.glob(name)}
 
     return sorted(found(patterns) - found(exclude))
+
+
+_PYTHON = _glob([f"{folder}/**/*.py" for folder in FOLDERS])
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,16 @@ def test_dependencies_are_what_the_files_import(libraries, modules):
 def test_no_room_depends_on_itself(libraries):
     graph = {name: target.own for name, target in libraries.items()}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError and names the circle
+
+
+def test_no_module_imports_itself_by_way_of_others(modules):
+    graph = {name: set(dependencies(module, modules)[0]) for name, module in modules.items()}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_no_module_is_longer_than_400_lines():
+    lengths = {name: len((ROOT / name).read_bytes().splitlines()) for name in _PYTHON}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
 
 
 def test_labels_and_requirements_exist(targets):
