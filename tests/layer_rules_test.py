@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -66,6 +68,78 @@ def test_merging_with_and_without_a_rule():
     for merged in (frozen, shared):
         for task, value in merged(x, training=False).items():
             np.testing.assert_allclose(value, models[task](x, training=False), atol=1e-5)
+
+
+@keras.saving.register_keras_serializable(package="layer_rules_test")
+class Mine(layers.Dense):
+    pass
+
+
+@keras.saving.register_keras_serializable(package="layer_rules_test")
+class Renamed(layers.Layer):
+    def __init__(self, units, **options):
+        super().__init__(**options)
+        self.units = units
+
+    def build(self, shape):
+        self.matrix = self.add_weight(shape=(shape[-1], self.units), name="matrix")
+
+    def call(self, x):
+        return x @ self.matrix
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+X = np.random.default_rng(0).normal(size=(200, 6)).astype("float32")
+
+
+def merge_nets(cls, **options):
+    """The merge of two networks whose hidden layers are of a class."""
+
+    def net(seed, width):
+        keras.utils.set_random_seed(seed)
+        x = h = keras.Input((6,))
+        for name in ("one", "two"):
+            h = layers.ReLU()(cls(width, name=name)(h))
+        return keras.Model(x, layers.Dense(2, name="head")(h))
+
+    models = {"a": net(0, 8), "b": net(1, 10)}
+    return tfmot_pam.merge(models, X, method="shared", verbose=0, **options)
+
+
+def pruned_weights(merged):
+    cut = tfmot_pam.prune_channels(merged, 0.4, "reconstruction", data=X)
+    return tfmot_pam.strip_pruning(cut).get_weights()
+
+
+@pytest.mark.usefixtures("own_rules")
+def test_what_computes_like_a_layer_of_keras_is_fitted_like_it():
+    rule = registry.find_rule(layers.Dense)
+    tfmot_pam.register_layer_rule(Mine, dataclasses.replace(rule, like="Dense"))
+    like, expected = merge_nets(Mine), merge_nets(layers.Dense)
+    for found, wanted in zip(like.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    for found, wanted in zip(pruned_weights(like), pruned_weights(expected), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    tfmot_pam.register_layer_rule(Mine, rule, overwrite=True)
+    one, other = merge_nets(Mine), merge_nets(Mine, compensation=False)
+    for name in ("one_shared", "two_shared"):
+        kernels = [net.get_layer(name).get_weights()[0] for net in (one, other, like)]
+        np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[1], kernels[2])
+
+
+@pytest.mark.usefixtures("own_rules")
+def test_what_is_said_to_compute_like_a_layer_has_its_weights():
+    rule = tfmot_pam.LayerRule(
+        "mixing", {"matrix": tfmot_pam.Axes(inputs=0, outputs=1)}, "units", like="Dense"
+    )
+    tfmot_pam.register_layer_rule(Renamed, rule)
+    with pytest.raises(ValueError, match=r"like Dense, but has no \['kernel', 'activation'\]"):
+        merge_nets(Renamed)
+    with pytest.raises(ValueError, match="like='Desne'.*Expected the name of a Keras layer"):
+        tfmot_pam.register_layer_rule("Other", dataclasses.replace(rule, like="Desne"))
 
 
 @pytest.mark.usefixtures("own_rules")

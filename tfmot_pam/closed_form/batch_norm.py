@@ -8,6 +8,7 @@ import numpy as np
 
 from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.graph.network import Layer, Network, Node
+from tfmot_pam.graph.registry import computes_like
 from tfmot_pam.graph.runner import Stepper
 
 
@@ -27,7 +28,8 @@ def reestimated(network: Network, x: Inputs) -> Network:
     running = Stepper(network, x)
     for node in network.nodes:
         layer = network.layer_of(node)
-        if layer.kind == "BatchNormalization" and _normalises_channels(layer, network, node):
+        normalises = computes_like(layer) == "BatchNormalization"
+        if normalises and _normalises_channels(layer, network, node):
             value = np.concatenate(running.gather(node.name, lambda span, x: x))
             axes = tuple(range(value.ndim - 1))
             found = {"moving_mean": value.mean(axis=axes), "moving_variance": value.var(axis=axes)}

@@ -24,6 +24,7 @@ from tfmot_pam.graph.arguments import check_number, check_seed, check_whole
 from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.graph.inputs import count, lazy_rows
 from tfmot_pam.graph.network import Layer, Network, Node
+from tfmot_pam.graph.registry import computes_like
 from tfmot_pam.graph.runner import Made, Stepper, peak_floats
 from tfmot_pam.graph.slicing import Origin
 
@@ -201,14 +202,14 @@ class _Fitting:
         owners = {k: name for k in nets if (name := origin.nodes[k]) is not None}
         if not owners or not layer.weights or len(owners) < len(nets):
             return
-        form = linear.linear_form(layer)
+        form, kind = linear.linear_form(layer), computes_like(layer)
         if form is not None and origin.role == "mixing":
             self._refit_mixing(form, node, layer, origin, owners)
-        elif layer.kind.startswith("DepthwiseConv"):
+        elif kind.startswith("DepthwiseConv"):
             self._refit_depthwise(node, layer, origin, owners)
-        elif layer.kind == "BatchNormalization" and origin.columns.fused:
+        elif kind == "BatchNormalization" and origin.columns.fused:
             self._refit_norm(node, layer, origin, owners)
-        elif "bias" in layer.weights and layer.kind in _BIAS_ONLY:
+        elif "bias" in layer.weights and kind in _BIAS_ONLY:
             self._refit_bias(node, layer, origin, owners)
 
     def _places(self, form: linear.LinearForm, node: Node, layer: Layer) -> np.ndarray:

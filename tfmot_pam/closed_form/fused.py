@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tfmot_pam.graph.network import Layer, Network, Tensor
+from tfmot_pam.graph.registry import computes_like
 from tfmot_pam.graph.slicing import Layout
 
 Affine = tuple[np.ndarray, np.ndarray]  # a scale and an offset of each channel
@@ -102,7 +103,7 @@ def norm_behind(
     if len(found) != 1 or network.layer_of(node).config.get("activation") not in (None, "linear"):
         return None
     layer = network.layer_of(network.node(found[0]))
-    return layer if layer.kind == "BatchNormalization" else None
+    return layer if computes_like(layer) == "BatchNormalization" else None
 
 
 def affine_of(norm: Layer) -> Affine:

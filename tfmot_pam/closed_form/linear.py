@@ -17,6 +17,7 @@ import numpy as np
 import scipy.linalg
 
 from tfmot_pam.graph.network import Layer, MaybeNone
+from tfmot_pam.graph.registry import computes_like
 
 _CHANNELS = 64  # of a depthwise convolution that are computed at once
 _PATCH_BYTES = 1 << 27  # of its channels that are read at once
@@ -161,8 +162,19 @@ LINEAR_FORMS: Mapping[str, LinearForm] = MappingProxyType(
 
 def linear_form(layer: Layer) -> LinearForm | None:
     """The form in which a layer is fitted, None where there is none."""
-    form = LINEAR_FORMS.get(layer.kind)
-    if form is None or not form.whole:
+    form = LINEAR_FORMS.get(computes_like(layer))
+    if form is None:
+        return None
+    known = {*layer.weights, *layer.config}
+    missing = [name for name in (*form.matrices, "activation") if name not in known]
+    if missing and not form.whole:
+        raise ValueError(
+            f"The layer '{layer.name}' of class {layer.kind} is registered to compute like "
+            f"{computes_like(layer)}, but has no {missing}. Expected weights and entries of its "
+            "configuration by the names that those of Keras have. Name them so, or leave `like` "
+            "out."
+        )
+    if not form.whole:
         return form
     # Convolutional recurrent layers have kernels of more axes; without biases means cannot move.
     plain = all(name in layer.weights and layer.weights[name].ndim == 2 for name in form.matrices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import get_args
 
+from tfmot_pam.graph.network import Layer
 from tfmot_pam.graph.rule_table import BUILT_IN_RULES
 from tfmot_pam.graph.rules import Axes, LayerRule, Role, is_keras_class
 
@@ -25,7 +26,8 @@ def register_layer_rule(layer: type | str, rule: LayerRule, *, overwrite: bool =
 
     Raises:
         TypeError: `layer` is no class or name, `rule` is no `LayerRule`, or its weights no `Axes`.
-        ValueError: the rule's role is unknown; or there is a rule already and `overwrite` is False.
+        ValueError: the rule's role is unknown, or the layer that it names in `like`; or there is a
+            rule already and `overwrite` is False.
 
     Example:
     >>> import keras, tfmot_pam
@@ -62,6 +64,11 @@ def register_layer_rule(layer: type | str, rule: LayerRule, *, overwrite: bool =
             f"The rule has weights={rule.weights!r}. Expected a dict of tfmot_pam.Axes by the "
             "weights' names. Pass such as {'kernel': tfmot_pam.Axes(inputs=0, outputs=1)}."
         )
+    if rule.like is not None and rule.like not in BUILT_IN_RULES:
+        raise ValueError(
+            f"The rule has like={rule.like!r}. Expected the name of a Keras layer that has a rule, "
+            "such as 'Dense' or 'Conv2D', or None. Pass its class's name."
+        )
     if not overwrite and find_rule(layer) is not None:
         raise ValueError(
             f"There is a rule for {layer!r} already. Pass overwrite=True to replace it."
@@ -79,6 +86,14 @@ def find_rule(layer: type | str) -> LayerRule | None:
     if isinstance(layer, type) and not (is_keras_class(layer) or _is_own_class(layer)):
         return None
     return BUILT_IN_RULES.get(name)
+
+
+def computes_like(layer: Layer) -> str:
+    """The name of the Keras layer that a layer computes like; "" where none is known."""
+    if is_keras_class(layer.cls):
+        return layer.kind
+    rule = find_rule(layer.cls)
+    return (rule.like if rule is not None else None) or ""
 
 
 def _is_own_class(cls: type) -> bool:

@@ -115,6 +115,9 @@ class LayerRule:
         resize: Returns the configuration for other numbers of input and output channels.
         free: Configuration entries in which the merged layers may differ.
         macs: Multiply-accumulate operations per sample, given the call. None: none are counted.
+        like: For classes of your own: the name of the Keras layer that they compute like, with
+            weights and entries of the configuration of the same names, such as `"Dense"` for a
+            subclass. They are then fitted in closed form, rated and folded as that layer is.
     """
 
     role: Role
@@ -127,6 +130,7 @@ class LayerRule:
     resize: Callable[[Mapping[str, Any], Call, int, int], dict[str, Any]] | None = None
     free: tuple[str, ...] = ()
     macs: Callable[[Call], Cost] | None = None
+    like: str | None = None
 
     def resized(self, call: Call, in_width: int, out_width: int) -> dict[str, Any]:
         """The layer's configuration for `in_width` input and `out_width` output channels."""

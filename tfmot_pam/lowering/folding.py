@@ -17,6 +17,7 @@ from tfmot_pam.graph.network import (
     map_tensors,
     prune_to,
 )
+from tfmot_pam.graph.registry import computes_like
 from tfmot_pam.graph.rule_table import activation_name
 
 
@@ -35,7 +36,7 @@ def fold_batch_norm(network: Network) -> Network:
     folded: dict[str, Layer] = {}
     replaced: dict[Tensor, Tensor] = {}
     for node in network.nodes:
-        if network.layer_of(node).kind != "BatchNormalization" or len(node.inputs) != 1:
+        if computes_like(network.layer_of(node)) != "BatchNormalization" or len(node.inputs) != 1:
             continue
         (tensor,) = node.inputs
         before = network.node(tensor.node)
@@ -66,6 +67,7 @@ def _linear(network: Network, node: Node, calls: Mapping[str, int]) -> bool:
     return (
         rule is not None
         and rule.frozen is None
+        and computes_like(layer) != ""
         and "use_bias" in layer.config
         and any(name in layer.weights for name in ("kernel", "pointwise_kernel"))
         and activation_name(layer.config) == "linear"
@@ -93,9 +95,9 @@ def _folded(layer: Layer, norm: Layer, width: int) -> Layer:
 
 def _scaled(layer: Layer, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """A kernel whose output channels are scaled, wherever its axes have them."""
-    if "Depthwise" in layer.kind:
+    if "Depthwise" in computes_like(layer):
         factors = scale.reshape(kernel.shape[-2:])
-    elif "Transpose" in layer.kind:
+    elif "Transpose" in computes_like(layer):
         factors = scale[:, None]
     else:
         factors = scale

@@ -16,6 +16,7 @@ from tfmot_pam.closed_form.sampled import Sampled
 from tfmot_pam.graph.channels import known_rule
 from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.graph.network import Layer, Tensor
+from tfmot_pam.graph.registry import computes_like
 from tfmot_pam.graph.rules import Call
 from tfmot_pam.graph.runner import Stepper
 from tfmot_pam.merging.alignment import Alignment
@@ -228,7 +229,7 @@ def _on(seen: np.ndarray, chosen: np.ndarray, own: _Layer) -> tuple[np.ndarray, 
 
 def _form(call: Call) -> linear.LinearForm:
     """How a layer's inputs are read."""
-    if call.layer.kind.startswith("DepthwiseConv"):
+    if computes_like(call.layer).startswith("DepthwiseConv"):
         return linear.LINEAR_FORMS["Conv2D"]
     return linear.linear_form(call.layer) or linear.LINEAR_FORMS["Dense"]
 
@@ -257,7 +258,7 @@ def _kernel(call: Call) -> _Kernel | None:
 
 def is_weighed(call: Call) -> bool:
     """Whether a layer has weights by which its channels can be compared."""
-    return call.layer.kind.startswith("DepthwiseConv") or _kernel(call) is not None
+    return computes_like(call.layer).startswith("DepthwiseConv") or _kernel(call) is not None
 
 
 def _channels_of_features(call: Call) -> np.ndarray | None:

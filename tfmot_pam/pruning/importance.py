@@ -13,6 +13,7 @@ import numpy as np
 from tfmot_pam.graph.channels import known_rule
 from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.graph.network import MaybeNone, Tensor
+from tfmot_pam.graph.registry import computes_like
 from tfmot_pam.pruning import pagcp, reconstruction
 from tfmot_pam.pruning.channels import PrunableChannels
 
@@ -186,7 +187,7 @@ def _batch_norm(evidence: Evidence) -> np.ndarray:
     total, count = np.zeros(len(graph.space_of)), np.zeros(len(graph.space_of))
     for node in graph.network.nodes:
         layer = graph.network.layer_of(node)
-        if layer.kind == "BatchNormalization" and "gamma" in layer.weights:
+        if computes_like(layer) == "BatchNormalization" and "gamma" in layer.weights:
             labels = graph.labels[Tensor(node.name)]
             np.add.at(total, labels, np.abs(layer.weights["gamma"]))
             np.add.at(count, labels, 1)

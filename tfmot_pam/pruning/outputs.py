@@ -11,6 +11,7 @@ import numpy as np
 from tfmot_pam.closed_form.linear import linear_form
 from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.graph.network import Layer, Network, Tensor, iterate_tensors
+from tfmot_pam.graph.registry import computes_like
 from tfmot_pam.graph.runner import evaluate
 
 _PROBABILITIES = ("softmax", "sigmoid")
@@ -35,7 +36,7 @@ def before_activation(network: Network) -> tuple[Network, list[str]]:
         form = linear_form(layer)
         if form is not None and not form.whole:
             layers[layer.name] = with_activation(layer, "linear")
-        return node.inputs[0] if layer.kind in ("Activation", "Softmax") else tensor
+        return node.inputs[0] if computes_like(layer) in ("Activation", "Softmax") else tensor
 
     outputs = [stripped(tensor) for tensor in iterate_tensors(network.outputs)]
     return network.replace(layers=layers, outputs=outputs), kinds
@@ -47,7 +48,7 @@ def with_activation(layer: Layer, activation: Any) -> Layer:
 
 
 def _activation(layer: Layer) -> Any:
-    if layer.kind == "Softmax":
+    if computes_like(layer) == "Softmax":
         return "softmax" if layer.config.get("axis", -1) == -1 else None
     return layer.config.get("activation")
 

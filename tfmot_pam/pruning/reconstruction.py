@@ -22,6 +22,7 @@ from tfmot_pam.closed_form.sampled import Sampled
 from tfmot_pam.graph.heads import Inputs
 from tfmot_pam.graph.inputs import count, rows
 from tfmot_pam.graph.network import Layer, Node
+from tfmot_pam.graph.registry import computes_like
 from tfmot_pam.graph.runner import Stepper
 from tfmot_pam.graph.selection import head_weights
 from tfmot_pam.graph.usage import usage_probabilities
@@ -136,7 +137,7 @@ def _observe(
 
 
 def _kernel_positions(layer: Layer) -> int:
-    if layer.kind.startswith("Conv"):
+    if computes_like(layer).startswith("Conv"):
         return int(np.prod(layer.config["kernel_size"]))
     return 1
 
