@@ -18,6 +18,7 @@ import scipy.linalg
 
 from tfmot_pam.graph.network import Layer, MaybeNone
 from tfmot_pam.graph.registry import computes_like
+from tfmot_pam.graph.rules import is_keras_class
 
 _CHANNELS = 64  # of a depthwise convolution that are computed at once
 _PATCH_BYTES = 1 << 27  # of its channels that are read at once
@@ -167,7 +168,7 @@ def linear_form(layer: Layer) -> LinearForm | None:
         return None
     known = {*layer.weights, *layer.config}
     missing = [name for name in (*form.matrices, "activation") if name not in known]
-    if missing and not form.whole:
+    if missing and not is_keras_class(layer.cls):
         raise ValueError(
             f"The layer '{layer.name}' of class {layer.kind} is registered to compute like "
             f"{computes_like(layer)}, but has no {missing}. Expected weights and entries of its "
