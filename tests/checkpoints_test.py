@@ -29,10 +29,6 @@ def models():
     return both()
 
 
-def plan(task):
-    return tfmot_pam.MergePlan((task,), "pam", {}, ("0",), ())
-
-
 def adder(number):
     return lambda x, rng: x + number
 

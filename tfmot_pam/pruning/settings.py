@@ -16,7 +16,7 @@ from tfmot_pam.pruning.costs import WidthCosts
 from tfmot_pam.pruning.schedules import Ramp
 from tfmot_pam.tfmot_bridge.crossing import import_tfmot
 
-if TYPE_CHECKING:  # It rates by what these settings let go.
+if TYPE_CHECKING:  # It imports `pagcp`, which imports this module.
     from tfmot_pam.pruning.importance import Importance
 
 _TFMOT_SCHEDULES = ("ConstantSparsity", "PolynomialDecay")
